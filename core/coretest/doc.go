@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package coretest holds the conformance suites: what an implementation of a
+// contract in package core must pass. Each takes a constructor and runs in the
+// implementation's own test:
+//
+//	func TestStore(t *testing.T) {
+//		coretest.TestKeystore(t, func(t *testing.T) core.Keystore { return openMine(t) })
+//	}
+//
+// The suites are the definition of the contracts in code. Each is itself tested
+// against deliberately wrong implementations, which it must catch.
+package coretest

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coretest
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// Shared returns the path of a file or folder of test data that does not live
+// in the repository: official vectors, recorded vectors, peers. The folder is
+// named by CONCLAVE_SHARED, by default the first of ./shared and ../shared,
+// seen from the module root, that exists. Without it the test is skipped; when
+// the variable is set, anything missing is a failure.
+func Shared(t testing.TB, elem ...string) string {
+	t.Helper()
+	root := os.Getenv("CONCLAVE_SHARED")
+	required := root != ""
+	if !required {
+		root = defaultShared(t)
+	}
+	if root == "" {
+		t.Skip("needs the shared test data: set CONCLAVE_SHARED to its folder")
+	}
+	path := filepath.Join(append([]string{root}, elem...)...)
+	if _, err := os.Stat(path); err != nil {
+		if required {
+			t.Fatalf("CONCLAVE_SHARED is set, but %v", err)
+		}
+		t.Skipf("needs %s below CONCLAVE_SHARED", filepath.Join(elem...))
+	}
+	return path
+}
+
+func defaultShared(t testing.TB) string {
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			for _, rel := range []string{"shared", "../shared"} {
+				if info, err := os.Stat(filepath.Join(dir, rel)); err == nil && info.IsDir() {
+					return filepath.Join(dir, rel)
+				}
+			}
+			return ""
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return ""
+		}
+		dir = parent
+	}
+}
