@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coretest
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+)
+
+// catchesWrong runs every check against a deliberately wrong implementation and
+// fails t unless each of the named checks failed (at least one, if none is
+// named). It proves that a suite can fail for the reason it claims.
+func catchesWrong[T any](t *testing.T, checks []check[T], open func(t testing.TB) T, want ...string) {
+	t.Helper()
+	var caught []string
+	for _, c := range checks {
+		if report := record(t, func(tb testing.TB) { c.run(tb, func() T { return open(tb) }) }); len(report) > 0 {
+			caught = append(caught, c.name)
+			t.Logf("%s: %s", c.name, report[0])
+		}
+	}
+	if len(caught) == 0 {
+		t.Error("the suite accepts a wrong implementation")
+	}
+	for _, name := range want {
+		if !slices.Contains(caught, name) {
+			t.Errorf("check %q accepts a wrong implementation; failed instead: %q", name, caught)
+		}
+	}
+}
+
+// catches runs the body with a recording TB and fails t if nothing was reported.
+func catches(t *testing.T, run func(t testing.TB)) {
+	t.Helper()
+	if report := record(t, run); len(report) == 0 {
+		t.Error("accepts a wrong implementation")
+	}
+}
+
+// record runs the body in a goroutine of its own, so that FailNow can end it,
+// and returns what it reported as failures. A panic is a failure.
+func record(t *testing.T, run func(t testing.TB)) []string {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	r := &recorder{TB: t, ctx: ctx}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer r.cleanUp()
+		defer cancel()
+		defer r.catchPanic()
+		run(r)
+	}()
+	<-done
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.report
+}
+
+// A recorder is a testing.TB whose failures stay with it. What does not fail a
+// test (TempDir, Setenv, ...) goes to the real one.
+type recorder struct {
+	testing.TB
+	ctx context.Context
+
+	mu       sync.Mutex
+	report   []string
+	skipped  bool
+	cleanups []func()
+}
+
+func (r *recorder) fail(text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.report = append(r.report, text)
+}
+
+func (r *recorder) catchPanic() {
+	if p := recover(); p != nil {
+		r.fail(fmt.Sprint("panic: ", p))
+	}
+}
+
+func (r *recorder) cleanUp() {
+	for {
+		r.mu.Lock()
+		n := len(r.cleanups)
+		if n == 0 {
+			r.mu.Unlock()
+			return
+		}
+		f := r.cleanups[n-1]
+		r.cleanups = r.cleanups[:n-1]
+		r.mu.Unlock()
+		func() {
+			defer r.catchPanic()
+			f()
+		}()
+	}
+}
+
+// The methods of testing.TB that report, end or scope a test.
+
+func (r *recorder) Helper()                   {}
+func (r *recorder) Log(...any)                {}
+func (r *recorder) Logf(string, ...any)       {}
+func (r *recorder) Context() context.Context  { return r.ctx }
+func (r *recorder) Error(args ...any)         { r.fail(fmt.Sprint(args...)) }
+func (r *recorder) Errorf(f string, a ...any) { r.fail(fmt.Sprintf(f, a...)) }
+func (r *recorder) Fail()                     { r.fail("Fail") }
+func (r *recorder) Fatal(args ...any)         { r.fail(fmt.Sprint(args...)); runtime.Goexit() }
+func (r *recorder) Fatalf(f string, a ...any) { r.fail(fmt.Sprintf(f, a...)); runtime.Goexit() }
+func (r *recorder) FailNow()                  { r.fail("FailNow"); runtime.Goexit() }
+func (r *recorder) Skip(...any)               { r.SkipNow() }
+func (r *recorder) Skipf(string, ...any)      { r.SkipNow() }
+
+func (r *recorder) SkipNow() {
+	r.mu.Lock()
+	r.skipped = true
+	r.mu.Unlock()
+	runtime.Goexit()
+}
+
+func (r *recorder) Failed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.report) > 0
+}
+
+func (r *recorder) Skipped() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.skipped
+}
+
+func (r *recorder) Cleanup(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cleanups = append(r.cleanups, f)
+}
