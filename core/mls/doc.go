@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package mls is the engine of the Messaging Layer Security protocol (RFC 9420):
+// no clock, no network, no store. A [Group] is an immutable value; every
+// operation returns the next value and, beside it, a [WriteSet] of the records
+// that changed. Applications use core/client, which adds transactions, storage
+// and delivery; they meet this package in its types.
+//
+// The names are the RFC's. Each check carries the number that the conformance
+// list gives it ("LEAF-4"), and refusals name it: see [RuleError].
+package mls
