@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# make demo    build, then a group of four in separate processes, narrated
+# make test    everything that a change must pass, with the time of each part
+# make check   format, build without cgo, vet, tidy, staticcheck
+# make bench   benchmarks            make fuzz   every fuzz target, FUZZTIME each
+# make soak    larger counts, for hours            make build  bin/conclave
+#
+# CONCLAVE_SHARED names the folder with the specifications' test vectors;
+# without it ./shared or ../shared is used, and if neither exists those tests
+# are skipped.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+.PHONY: demo setup test check unit race bench fuzz soak build clean
+
+DIRS := $(wildcard core providers storage hsm plugins app softhsm-test)
+PKGS := $(DIRS:%=./%/...)
+PARTS := setup check unit race
+FUZZTIME ?= 10s
+SOAK ?= 20
+STATICCHECK := bin/staticcheck-v0.8.2
+
+build:
+	@mkdir -p bin
+	CGO_ENABLED=0 go build -trimpath -o bin/conclave ./app/conclave
+
+demo: build
+	bin/conclave demo
+
+# Each part is a target of its own; the first that fails ends the run.
+test:
+	@begin=$$SECONDS; report=; \
+	for part in $(PARTS); do \
+		start=$$SECONDS; echo "=== $$part"; \
+		$(MAKE) --no-print-directory $$part || { echo "=== $$part FAILED after $$((SECONDS - start)) s"; exit 1; }; \
+		report+=$$(printf '\n%8d s  %s' $$((SECONDS - start)) $$part); \
+	done; \
+	echo "=== time of each part$$report"; printf '%8d s  all\n' $$((SECONDS - begin)); \
+	echo "packages: $$(grep -c '^ok' bin/unit.log) passed, $$(grep -c '^FAIL' bin/unit.log || true) failed"
+
+# What it installs it says first. A C compiler is for the race detector only.
+setup:
+	@go version | grep -Eq 'go1\.(2[6-9]|[3-9][0-9])' || \
+		{ echo "Conclave needs Go 1.26 or later, this is: $$(go version)"; exit 1; }
+	@echo "setup: Go modules of go.mod into the module cache"
+	@go mod download
+	@if ! command -v cc >/dev/null; then \
+		install="apt-get install -y --no-install-recommends gcc libc6-dev"; \
+		echo "setup: a C compiler, for the race detector: $$install"; \
+		if [ "$$(id -u)" = 0 ]; then apt-get update -q && $$install; \
+		elif sudo -n true 2>/dev/null; then sudo -n apt-get update -q && sudo -n $$install; \
+		else echo "setup: please run as root: apt-get update && $$install"; exit 1; fi; \
+	fi
+	@$(MAKE) --no-print-directory $(STATICCHECK)
+
+# Built once, outside go.mod, so that its modules are none of ours.
+$(STATICCHECK):
+	@echo "setup: staticcheck v0.8.2 into bin/ (built from its module)"
+	@mkdir -p bin
+	@GOBIN=$(CURDIR)/bin go install honnef.co/go/tools/cmd/staticcheck@v0.8.2
+	@mv bin/staticcheck $@
+
+check: $(STATICCHECK)
+	@bad=$$(gofmt -l $(DIRS)); [ -z "$$bad" ] || { echo "gofmt -w these:"; echo "$$bad"; exit 1; }
+	CGO_ENABLED=0 go build $(PKGS)
+	go vet $(PKGS)
+	go mod tidy -diff
+	$(STATICCHECK) $(PKGS)
+
+unit:
+	@mkdir -p bin
+	go test $(PKGS) | tee bin/unit.log
+
+# -short keeps the random runs few: the race detector makes them ten times slower.
+race:
+	go test -race -short ./core/...
+
+bench:
+	go test -run '^$$' -bench . -benchmem $(PKGS)
+
+fuzz:
+	@go test -list '^Fuzz' $(PKGS) | \
+	awk '/^Fuzz/ { names[n++] = $$1 } /^ok/ { for (i = 0; i < n; i++) print $$2, names[i]; n = 0 }' | \
+	while read -r package target; do \
+		echo "=== $$package $$target"; \
+		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package" || exit 1; \
+	done
+
+soak:
+	go test -race -timeout 0 -count $(SOAK) ./core/...
+	$(MAKE) --no-print-directory fuzz FUZZTIME=10m
+
+clean:
+	rm -rf bin
