@@ -40,6 +40,18 @@ func unmarshal(what string, data []byte, f func(*reader)) error {
 	return nil
 }
 
+// decode is [unmarshal] for a function that returns what it read; nothing is
+// returned beside an error.
+func decode[T any](what string, data []byte, read func(*reader) T) (T, error) {
+	var v T
+	err := unmarshal(what, data, func(r *reader) { v = read(r) })
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return v, nil
+}
+
 // within decodes an opaque field whose content has a known type.
 func (r *reader) within(data []byte, f func(*reader)) {
 	in := &reader{s: cryptobyte.String(data)}
@@ -83,14 +95,15 @@ func (r *reader) u64() (v uint64) {
 	return v
 }
 
-// opaque reads opaque<V>.
+// opaque reads opaque<V>. Its capacity is cut, so that appending to a field
+// never writes into the next one.
 func (r *reader) opaque() []byte {
 	var v cryptobyte.String
 	if !vlbytes.Read(&r.s, &v) {
 		r.fail()
 		return nil
 	}
-	return v
+	return v[:len(v):len(v)]
 }
 
 // list reads T<V>. It ends because every element must consume a byte or fail.
@@ -118,11 +131,6 @@ func (r *reader) present() bool {
 	}
 	r.fail()
 	return false
-}
-
-func (r *reader) codes() (list []uint16) {
-	r.list(func(r *reader) { list = append(list, r.u16()) })
-	return list
 }
 
 func appendU16(b []byte, v uint16) []byte { return binary.BigEndian.AppendUint16(b, v) }

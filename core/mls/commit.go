@@ -45,10 +45,12 @@ func readUpdatePath(r *reader) *UpdatePath {
 	return p
 }
 
+// Marshal encodes the path.
+func (p *UpdatePath) Marshal() []byte { return marshal(p) }
+
 // UnmarshalUpdatePath decodes an update path.
-func UnmarshalUpdatePath(data []byte) (p *UpdatePath, err error) {
-	err = unmarshal("UpdatePath", data, func(r *reader) { p = readUpdatePath(r) })
-	return p, err
+func UnmarshalUpdatePath(data []byte) (*UpdatePath, error) {
+	return decode("UpdatePath", data, readUpdatePath)
 }
 
 // A Commit ends an epoch (RFC 9420 section 12.4).
@@ -78,7 +80,6 @@ func readCommit(r *reader) *Commit {
 func (c *Commit) Marshal() []byte { return marshal(c) }
 
 // UnmarshalCommit decodes a commit.
-func UnmarshalCommit(data []byte) (c *Commit, err error) {
-	err = unmarshal("Commit", data, func(r *reader) { c = readCommit(r) })
-	return c, err
+func UnmarshalCommit(data []byte) (*Commit, error) {
+	return decode("Commit", data, readCommit)
 }

@@ -35,7 +35,6 @@ func readCredential(r *reader) (c core.Credential) {
 func MarshalCredential(c core.Credential) []byte { return appendCredential(nil, c) }
 
 // UnmarshalCredential decodes a credential.
-func UnmarshalCredential(data []byte) (c core.Credential, err error) {
-	err = unmarshal("Credential", data, func(r *reader) { c = readCredential(r) })
-	return c, err
+func UnmarshalCredential(data []byte) (core.Credential, error) {
+	return decode("Credential", data, readCredential)
 }

@@ -87,17 +87,18 @@ func (c RequiredCapabilities) Extension() Extension {
 	return Extension{Type: ExtensionRequiredCapabilities, Data: b}
 }
 
-func (l Extensions) requiredCapabilities() (c RequiredCapabilities, err error) {
+func (l Extensions) requiredCapabilities() (RequiredCapabilities, error) {
 	data, ok := l.Find(ExtensionRequiredCapabilities)
 	if !ok {
-		return c, nil
+		return RequiredCapabilities{}, nil
 	}
-	err = unmarshal("required_capabilities", data, func(r *reader) {
-		c.Extensions = codesOf[ExtensionType](r)
-		c.Proposals = codesOf[ProposalType](r)
-		c.Credentials = codesOf[core.CredentialType](r)
+	return decode("required_capabilities", data, func(r *reader) RequiredCapabilities {
+		return RequiredCapabilities{
+			Extensions:  codesOf[ExtensionType](r),
+			Proposals:   codesOf[ProposalType](r),
+			Credentials: codesOf[core.CredentialType](r),
+		}
 	})
-	return c, err
 }
 
 // An ExternalSender may send proposals from outside (RFC 9420 section 12.1.8.1).
@@ -116,17 +117,17 @@ func ExternalSendersExtension(senders []ExternalSender) Extension {
 }
 
 // ExternalSenders decodes the list of a GroupContext; nil if it has none.
-func (l Extensions) ExternalSenders() (senders []ExternalSender, err error) {
+func (l Extensions) ExternalSenders() ([]ExternalSender, error) {
 	data, ok := l.Find(ExtensionExternalSenders)
 	if !ok {
 		return nil, nil
 	}
-	err = unmarshal("external_senders", data, func(r *reader) {
+	return decode("external_senders", data, func(r *reader) (senders []ExternalSender) {
 		r.list(func(r *reader) {
 			senders = append(senders, ExternalSender{SignatureKey: r.opaque(), Credential: readCredential(r)})
 		})
+		return senders
 	})
-	return senders, err
 }
 
 // externalPub decodes ExternalPub: a struct with one <V> key (EXT-1).
@@ -135,7 +136,7 @@ func (l Extensions) externalPub() (key []byte, ok bool, err error) {
 	if !ok {
 		return nil, false, nil
 	}
-	err = unmarshal("external_pub", data, func(r *reader) { key = r.opaque() })
+	key, err = decode("external_pub", data, (*reader).opaque)
 	return key, true, err
 }
 

@@ -159,12 +159,18 @@ func (a *AuthenticatedContent) append(b []byte) []byte {
 func (a *AuthenticatedContent) Marshal() []byte { return marshal(a) }
 
 // UnmarshalAuthenticatedContent decodes it.
-func UnmarshalAuthenticatedContent(data []byte) (a *AuthenticatedContent, err error) {
-	err = unmarshal("AuthenticatedContent", data, func(r *reader) {
-		a = &AuthenticatedContent{WireFormat: WireFormat(r.u16()), Content: readFramedContent(r)}
-		a.Auth = readAuthData(r, a.Content.ContentType)
-	})
-	return a, err
+func UnmarshalAuthenticatedContent(data []byte) (*AuthenticatedContent, error) {
+	return decode("AuthenticatedContent", data, readAuthenticatedContent)
+}
+
+func readAuthenticatedContent(r *reader) *AuthenticatedContent {
+	a := &AuthenticatedContent{WireFormat: WireFormat(r.u16())}
+	if a.WireFormat != WirePublicMessage && a.WireFormat != WirePrivateMessage {
+		r.fail() // nothing else carries framed content (COD-6)
+	}
+	a.Content = readFramedContent(r)
+	a.Auth = readAuthData(r, a.Content.ContentType)
+	return a
 }
 
 // A PublicMessage is signed but not encrypted (RFC 9420 section 6.2).

@@ -69,7 +69,6 @@ func readGroupInfo(r *reader) *GroupInfo {
 func (g *GroupInfo) Marshal() []byte { return marshal(g) }
 
 // UnmarshalGroupInfo decodes one that is not wrapped in an MLSMessage.
-func UnmarshalGroupInfo(data []byte) (g *GroupInfo, err error) {
-	err = unmarshal("GroupInfo", data, func(r *reader) { g = readGroupInfo(r) })
-	return g, err
+func UnmarshalGroupInfo(data []byte) (*GroupInfo, error) {
+	return decode("GroupInfo", data, readGroupInfo)
 }

@@ -128,9 +128,8 @@ func readLeafNode(r *reader) *LeafNode {
 func (n *LeafNode) Marshal() []byte { return marshal(n) }
 
 // UnmarshalLeafNode decodes a leaf.
-func UnmarshalLeafNode(data []byte) (n *LeafNode, err error) {
-	err = unmarshal("LeafNode", data, func(r *reader) { n = readLeafNode(r) })
-	return n, err
+func UnmarshalLeafNode(data []byte) (*LeafNode, error) {
+	return decode("LeafNode", data, readLeafNode)
 }
 
 func (n *LeafNode) equal(m *LeafNode) bool { return bytes.Equal(marshal(n), marshal(m)) }

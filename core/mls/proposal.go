@@ -121,9 +121,8 @@ func readProposalBody(r *reader, t ProposalType) Proposal {
 func MarshalProposal(p Proposal) []byte { return appendProposal(p, nil) }
 
 // UnmarshalProposal decodes a proposal with its type.
-func UnmarshalProposal(data []byte) (p Proposal, err error) {
-	err = unmarshal("Proposal", data, func(r *reader) { p = readProposal(r) })
-	return p, err
+func UnmarshalProposal(data []byte) (Proposal, error) {
+	return decode("Proposal", data, readProposal)
 }
 
 // A ProposalRef names a proposal that was sent on its own: RefHash over its

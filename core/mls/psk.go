@@ -2,7 +2,11 @@
 
 package mls
 
-import "github.com/conclave-mls/conclave/core"
+import (
+	"fmt"
+
+	"github.com/conclave-mls/conclave/core"
+)
 
 // PSKType tells external and resumption pre-shared keys apart (RFC 9420 section 8.4).
 type PSKType uint8
@@ -71,6 +75,9 @@ type PSK struct {
 
 // pskSecret chains the keys in order (RFC 9420 section 8.4): Nh zero bytes for none.
 func pskSecret(suite core.Suite, psks []PSK) (core.Secret, error) {
+	if len(psks) > 0xFFFF { // index and count are two bytes in the label
+		return core.Secret{}, fmt.Errorf("mls: %d pre-shared keys: %w", len(psks), core.ErrTooLarge)
+	}
 	nh := suite.Parameters().Nh
 	zero := core.NewSecret(make([]byte, nh))
 	secret := core.NewSecret(make([]byte, nh))

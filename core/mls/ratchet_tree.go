@@ -57,9 +57,9 @@ func MarshalRatchetTree(nodes []Node) []byte { return appendList(nil, nodes, Nod
 
 // UnmarshalRatchetTree decodes the bare list. What a tree must be beyond that is
 // checked when it is imported.
-func UnmarshalRatchetTree(data []byte) (nodes []Node, err error) {
-	err = unmarshal("ratchet_tree", data, func(r *reader) {
+func UnmarshalRatchetTree(data []byte) ([]Node, error) {
+	return decode("ratchet_tree", data, func(r *reader) (nodes []Node) {
 		r.list(func(r *reader) { nodes = append(nodes, readNode(r)) })
+		return nodes
 	})
-	return nodes, err
 }
