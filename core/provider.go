@@ -116,6 +116,13 @@ type KeyAttester interface {
 	AttestKey(ctx context.Context, ref KeyRef, nonce []byte) ([]byte, error)
 }
 
+// A KeyImporter is a provider that takes a private key made elsewhere, such as
+// those of test vectors. ErrInvalid: the material is not a key of the algorithm;
+// ErrUnsupported: not this algorithm or use.
+type KeyImporter interface {
+	ImportKey(ctx context.Context, spec KeySpec, material Secret) (PrivateKey, error)
+}
+
 // A KeyRouter picks the provider by the scheme of the reference, so that one
 // client may mix software and token keys. New keys come from Default.
 type KeyRouter struct {

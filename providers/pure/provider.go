@@ -21,6 +21,7 @@ type Provider struct{}
 var (
 	_ core.SuiteSource    = (*Provider)(nil)
 	_ core.CryptoProvider = (*Provider)(nil)
+	_ core.KeyImporter    = (*Provider)(nil)
 )
 
 // New returns the provider.
@@ -110,22 +111,11 @@ func (p *Provider) OpenKey(ctx context.Context, ref core.KeyRef, material core.S
 	if !ok || len(parts) != 3 {
 		return nil, fail(op, fmt.Errorf("reference %q: %w", ref, core.ErrDenied))
 	}
-	var key namedKey
-	var err error
-	switch sig, kem := algorithm(core.KeyAlgorithm(parts[0])); {
-	case sig != nil:
-		var k signKey
-		if k, err = sig.open(material.Bytes()); err == nil {
-			key = &signatureKey{alg: sig.alg, k: k}
-		}
-	case kem != nil:
-		var k groupKey
-		if k, err = kem.group.open(material.Bytes()); err == nil {
-			key = &agreementKey{alg: kem.alg, k: k}
-		}
-	default:
-		err = fmt.Errorf("reference %q: %w", ref, core.ErrDenied)
+	alg := core.KeyAlgorithm(parts[0])
+	if sig, kem := algorithm(alg); sig == nil && kem == nil {
+		return nil, fail(op, fmt.Errorf("reference %q: %w", ref, core.ErrDenied))
 	}
+	key, err := openMaterial(alg, material)
 	if err != nil {
 		return nil, fail(op, err)
 	}
@@ -134,6 +124,42 @@ func (p *Provider) OpenKey(ctx context.Context, ref core.KeyRef, material core.S
 	}
 	key.name(ref)
 	return key, nil
+}
+
+// ImportKey names a key that was made elsewhere.
+func (p *Provider) ImportKey(ctx context.Context, spec core.KeySpec, material core.Secret) (core.PrivateKey, error) {
+	const op = "import key"
+	if err := ctx.Err(); err != nil {
+		return nil, fail(op, err)
+	}
+	if sig, kem := algorithm(spec.Algorithm); sig != nil && spec.Use != core.UseSign || kem != nil && spec.Use != core.UseDecrypt {
+		return nil, fail(op, fmt.Errorf("%q for use %d: %w", spec.Algorithm, spec.Use, core.ErrUnsupported))
+	}
+	key, err := openMaterial(spec.Algorithm, material)
+	if err != nil {
+		return nil, fail(op, err)
+	}
+	key.name(refOf(spec.Algorithm, hex.EncodeToString(spec.ID[:]), key.Public()))
+	return key, nil
+}
+
+// openMaterial makes a key without a name of its material.
+func openMaterial(alg core.KeyAlgorithm, material core.Secret) (namedKey, error) {
+	switch sig, kem := algorithm(alg); {
+	case sig != nil:
+		k, err := sig.open(material.Bytes())
+		if err != nil {
+			return nil, err
+		}
+		return &signatureKey{alg: sig.alg, k: k}, nil
+	case kem != nil:
+		k, err := kem.group.open(material.Bytes())
+		if err != nil {
+			return nil, err
+		}
+		return &agreementKey{alg: kem.alg, k: k}, nil
+	}
+	return nil, fmt.Errorf("%q: %w", alg, core.ErrUnsupported)
 }
 
 func algorithm(alg core.KeyAlgorithm) (*signature, *dhkem) {
