@@ -33,7 +33,7 @@ const (
 // with s and out unchanged, if the length is malformed or runs past the end.
 func Read(s, out *cryptobyte.String) bool {
 	rest := *s
-	n, ok := readLength(&rest)
+	n, ok := ReadLength(&rest)
 	if !ok || n > len(rest) {
 		return false
 	}
@@ -52,8 +52,9 @@ func ReadBytes(s *cryptobyte.String, out *[]byte) bool {
 	return true
 }
 
-// readLength reads the 1, 2 or 4 bytes of a length in its shortest form.
-func readLength(s *cryptobyte.String) (int, bool) {
+// ReadLength reads the 1, 2 or 4 bytes of a length, which must have its shortest
+// form. It does not ask whether the content is there: [Read] does.
+func ReadLength(s *cryptobyte.String) (int, bool) {
 	b := *s
 	if len(b) == 0 {
 		return 0, false

@@ -56,10 +56,14 @@ func TestVectors(t *testing.T) {
 		if got := vlbytes.AppendLength(nil, v.Length); !bytes.Equal(got, header) {
 			t.Errorf("AppendLength(%d) = %x, want %s", v.Length, got, v.Header)
 		}
+		s := cryptobyte.String(header)
+		if n, ok := vlbytes.ReadLength(&s); !ok || n != v.Length || !s.Empty() {
+			t.Errorf("ReadLength(%s) = %d, want %d", v.Header, n, v.Length)
+		}
 		if v.Length > 1<<24 {
 			continue // the length alone is checked; the content would be half a gigabyte
 		}
-		s := cryptobyte.String(append(header, make([]byte, v.Length)...))
+		s = cryptobyte.String(append(header, make([]byte, v.Length)...))
 		var out cryptobyte.String
 		if !vlbytes.Read(&s, &out) || len(out) != v.Length || !s.Empty() {
 			t.Errorf("header %s: read %d bytes, want %d", v.Header, len(out), v.Length)
