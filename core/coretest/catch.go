@@ -11,15 +11,18 @@ import (
 	"testing"
 )
 
-// catchesWrong runs every check against a deliberately wrong implementation and
-// fails t unless each of the named checks failed (at least one, if none is
-// named). It proves that a suite can fail for the reason it claims.
+// catchesWrong runs the named checks (all, if none is named) against a
+// deliberately wrong implementation and fails t unless each of the named checks
+// failed, or any at all. It proves that a suite can fail for the reason it claims.
 func catchesWrong[T any](t *testing.T, checks []check[T], open func(t testing.TB) T, want ...string) {
 	t.Helper()
-	var caught []string
+	caught := map[string]bool{}
 	for _, c := range checks {
+		if len(want) > 0 && !slices.Contains(want, c.name) {
+			continue
+		}
 		if report := record(t, func(tb testing.TB) { c.run(tb, func() T { return open(tb) }) }); len(report) > 0 {
-			caught = append(caught, c.name)
+			caught[c.name] = true
 			t.Logf("%s: %s", c.name, report[0])
 		}
 	}
@@ -27,8 +30,8 @@ func catchesWrong[T any](t *testing.T, checks []check[T], open func(t testing.TB
 		t.Error("the suite accepts a wrong implementation")
 	}
 	for _, name := range want {
-		if !slices.Contains(caught, name) {
-			t.Errorf("check %q accepts a wrong implementation; failed instead: %q", name, caught)
+		if !caught[name] {
+			t.Errorf("check %q accepts a wrong implementation", name)
 		}
 	}
 }

@@ -21,14 +21,17 @@ import (
 
 // eachSuite runs a test for each of the seven suites.
 func eachSuite(t *testing.T, run func(t *testing.T, s core.Suite)) {
-	p := pure.New()
-	for _, id := range p.Suites() {
-		s, err := p.Suite(id)
-		if err != nil {
-			t.Fatal(err)
-		}
+	for _, s := range suites() {
 		t.Run(s.Parameters().Name, func(t *testing.T) { t.Parallel(); run(t, s) })
 	}
+}
+
+func suites() (all []core.Suite) {
+	p := pure.New()
+	for _, id := range p.Suites() {
+		all = append(all, must(p.Suite(id)))
+	}
+	return all
 }
 
 // A peer is another implementation of HPKE with the same algorithms.
@@ -37,7 +40,8 @@ type peer struct {
 	// derive is nil where the peer cannot derive from Nh bytes.
 	derive func(ikm []byte) (secret, public []byte)
 	seal   func(public, info, aad, plaintext []byte) (enc, ct []byte)
-	open   func(secret, enc, info, aad, ct []byte) ([]byte, error)
+	// opener parses the private key once.
+	opener func(secret []byte) func(enc, info, aad, ct []byte) ([]byte, error)
 	// export makes an exporter for the receiver.
 	export func(secret, enc, info, context []byte, length int) []byte
 }
@@ -64,9 +68,11 @@ func peersOf(p core.SuiteParameters) []peer {
 				enc, sender, err := hpke.NewSender(must(kem.NewPublicKey(public)), kdf, aead, info)
 				return enc, must(must(sender, err).Seal(aad, plaintext))
 			},
-			open: func(secret, enc, info, aad, ct []byte) ([]byte, error) {
-				r := must(hpke.NewRecipient(enc, must(kem.NewPrivateKey(secret)), kdf, aead, info))
-				return r.Open(aad, ct)
+			opener: func(secret []byte) func(enc, info, aad, ct []byte) ([]byte, error) {
+				key := must(kem.NewPrivateKey(secret))
+				return func(enc, info, aad, ct []byte) ([]byte, error) {
+					return must(hpke.NewRecipient(enc, key, kdf, aead, info)).Open(aad, ct)
+				}
 			},
 			export: func(secret, enc, info, context []byte, length int) []byte {
 				r := must(hpke.NewRecipient(enc, must(kem.NewPrivateKey(secret)), kdf, aead, info))
@@ -83,9 +89,11 @@ func peersOf(p core.SuiteParameters) []peer {
 			enc, sealer, err := sender.Setup(nil)
 			return enc, must(must(sealer, err).Seal(plaintext, aad))
 		},
-		open: func(secret, enc, info, aad, ct []byte) ([]byte, error) {
-			r := must(suite.NewReceiver(must(scheme.UnmarshalBinaryPrivateKey(secret)), info))
-			return must(r.Setup(enc)).Open(ct, aad)
+		opener: func(secret []byte) func(enc, info, aad, ct []byte) ([]byte, error) {
+			key := must(scheme.UnmarshalBinaryPrivateKey(secret))
+			return func(enc, info, aad, ct []byte) ([]byte, error) {
+				return must(must(suite.NewReceiver(key, info)).Setup(enc)).Open(ct, aad)
+			}
 		},
 		export: func(secret, enc, info, context []byte, length int) []byte {
 			r := must(suite.NewReceiver(must(scheme.UnmarshalBinaryPrivateKey(secret)), info))
@@ -126,7 +134,7 @@ func TestHPKEInterop(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if got, err := peer.open(secret, mine.KEMOutput, info, aad, mine.Ciphertext); err != nil || !bytes.Equal(got, plaintext) {
+				if got, err := peer.opener(secret)(mine.KEMOutput, info, aad, mine.Ciphertext); err != nil || !bytes.Equal(got, plaintext) {
 					t.Errorf("the peer opens mine: %q, %v", got, err)
 				}
 				enc, export, err := s.SetupSender(key.Public(), info)

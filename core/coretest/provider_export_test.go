@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coretest
+
+import (
+	"testing"
+
+	"github.com/conclave-mls/conclave/core"
+)
+
+// CatchProvider runs the suite of core.CryptoProvider against a wrong one.
+func CatchProvider(t *testing.T, open func(t testing.TB) core.CryptoProvider, want ...string) {
+	t.Helper()
+	catchesWrong(t, providerChecks, open, want...)
+}
