@@ -106,6 +106,15 @@ func (r *reader) opaque() []byte {
 	return v[:len(v):len(v)]
 }
 
+// take reads n bytes.
+func (r *reader) take(n int) (v []byte) {
+	if !r.s.ReadBytes(&v, n) {
+		r.fail()
+		return nil
+	}
+	return v[:n:n]
+}
+
 // list reads T<V>. It ends because every element must consume a byte or fail.
 func (r *reader) list(element func(*reader)) {
 	in := &reader{s: cryptobyte.String(r.opaque())}
