@@ -129,6 +129,10 @@ func UnmarshalProposal(data []byte) (Proposal, error) {
 // AuthenticatedContent, Nh bytes.
 type ProposalRef []byte
 
+func (a *AuthenticatedContent) proposalRef(suite core.Suite) ProposalRef {
+	return refHash(suite, "MLS 1.0 Proposal Reference", marshal(a))
+}
+
 // A ProposalOrRef is an element of a commit; exactly one field is set.
 type ProposalOrRef struct {
 	Proposal  Proposal
