@@ -15,22 +15,40 @@ import (
 // the variable is set, anything missing is a failure.
 func Shared(t testing.TB, elem ...string) string {
 	t.Helper()
+	path, reason := shared(t, elem)
+	if reason != "" {
+		t.Skip(reason)
+	}
+	return path
+}
+
+// SharedIfAny is [Shared] for what a test can do without, such as seeds of a
+// fuzz target: ok is false where Shared skips the test.
+func SharedIfAny(t testing.TB, elem ...string) (path string, ok bool) {
+	t.Helper()
+	path, reason := shared(t, elem)
+	return path, reason == ""
+}
+
+// shared returns a path or why there is none.
+func shared(t testing.TB, elem []string) (path, reason string) {
+	t.Helper()
 	root := os.Getenv("CONCLAVE_SHARED")
 	required := root != ""
 	if !required {
 		root = defaultShared(t)
 	}
 	if root == "" {
-		t.Skip("needs the shared test data: set CONCLAVE_SHARED to its folder")
+		return "", "needs the shared test data: set CONCLAVE_SHARED to its folder"
 	}
-	path := filepath.Join(append([]string{root}, elem...)...)
+	path = filepath.Join(append([]string{root}, elem...)...)
 	if _, err := os.Stat(path); err != nil {
 		if required {
 			t.Fatalf("CONCLAVE_SHARED is set, but %v", err)
 		}
-		t.Skipf("needs %s below CONCLAVE_SHARED", filepath.Join(elem...))
+		return "", "needs " + filepath.Join(elem...) + " below CONCLAVE_SHARED"
 	}
-	return path
+	return path, ""
 }
 
 func defaultShared(t testing.TB) string {
