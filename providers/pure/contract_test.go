@@ -13,3 +13,7 @@ import (
 func TestCryptoProvider(t *testing.T) {
 	coretest.TestCryptoProvider(t, func(*testing.T) core.CryptoProvider { return pure.New() })
 }
+
+func TestSuiteSource(t *testing.T) {
+	coretest.TestSuiteSource(t, func(*testing.T) core.SuiteSource { return pure.New() })
+}

@@ -3,6 +3,7 @@
 package pure
 
 import (
+	"bytes"
 	"crypto/fips140"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -49,6 +50,12 @@ type macState struct {
 	counter [1]byte
 }
 
+// What HMAC adds to the key: ipad, and ipad plus opad.
+var (
+	innerPad     = bytes.Repeat([]byte{0x36}, 128)
+	innerToOuter = bytes.Repeat([]byte{0x36 ^ 0x5c}, 128)
+)
+
 func (k *kdf) get() *macState { return k.pool.Get().(*macState) }
 
 func (k *kdf) put(m *macState) {
@@ -89,26 +96,18 @@ func (k *kdf) mac(m *macState, key []byte, parts ...[]byte) {
 	} else {
 		copy(pad, key)
 	}
-	xor(pad, 0x36)
+	subtle.XORBytes(pad, pad, innerPad[:k.block])
 	m.h.Reset()
 	m.h.Write(pad)
 	for _, p := range parts {
 		m.h.Write(p)
 	}
 	inner := m.h.Sum(m.sum[:0])
-	xor(pad, 0x36^0x5c)
+	subtle.XORBytes(pad, pad, innerToOuter[:k.block])
 	m.h.Reset()
 	m.h.Write(pad)
 	m.h.Write(inner)
 	m.h.Sum(m.sum[:0])
-}
-
-func xor(b []byte, mask byte) {
-	var masks [128]byte
-	for i := range masks[:len(b)] {
-		masks[i] = mask
-	}
-	subtle.XORBytes(b, b, masks[:len(b)])
 }
 
 // extract is HKDF-Extract over the concatenation of the parts; an absent salt
