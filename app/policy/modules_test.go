@@ -87,6 +87,29 @@ func TestThirdParty(t *testing.T) {
 	compare(t, "third_party.txt", lines)
 }
 
+// TestSmallBuild lists the modules that a program with a software provider and
+// the default store compiles with: what an integrator takes on.
+func TestSmallBuild(t *testing.T) {
+	var packages []string
+	for _, dir := range []string{"core/client", "providers/pure", "storage/sqlite"} {
+		if _, err := os.Stat(filepath.Join(root, dir)); err == nil {
+			packages = append(packages, dir)
+		}
+	}
+	if len(packages) == 0 {
+		t.Fatal("none of the packages exists")
+	}
+	args := []string{"list", "-deps", "-f", "{{with .Module}}{{if not .Main}}{{.Path}}{{end}}{{end}}"}
+	for _, p := range packages {
+		args = append(args, "./"+p)
+	}
+	modules := strings.Fields(string(goTool(t, args...)))
+	slices.Sort(modules)
+	modules = slices.Compact(modules)
+	first := fmt.Sprintf("%d modules for %s", len(modules), strings.Join(packages, " "))
+	compare(t, "small_build.txt", append([]string{first}, modules...))
+}
+
 // compare checks a list against a file of testdata, or rewrites the file.
 func compare(t *testing.T, name string, lines []string) {
 	t.Helper()
