@@ -7,7 +7,7 @@ import (
 	"crypto/rand"
 )
 
-// Limits that every Keystore must take, and above which it may answer ErrTooLarge.
+// Limits that every Keystore must take, and above which it answers ErrTooLarge.
 const (
 	MaxKey   = 48       // bytes: 16 blinded, up to 32 clear
 	MaxValue = 1 << 20  // bytes

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coretest
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/conclave-mls/conclave/core"
+)
+
+// An OpenAt opens the store of a location, the same one each time, also from
+// another process. The suite makes the location: an empty folder of its own. A
+// store that keeps its state elsewhere takes the path as a name.
+type OpenAt func(ctx context.Context, location string) (core.Keystore, error)
+
+// TestDurableKeystore is [TestKeystore] and, for a store that outlives its
+// process: what it holds after it was closed, after its process was killed in
+// the middle of Apply, and when it is open twice. Where a store cannot be open
+// twice, the second open must give ErrUnavailable.
+//
+// It runs the test binary again for a process to kill: whatever the calling
+// test does before this call is done there too.
+func TestDurableKeystore(t *testing.T, open OpenAt) {
+	t.Helper()
+	if location := os.Getenv(killedAt); location != "" {
+		applyUntilKilled(t, open, location)
+		return
+	}
+	TestKeystore(t, func(t *testing.T) core.Keystore { return openAt(t, open, t.TempDir()) })
+	runChecks(t, durableChecks, func(t *testing.T) OpenAt { return open })
+	// At the top level, because the process runs the test by its name.
+	location := t.TempDir()
+	t.Run("killed", func(t *testing.T) {
+		parent := strings.TrimSuffix(t.Name(), "/killed")
+		keystoreKilled(t, open, location, func(ctx context.Context) *exec.Cmd {
+			cmd := exec.CommandContext(ctx, os.Args[0], "-test.run", exactly(parent), "-test.count", "1", "-test.timeout", "60s")
+			cmd.Env = append(os.Environ(), killedAt+"="+location)
+			return cmd
+		})
+	})
+}
+
+var durableChecks = []check[OpenAt]{
+	{"reopened", keystoreReopened},
+	{"open twice", keystoreShared},
+}
+
+func openAt(t testing.TB, open OpenAt, location string) core.Keystore {
+	t.Helper()
+	store, err := open(t.Context(), location)
+	if err != nil {
+		t.Fatalf("open: %v", err)
+	}
+	return store
+}
+
+func keystoreReopened(t testing.TB, open func() OpenAt) {
+	location := t.TempDir()
+	kept, gone := put(1, "kept", strings.Repeat("v", 100_000)), put(1, "gone", "x")
+	k := &kit{TB: t, store: openAt(t, open(), location)}
+	k.puts(kept, gone)
+	k.apply(core.Batch{Dels: []core.Range{del(1, "gone")}})
+	if err := k.store.Close(); err != nil {
+		t.Fatalf("close: %v", err)
+	}
+	for i := range 3 {
+		k := &kit{TB: t, store: openAt(t, open(), location)}
+		k.has(kept)
+		k.absent(1, "gone")
+		k.refused("a version from before", core.ErrConflict, core.Batch{Expect: []core.Expectation{expect(1, "gone", gone.Version)}})
+		next := put(1, "kept", fmt.Sprint(i))
+		k.apply(core.Batch{Expect: []core.Expectation{expect(1, "kept", kept.Version)}, Puts: []core.Put{next}})
+		kept = next
+		if err := k.store.Close(); err != nil {
+			t.Fatalf("close: %v", err)
+		}
+	}
+}
+
+// keystoreShared has two stores on one state: they see each other's batches and
+// conflict where they must.
+func keystoreShared(t testing.TB, open func() OpenAt) {
+	location := t.TempDir()
+	one := newKit(t, func() core.Keystore { return openAt(t, open(), location) })
+	second, err := open()(t.Context(), location)
+	if errors.Is(err, core.ErrUnavailable) {
+		return // as documented, this store has one owner
+	}
+	if err != nil {
+		t.Fatalf("open again: %v", err)
+	}
+	two := newKit(t, func() core.Keystore { return second })
+
+	p := put(1, "a", "from one")
+	one.puts(p)
+	two.has(p)
+	q := put(1, "a", "from two")
+	two.apply(core.Batch{Expect: []core.Expectation{expect(1, "a", p.Version)}, Puts: []core.Put{q}})
+	one.has(q)
+	one.refused("overtaken", core.ErrConflict, core.Batch{Expect: []core.Expectation{expect(1, "a", p.Version)}})
+
+	counter := func(n uint64) core.Put { return put(1, "n", strings.Repeat("\x00", 7)+string([]byte{byte(n)})) }
+	one.puts(counter(0))
+	const each = 20
+	var wg sync.WaitGroup
+	for _, k := range []*kit{one, two} {
+		wg.Go(func() {
+			for range each {
+				if err := retry(func() error { return increment(t.Context(), k.store, counter) }); err != nil {
+					t.Errorf("increment: %v", err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if r := one.one(1, "n"); r == nil || r.Value[7] != 2*each {
+		t.Errorf("%d increments through two stores gave %x", 2*each, r)
+	}
+}
+
+// killedAt tells a process of the test binary that it is the one to be killed,
+// and where the store is.
+const killedAt = "CORETEST_KILLED_AT"
+
+// killedRows are put by each batch of the process that is killed: enough of
+// them that a kill often falls into the middle.
+const killedRows = 40
+
+// applyUntilKilled puts batch after batch, says so after each, and never ends by
+// itself (but for a limit, should nobody kill it).
+func applyUntilKilled(t *testing.T, open OpenAt, location string) {
+	k := &kit{TB: t, store: openAt(t, open, location)}
+	n := 0
+	var head core.Version
+	if r := k.one(1, "head"); r != nil {
+		n, _ = strconv.Atoi(string(r.Value))
+		head = r.Version
+	}
+	for range 100_000 {
+		n++
+		value := fmt.Sprint(n)
+		b := core.Batch{
+			Expect: []core.Expectation{expect(1, "head", head)},
+			Dels:   []core.Range{del(2, "")},
+			Puts:   []core.Put{put(1, "head", value)},
+		}
+		head = b.Puts[0].Version
+		for i := range killedRows {
+			// Half of the keys change each time, half are overwritten.
+			key := fmt.Sprintf("%02d", i)
+			b.Puts = append(b.Puts, put(core.Table(2+i%2), key+strings.Repeat("."+value, 1-i%2), value+strings.Repeat(" ", 4000)))
+		}
+		k.apply(b)
+		fmt.Printf("applied %d\n", n)
+	}
+}
+
+// keystoreKilled kills the process at random moments and looks at what is left:
+// whole batches only, and none lost that was reported.
+func keystoreKilled(t *testing.T, open OpenAt, location string, command func(context.Context) *exec.Cmd) {
+	last := 0
+	for round := range 10 {
+		reported := killOnce(t, command, time.Duration(rand.IntN(30_000))*time.Microsecond)
+		if reported == 0 {
+			t.Fatal("the process applied nothing")
+		}
+		k := &kit{TB: t, store: openAt(t, open, location)}
+		answers := k.read(query(1, ""), query(2, ""), query(3, ""))
+		if err := k.store.Close(); err != nil {
+			t.Fatalf("round %d: close: %v", round, err)
+		}
+		if len(answers[0]) != 1 || len(answers[1]) != killedRows/2 || len(answers[2]) != killedRows/2 {
+			t.Fatalf("round %d: %d, %d and %d records are left", round, len(answers[0]), len(answers[1]), len(answers[2]))
+		}
+		n, err := strconv.Atoi(string(answers[0][0].Value))
+		if err != nil || n < reported || n > reported+1 || n <= last {
+			t.Fatalf("round %d: batch %d was reported as applied, the store is at %q", round, reported, answers[0][0].Value)
+		}
+		last = n
+		for _, r := range append(answers[1], answers[2]...) {
+			if strings.TrimSpace(string(r.Value)) != fmt.Sprint(n) {
+				t.Fatalf("round %d: parts of two batches are left: %d and %.20q", round, n, r.Value)
+			}
+		}
+	}
+}
+
+// killOnce starts the process, lets it apply at least one batch, kills it after
+// the delay and returns the number that it reported last.
+func killOnce(t *testing.T, command func(context.Context) *exec.Cmd, delay time.Duration) (reported int) {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	cmd := command(ctx)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var output strings.Builder
+	lines := bufio.NewScanner(io.TeeReader(stdout, &output))
+	for lines.Scan() {
+		var n int
+		if _, err := fmt.Sscanf(lines.Text(), "applied %d", &n); err != nil {
+			continue
+		}
+		if reported == 0 {
+			time.AfterFunc(delay, func() { _ = cmd.Process.Kill() })
+		}
+		reported = n
+	}
+	if err := cmd.Wait(); err == nil || reported == 0 {
+		t.Fatalf("the process to kill ended with %v after batch %d:\n%s%s", err, reported, output.String(), stderr.String())
+	}
+	return reported
+}
+
+// exactly makes a -test.run pattern for one test.
+func exactly(name string) string {
+	parts := strings.Split(name, "/")
+	for i := range parts {
+		parts[i] = "^" + regexp.QuoteMeta(parts[i]) + "$"
+	}
+	return strings.Join(parts, "/")
+}

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package coretest
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/conclave-mls/conclave/core"
+)
+
+// naive is a small keystore that is right, or wrong in one named way.
+type naive struct {
+	wrong string
+
+	mu     sync.Mutex
+	closed bool
+	tables map[core.Table][]core.Record // in order of insertion
+}
+
+func newNaive(wrong string) *naive {
+	return &naive{wrong: wrong, tables: map[core.Table][]core.Record{}}
+}
+
+func TestKeystoreAcceptsRight(t *testing.T) {
+	TestKeystore(t, func(*testing.T) core.Keystore { return newNaive("") })
+}
+
+func TestKeystoreCatchesWrong(t *testing.T) {
+	for wrong, check := range map[string]string{
+		"applies up to the failed expectation": "a failed batch changes nothing",
+		"deletes before it checks":             "a failed batch changes nothing",
+		"forgets the last expectation":         "expectations",
+		"forgets expectations of absence":      "one of many creates",
+		"compares values, not versions":        "a deleted and recreated record is another",
+		"compares half a version":              "expectations",
+		"expectations see the batch":           "expectations",
+		"expectations outside the lock":        "no update is lost",
+		"delete after put":                     "ranges are deleted before puts",
+		"delete one record":                    "ranges are deleted before puts",
+		"order of insertion":                   "order",
+		"descending":                           "order",
+		"signed bytes":                         "order",
+		"After is inclusive":                   "pages",
+		"ignores Limit":                        "pages",
+		"Limit before After":                   "pages",
+		"no successor of ff":                   "order",
+		"values with keys":                     "keys only",
+		"one table":                            "tables are apart",
+		"keeps the batch":                      "slices are neither kept nor changed",
+		"gives its own slices":                 "slices are neither kept nor changed",
+		"wipes its inputs":                     "slices are neither kept nor changed",
+		"each query its own state":             "readers see whole batches",
+		"batches in pieces":                    "readers see whole batches",
+		"errors as text":                       "expectations",
+		"everything unknown":                   "expectations",
+		"small values only":                    "limits of a record",
+		"short keys only":                      "limits of a record",
+		"small batches only":                   "limits of a batch",
+		"no limits":                            "limits of a batch",
+		"takes anything":                       "malformed batches",
+		"last put wins":                        "malformed batches",
+		"keeps the first value":                "round trip",
+		"drops empty values":                   "round trip",
+		"ignores contexts":                     "cancellation",
+		"applies and says cancelled":           "cancelled on the way",
+		"works when closed":                    "close",
+		"fails to close twice":                 "close",
+		"close does not wait":                  "close waits",
+	} {
+		t.Run(wrong, func(t *testing.T) {
+			t.Parallel()
+			catchesWrong(t, keystoreChecks, func(testing.TB) core.Keystore { return newNaive(wrong) }, check)
+		})
+	}
+}
+
+func (s *naive) is(wrong string) bool { return s.wrong == wrong }
+
+func (s *naive) Read(ctx context.Context, queries []core.Query) ([][]core.Record, error) {
+	for _, q := range queries {
+		if err := q.Check(); err != nil && !s.is("no limits") {
+			return nil, err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed && !s.is("works when closed") {
+		if s.is("close does not wait") {
+			return nil, errors.New("bad file descriptor")
+		}
+		return nil, core.ErrClosed
+	}
+	if ctx.Err() != nil && !s.is("ignores contexts") {
+		return nil, ctx.Err()
+	}
+	size := 0
+	answers := make([][]core.Record, len(queries))
+	for i, q := range queries {
+		if s.is("each query its own state") {
+			s.mu.Unlock()
+			time.Sleep(50 * time.Microsecond)
+			s.mu.Lock()
+		}
+		records := slices.Clone(s.tables[s.table(q.Table)])
+		if !s.is("order of insertion") {
+			slices.SortFunc(records, s.compare)
+		}
+		for n, r := range records {
+			switch {
+			case !bytes.HasPrefix(r.Key, q.Prefix),
+				s.is("no successor of ff") && len(q.Prefix) > 0 && q.Prefix[len(q.Prefix)-1] == 0xff && !bytes.Equal(r.Key, q.Prefix),
+				len(q.After) > 0 && (bytes.Compare(r.Key, q.After) < 0 || bytes.Equal(r.Key, q.After) && !s.is("After is inclusive")),
+				q.Limit > 0 && s.is("Limit before After") && n >= q.Limit,
+				q.Limit > 0 && len(answers[i]) == q.Limit && !s.is("ignores Limit"):
+				continue
+			}
+			if q.KeysOnly && !s.is("values with keys") {
+				r.Value = nil
+			}
+			if !s.is("gives its own slices") {
+				r.Key, r.Value = bytes.Clone(r.Key), bytes.Clone(r.Value)
+			}
+			size += len(r.Key) + len(r.Value)
+			answers[i] = append(answers[i], r)
+		}
+	}
+	if size > core.MaxBatch && !s.is("no limits") {
+		return nil, core.ErrTooLarge
+	}
+	return answers, nil
+}
+
+func (s *naive) compare(a, b core.Record) int {
+	switch s.wrong {
+	case "descending":
+		return bytes.Compare(b.Key, a.Key)
+	case "signed bytes":
+		return slices.CompareFunc(a.Key, b.Key, func(x, y byte) int { return cmp.Compare(int8(x), int8(y)) })
+	}
+	return bytes.Compare(a.Key, b.Key)
+}
+
+func (s *naive) table(t core.Table) core.Table {
+	if s.is("one table") {
+		return 1
+	}
+	return t
+}
+
+func (s *naive) Apply(ctx context.Context, b core.Batch) error {
+	if err := s.accepts(b); err != nil {
+		return err
+	}
+	if s.is("expectations outside the lock") {
+		if err := s.check(b); err != nil {
+			return err
+		}
+		time.Sleep(50 * time.Microsecond)
+		b.Expect = nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed && !s.is("works when closed") {
+		if s.is("close does not wait") {
+			return errors.New("bad file descriptor")
+		}
+		return core.ErrClosed
+	}
+	if ctx.Err() != nil && !s.is("ignores contexts") {
+		return ctx.Err()
+	}
+	switch s.wrong {
+	case "applies up to the failed expectation":
+		for _, p := range b.Puts[:len(b.Puts)/2] {
+			s.put(p)
+		}
+	case "deletes before it checks", "expectations see the batch":
+		s.deleteAll(b.Dels)
+	}
+	for i, e := range b.Expect {
+		if s.is("forgets the last expectation") && i > 0 && i == len(b.Expect)-1 {
+			continue
+		}
+		if !s.holds(e) {
+			switch s.wrong {
+			case "errors as text":
+				return errors.New(core.ErrConflict.Error())
+			case "everything unknown":
+				return errors.Join(core.ErrConflict, core.ErrUnknownOutcome)
+			}
+			return core.ErrConflict
+		}
+	}
+	if !s.is("delete after put") {
+		s.deleteAll(b.Dels)
+	}
+	for i, p := range b.Puts {
+		if s.is("batches in pieces") && i == len(b.Puts)/2 {
+			s.mu.Unlock()
+			time.Sleep(50 * time.Microsecond)
+			s.mu.Lock()
+		}
+		s.put(p)
+		if s.is("wipes its inputs") {
+			clear(p.Value)
+		}
+	}
+	if s.is("delete after put") {
+		s.deleteAll(b.Dels)
+	}
+	if s.is("applies and says cancelled") {
+		time.Sleep(time.Millisecond)
+		return ctx.Err()
+	}
+	return nil
+}
+
+func (s *naive) accepts(b core.Batch) error {
+	err := b.Check()
+	for _, p := range b.Puts {
+		if s.is("small values only") && len(p.Value) >= core.MaxValue || s.is("short keys only") && len(p.Key) > 32 {
+			return core.ErrTooLarge
+		}
+	}
+	switch {
+	case s.is("small batches only") && len(b.Puts) > 60,
+		errors.Is(err, core.ErrTooLarge) && s.is("no limits"),
+		errors.Is(err, core.ErrInvalid) && s.is("takes anything"):
+		return nil
+	case errors.Is(err, core.ErrInvalid) && s.is("last put wins"):
+		for i, p := range b.Puts {
+			if len(p.Key) == 0 || i > 0 && p.Version == (core.Version{}) {
+				return err
+			}
+		}
+		return nil
+	}
+	return err
+}
+
+func (s *naive) check(b core.Batch) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range b.Expect {
+		if !s.holds(e) {
+			return core.ErrConflict
+		}
+	}
+	return nil
+}
+
+func (s *naive) holds(e core.Expectation) bool {
+	var have core.Version
+	for _, r := range s.tables[s.table(e.Table)] {
+		if bytes.Equal(r.Key, e.Key) {
+			have = r.Version
+		}
+	}
+	switch {
+	case s.is("forgets expectations of absence") && e.Version == core.Version{}:
+		return true
+	case s.is("compares half a version"):
+		return bytes.Equal(have[:8], e.Version[:8])
+	}
+	return have == e.Version
+}
+
+func (s *naive) deleteAll(ranges []core.Range) {
+	for _, d := range ranges {
+		deleted := 0
+		s.tables[s.table(d.Table)] = slices.DeleteFunc(s.tables[s.table(d.Table)], func(r core.Record) bool {
+			if !bytes.HasPrefix(r.Key, d.Prefix) || s.is("delete one record") && deleted > 0 {
+				return false
+			}
+			deleted++
+			return true
+		})
+	}
+}
+
+func (s *naive) put(p core.Put) {
+	r := core.Record{Key: bytes.Clone(p.Key), Value: bytes.Clone(p.Value), Version: p.Version}
+	switch {
+	case s.is("keeps the batch"):
+		r.Key, r.Value = p.Key, p.Value
+	case s.is("compares values, not versions"):
+		sum := sha256.Sum256(p.Value)
+		copy(r.Version[:], sum[:])
+	case s.is("drops empty values") && len(p.Value) == 0:
+		return
+	}
+	table := s.table(p.Table)
+	for i, old := range s.tables[table] {
+		if bytes.Equal(old.Key, p.Key) {
+			if s.is("keeps the first value") {
+				r.Value = old.Value
+			}
+			s.tables[table][i] = r
+			return
+		}
+	}
+	s.tables[table] = append(s.tables[table], r)
+}
+
+func (s *naive) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed && s.is("fails to close twice") {
+		return core.ErrClosed
+	}
+	s.closed = true
+	return nil
+}
