@@ -13,3 +13,9 @@ func CatchProvider(t *testing.T, open func(t testing.TB) core.CryptoProvider, wa
 	t.Helper()
 	catchesWrong(t, providerChecks, open, want...)
 }
+
+// CatchSuiteSource runs the suite of core.SuiteSource against a wrong one.
+func CatchSuiteSource(t *testing.T, open func(t testing.TB) core.SuiteSource, want ...string) {
+	t.Helper()
+	catchesWrong(t, suiteChecks, open, want...)
+}
