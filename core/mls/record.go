@@ -4,6 +4,7 @@ package mls
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/conclave-mls/conclave/core"
 )
@@ -63,6 +64,35 @@ type WriteSet struct {
 	Puts    []Record
 	Retired []core.Secret
 }
+
+// recordFormat is the format version that every stored record begins with.
+const recordFormat = 1
+
+// unmarshalRecord decodes a stored record after its format byte. Damage is
+// core.ErrDamaged: the store authenticates what it returns, so it is not a peer's doing.
+func unmarshalRecord(what string, data []byte, f func(*reader)) error {
+	if len(data) == 0 || data[0] != recordFormat {
+		return fmt.Errorf("%s: unknown format: %w", what, core.ErrDamaged)
+	}
+	if err := unmarshal(what, data[1:], f); err != nil {
+		return fmt.Errorf("%s: %w", what, core.ErrDamaged)
+	}
+	return nil
+}
+
+// one asks for exactly one record; nil if it is absent.
+func (f Fetch) one(ctx context.Context, kind RecordKind, key []byte) ([]byte, error) {
+	answers, err := f(ctx, []RecordQuery{{Kind: kind, Prefix: key, Limit: 1}})
+	if err != nil {
+		return nil, err
+	}
+	if len(answers) != 1 || len(answers[0]) == 0 {
+		return nil, nil
+	}
+	return answers[0][0].Value, nil
+}
+
+func epochKey(epoch uint64) []byte { return appendU64(nil, epoch) }
 
 func (w *WriteSet) put(kind RecordKind, key, value []byte) {
 	w.Puts = append(w.Puts, Record{Kind: kind, Key: key, Value: value})

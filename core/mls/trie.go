@@ -49,7 +49,7 @@ func (t trie[V]) Get(key uint32) (value V, ok bool) {
 // With returns a trie in which the key has the value.
 func (t trie[V]) With(key uint32, value V) trie[V] {
 	if t.root == nil {
-		t = trie[V]{root: &trieNode[V]{}, depth: 1}
+		t = trie[V]{root: &trieNode[V]{}, depth: (bits.Len32(key|1) + 3) / 4}
 	}
 	for uint64(key) >= 1<<(4*t.depth) {
 		t = trie[V]{root: &trieNode[V]{present: 1, children: []*trieNode[V]{t.root}}, depth: t.depth + 1}
