@@ -84,16 +84,19 @@ func structureAgain[T interface{ Marshal() []byte }](read func([]byte) (T, error
 }
 
 func messageAgain(format WireFormat) func([]byte) ([]byte, error) {
-	return func(data []byte) ([]byte, error) {
-		m, err := UnmarshalMLSMessage(data)
-		if err != nil {
-			return nil, err
-		}
-		if m.WireFormat() != format {
-			return nil, fmt.Errorf("wire format is %d, want %d", m.WireFormat(), format)
-		}
-		return m.Marshal(), nil
+	return structureAgain(func(data []byte) (*MLSMessage, error) { return messageOf(data, format) })
+}
+
+// messageOf decodes an MLSMessage of one wire format.
+func messageOf(data []byte, format WireFormat) (*MLSMessage, error) {
+	m, err := UnmarshalMLSMessage(data)
+	if err != nil {
+		return nil, err
 	}
+	if m.WireFormat() != format {
+		return nil, fmt.Errorf("wire format is %d, want %d", m.WireFormat(), format)
+	}
+	return m, nil
 }
 
 func publicAgain(t ContentType) func([]byte) ([]byte, error) {

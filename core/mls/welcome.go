@@ -2,7 +2,11 @@
 
 package mls
 
-import "github.com/conclave-mls/conclave/core"
+import (
+	"crypto/cipher"
+
+	"github.com/conclave-mls/conclave/core"
+)
 
 // EncryptedGroupSecrets is one joiner's part of a Welcome.
 type EncryptedGroupSecrets struct {
@@ -73,4 +77,21 @@ func UnmarshalGroupSecrets(data []byte) (*GroupSecrets, error) {
 		return nil, err
 	}
 	return g, nil
+}
+
+// welcomeAEAD is what the GroupInfo of a Welcome is encrypted with: once, so that
+// the nonce is a fixed one (RFC 9420 section 12.4.3.1).
+func welcomeAEAD(suite core.Suite, joiner, psk core.Secret) (cipher.AEAD, core.Secret, error) {
+	welcome, err := welcomeSecret(suite, joiner, psk)
+	if err != nil {
+		return nil, core.Secret{}, err
+	}
+	defer welcome.Wipe()
+	key, nonce, err := welcomeKeyNonce(suite, welcome)
+	if err != nil {
+		return nil, core.Secret{}, err
+	}
+	defer key.Wipe()
+	aead, err := suite.AEAD(key)
+	return aead, nonce, err
 }

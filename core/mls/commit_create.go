@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mls
+
+import (
+	"context"
+
+	"github.com/conclave-mls/conclave/core"
+)
+
+// CommitParams says what a commit shall do beside covering the proposals that wait.
+type CommitParams struct {
+	Proposals         []Proposal // by value
+	ForcePath         bool       // refresh our own keys even if no proposal asks for it
+	Leaf              LeafParams // a new credential or signature key forces a path (COM-6)
+	AuthenticatedData []byte
+}
+
+// Commit makes a commit over the given proposals and all that wait and may be
+// committed by us. It returns the same epoch, with the handshake generation spent
+// if commits travel as PrivateMessage, and the pending commit, which begins the
+// next epoch when it is merged. Traffic of the epoch goes on meanwhile, from the
+// returned value only (RFC 9420 section 12.4.1).
+func (g *Group) Commit(ctx context.Context, env *Env, p CommitParams) (*Group, *PendingCommit, *WriteSet, error) {
+	fail := func(err error) (*Group, *PendingCommit, *WriteSet, error) { return nil, nil, nil, err }
+	if !g.active {
+		return fail(ErrInactive)
+	}
+	if err := g.tree.needAll(ctx, env.Fetch); err != nil {
+		return fail(err)
+	}
+	store, err := g.loadProposals(ctx, env)
+	if err != nil {
+		return fail(err)
+	}
+	keys, err := g.loadKeys(ctx, env)
+	if err != nil {
+		return fail(err)
+	}
+	me := Sender{Type: SenderMember, Leaf: g.own}
+	for _, v := range p.Proposals {
+		if err := g.checkProposal(env, v, me, true); err != nil {
+			return fail(err)
+		}
+	}
+	list, ownUpdate := g.selectProposals(store, p.Proposals)
+	if err := list.checkList(g.tree, g.own); err != nil {
+		return fail(err)
+	}
+	b := &commitBuilder{g: g, env: env, list: list, params: p, keys: keys}
+	if ownUpdate != nil { // the intention of an own Update goes into the path
+		b.params.ForcePath = true
+		if p.Leaf.Credential == nil && p.Leaf.SignatureKey == nil {
+			if err := b.adopt(ctx, ownUpdate); err != nil {
+				return fail(err)
+			}
+		}
+	}
+	return b.build(ctx)
+}
+
+// A commitBuilder carries what the steps of one commit hand on.
+type commitBuilder struct {
+	g      *Group
+	env    *Env
+	list   proposalList
+	params CommitParams
+	keys   *privateKeys
+
+	signer    core.Signer // of our current leaf
+	newSigner core.Signer // of our leaf in the next epoch
+	work      *tree
+	added     []LeafIndex
+	path      *createdPath // nil: no path
+}
+
+// adopt takes the new credential and key of an own Update proposal over.
+func (b *commitBuilder) adopt(ctx context.Context, leaf *LeafNode) error {
+	b.params.Leaf.Credential = &leaf.Credential
+	b.params.Leaf.Capabilities, b.params.Leaf.Extensions = &leaf.Capabilities, &leaf.Extensions
+	var err error
+	b.params.Leaf.SignatureKey, err = b.env.signer(ctx, leaf.SignatureKey)
+	return err
+}
+
+func (b *commitBuilder) build(ctx context.Context) (*Group, *PendingCommit, *WriteSet, error) {
+	fail := func(err error) (*Group, *PendingCommit, *WriteSet, error) { return nil, nil, nil, err }
+	g := b.g
+	var err error
+	if b.signer, err = b.env.signer(ctx, g.tree.leaf(g.own).SignatureKey); err != nil {
+		return fail(err)
+	}
+	if b.newSigner = b.params.Leaf.SignatureKey; b.newSigner == nil {
+		b.newSigner = b.signer
+	}
+	next := g.context
+	next.Epoch++
+	b.work = g.tree.edit()
+	next.Extensions, b.added = b.list.apply(b.work, g.context.Extensions)
+	commit := &Commit{}
+	for _, p := range b.list {
+		if len(p.ref) > 0 {
+			commit.Proposals = append(commit.Proposals, ProposalOrRef{Reference: p.ref})
+		} else {
+			commit.Proposals = append(commit.Proposals, ProposalOrRef{Proposal: p.proposal})
+		}
+	}
+	commitSecret := core.NewSecret(make([]byte, g.suite.Parameters().Nh)) // PATH-8
+	keys := b.keys
+	if b.list.pathRequired() || b.params.ForcePath || b.params.Leaf != (LeafParams{}) {
+		if commit.Path, err = b.makePath(ctx, &next); err != nil {
+			return fail(err)
+		}
+		commitSecret = b.path.commitSecret
+		keys = &privateKeys{path: b.path.keys}
+	} else {
+		keys = &privateKeys{path: keys.path.kept(b.work)}
+	}
+	next.TreeHash = b.work.hash()
+	fresh := b.list.freshLeaves(g.own, b.added, commit.Path != nil)
+	if err := g.checkResult(b.work, &next, fresh); err != nil {
+		return fail(err)
+	}
+	if commit.Path != nil {
+		if err := g.authenticate(b.env, b.work.leaf(g.own), g.tree.leaf(g.own)); err != nil {
+			return fail(err)
+		}
+	}
+	psks, err := g.gatherPSKs(ctx, b.env, b.list.pskIDs())
+	if err != nil {
+		return fail(err)
+	}
+	psk, err := pskSecret(g.suite, psks)
+	if err != nil {
+		return fail(err)
+	}
+	content := g.content(b.params.AuthenticatedData)
+	content.ContentType, content.Commit = ContentCommit, commit
+	a, err := signFramedContent(ctx, b.signer, g.handshakeFormat(), content, g.contextBytes) // KS-8: the old context
+	if err != nil {
+		return fail(err)
+	}
+	next.ConfirmedTranscriptHash = confirmedTranscriptHash(g.suite, g.interim, a)
+	contextBytes := marshal(&next)
+	joiner, err := joinerSecret(g.suite, g.secrets.init, commitSecret, contextBytes)
+	commitSecret.Wipe()
+	if err != nil {
+		return fail(err)
+	}
+	secrets, err := epochFromJoiner(g.suite, joiner, psk, contextBytes)
+	if err != nil {
+		return fail(err)
+	}
+	a.Auth.ConfirmationTag = secrets.confirmationTag(next.ConfirmedTranscriptHash)
+	pending := &PendingCommit{
+		epoch: g.context.Epoch, content: a, list: b.list, context: next,
+		joiner: joiner, psk: psk, keys: keys, tree: b.work, secrets: secrets,
+	}
+	if err := b.makeGroupInfo(ctx, pending, contextBytes); err != nil {
+		return fail(err)
+	}
+	ws := &WriteSet{}
+	g, pending.message, err = g.protect(ctx, b.env, a, ws)
+	if err != nil {
+		return fail(err)
+	}
+	ws.put(RecordPending, nil, pending.record())
+	return g, pending, ws, nil
+}
+
+// makePath refreshes our own path in the working tree (RFC 9420 section 7.5).
+func (b *commitBuilder) makePath(ctx context.Context, next *GroupContext) (*UpdatePath, error) {
+	current := b.g.tree.leaf(b.g.own)
+	path, created, err := createPath(ctx, pathParams{
+		suite: b.g.suite, tree: b.work, own: b.g.own, leaf: b.params.Leaf.template(current),
+		signer: b.newSigner, groupID: b.g.context.GroupID, excluded: b.added, keys: b.keys.path,
+		groupContext: func(treeHash []byte) []byte { // PATH-7: new tree hash and extensions, old transcript
+			provisional := *next
+			provisional.TreeHash = treeHash
+			return marshal(&provisional)
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	b.path = created
+	return path, nil
+}
+
+// makeGroupInfo signs the GroupInfo of the new epoch with our leaf's new key
+// (COM-6) and encrypts the group secrets to each joiner.
+func (b *commitBuilder) makeGroupInfo(ctx context.Context, p *PendingCommit, contextBytes []byte) error {
+	external, err := p.secrets.externalKeyPair() // KS-5
+	if err != nil {
+		return err
+	}
+	p.externalPub = external.Public()
+	p.withTree = !b.g.config.TreeOutOfBand
+	info := p.groupInfo(b.g.own)
+	if info.Signature, err = signWithLabel(ctx, b.newSigner, "GroupInfoTBS", info.tbs()); err != nil {
+		return err
+	}
+	p.infoSignature = info.Signature
+	if len(b.added) == 0 {
+		return nil
+	}
+	encrypted, err := p.encryptGroupInfo(b.g.suite, info)
+	if err != nil {
+		return err
+	}
+	p.joiners, err = inParallel(len(b.added), func(i int) (EncryptedGroupSecrets, error) {
+		kp := b.list.of(ProposalAdd)[i].proposal.(*Add).KeyPackage
+		secrets := GroupSecrets{JoinerSecret: p.joiner, PSKs: b.list.pskIDs()}
+		if b.path != nil {
+			secrets.PathSecret = b.path.secretFor(b.added[i]) // PATH-3
+		}
+		plaintext := secrets.Marshal()
+		defer clear(plaintext)
+		ct, err := encryptWithLabel(b.g.suite, kp.InitKey, "Welcome", encrypted, plaintext)
+		return EncryptedGroupSecrets{NewMember: kp.Ref(b.g.suite), Secrets: ct}, err
+	})
+	return err
+}

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mls
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/conclave-mls/conclave/core"
+)
+
+// An Env is what an operation needs from outside the engine. It is given anew to
+// each operation; a Group keeps nothing of it.
+type Env struct {
+	Suites core.SuiteSource
+	Auth   core.Authenticator
+	// Fetch reads the records of the group that the operation is called on.
+	Fetch Fetch
+	// Signer finds the private key of one of our signature keys.
+	Signer func(ctx context.Context, public []byte) (core.Signer, error)
+	// PSK finds a pre-shared key that the group itself does not hold: external
+	// ones, and resumption keys of other groups. ErrMissingPSK if it is not there.
+	PSK func(ctx context.Context, id PreSharedKeyID) (core.Secret, error)
+	// Now is the time of the operation; lifetimes are not checked if it is zero.
+	Now time.Time
+}
+
+func (e *Env) psk(ctx context.Context, id PreSharedKeyID) (core.Secret, error) {
+	if e.PSK == nil {
+		return core.Secret{}, ErrMissingPSK
+	}
+	return e.PSK(ctx, id)
+}
+
+func (e *Env) signer(ctx context.Context, public []byte) (core.Signer, error) {
+	if e.Signer == nil {
+		return nil, fmt.Errorf("signature key: %w", core.ErrNotFound)
+	}
+	return e.Signer(ctx, public)
+}
+
+// HandshakePolicy says in which wire format commits and proposals travel (FR-11).
+type HandshakePolicy uint8
+
+// The policies. External commits and proposals are always PublicMessages.
+const (
+	HandshakePublic  HandshakePolicy = 1
+	HandshakePrivate HandshakePolicy = 2
+)
+
+// A Config is one member's own choice for a group; it is not negotiated.
+type Config struct {
+	Handshake         HandshakePolicy
+	AcceptAnyWire     bool   // take handshakes of others in either format
+	MaxPastEpochs     uint32 // epochs whose application messages still open
+	ResumptionEpochs  uint32 // epochs whose resumption PSK is kept, apart from the current one
+	OutOfOrder        uint32 // generations of a sender kept for late messages
+	MaxForward        uint32 // generations that a sender may jump ahead
+	PadTo             uint32 // ciphertexts are padded to a multiple of it; 0 or 1 for none
+	TreeOutOfBand     bool   // leave the ratchet tree out of GroupInfo and Welcome
+	SendWithProposals bool   // allow application messages while proposals wait (PRP-10)
+}
+
+// DefaultConfig is what peers in the field use.
+var DefaultConfig = Config{
+	Handshake:        HandshakePublic,
+	MaxPastEpochs:    3,
+	ResumptionEpochs: 1,
+	OutOfOrder:       2,
+	MaxForward:       1000,
+	PadTo:            128,
+}
+
+func (c Config) append(b []byte) []byte {
+	b = append(b, byte(c.Handshake))
+	b = appendPresent(b, c.AcceptAnyWire)
+	for _, v := range []uint32{c.MaxPastEpochs, c.ResumptionEpochs, c.OutOfOrder, c.MaxForward, c.PadTo} {
+		b = appendU32(b, v)
+	}
+	return appendPresent(appendPresent(b, c.TreeOutOfBand), c.SendWithProposals)
+}
+
+func readConfig(r *reader) Config {
+	return Config{
+		Handshake:         HandshakePolicy(r.u8()),
+		AcceptAnyWire:     r.present(),
+		MaxPastEpochs:     r.u32(),
+		ResumptionEpochs:  r.u32(),
+		OutOfOrder:        r.u32(),
+		MaxForward:        r.u32(),
+		PadTo:             r.u32(),
+		TreeOutOfBand:     r.present(),
+		SendWithProposals: r.present(),
+	}
+}

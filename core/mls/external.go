@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mls
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+
+	"github.com/conclave-mls/conclave/core"
+)
+
+// ExternalParams is what joining by an external commit needs beside the Env.
+type ExternalParams struct {
+	GroupInfo      *GroupInfo
+	Tree           []byte // if the GroupInfo does not carry it
+	Signer         core.Signer
+	Credential     core.Credential
+	Capabilities   Capabilities
+	LeafExtensions Extensions
+	PSKs           []PreSharedKeyID // external ones to mix in (EXT-8)
+	Config         Config
+	// Replace says which leaf of ours, if any, the commit removes: found in the
+	// fetched tree, never by a stored index.
+	Replace func(Member) bool
+}
+
+// JoinExternal enters a group without being invited (RFC 9420 section 12.4.3.2):
+// it returns our view of the next epoch, which counts once the delivery service
+// has accepted the commit. The commit is a PublicMessage whatever the policy.
+func JoinExternal(ctx context.Context, env *Env, p ExternalParams) (*Group, []byte, *WriteSet, error) {
+	fail := func(err error) (*Group, []byte, *WriteSet, error) { return nil, nil, nil, err }
+	suite, err := env.Suites.Suite(p.GroupInfo.GroupContext.Suite) // CS-6
+	if err != nil {
+		return fail(err)
+	}
+	t, err := openTree(env, suite, p.GroupInfo, p.Tree)
+	if err != nil {
+		return fail(err)
+	}
+	externalPub, ok, err := p.GroupInfo.Extensions.externalPub()
+	if err != nil {
+		return fail(err)
+	}
+	if !ok {
+		return fail(fmt.Errorf("mls: the GroupInfo has no external_pub: %w", core.ErrUnsupported))
+	}
+	if err := suite.ValidatePublic(externalPub); err != nil {
+		return fail(breach("CS-2", "external_pub: %v", err))
+	}
+	kemOutput, initSecret, err := externalInitSender(suite, externalPub)
+	if err != nil {
+		return fail(err)
+	}
+	list := proposalList{{proposal: &ExternalInit{KEMOutput: kemOutput}}}
+	if p.Replace != nil {
+		for i, n := range t.leaves() {
+			if p.Replace(memberAt(i, n)) {
+				list = append(list, sentProposal{proposal: &Remove{Removed: i}})
+				break // EXT-2: at most one
+			}
+		}
+	}
+	var psks []PSK
+	for _, id := range p.PSKs {
+		secret, err := env.psk(ctx, id)
+		if err != nil {
+			return fail(fmt.Errorf("%w: %w", ErrMissingPSK, err))
+		}
+		list = append(list, sentProposal{proposal: &PreSharedKey{PSK: id}})
+		psks = append(psks, PSK{ID: id, Secret: secret})
+	}
+	old := p.GroupInfo.GroupContext
+	next := old
+	next.Epoch++
+	work := t.edit()
+	list.apply(work, nil)
+	
+	leaf := &LeafNode{SignatureKey: p.Signer.Public(), Credential: p.Credential, Capabilities: p.Capabilities, Extensions: p.LeafExtensions}
+	own := work.reserveLeaf() // EXT-3
+	path, created, err := createPath(ctx, pathParams{
+		suite: suite, tree: work, own: own, leaf: leaf, signer: p.Signer, groupID: old.GroupID,
+		groupContext: func(treeHash []byte) []byte {
+			provisional := next
+			provisional.TreeHash = treeHash
+			return marshal(&provisional)
+		},
+	})
+	if err != nil {
+		return fail(err)
+	}
+	defer created.wipe()
+	next.TreeHash = work.hash()
+	if err := checkJoiner(env, suite, work, &next, own); err != nil {
+		return fail(err)
+	}
+	commit := &Commit{Path: path}
+	for _, s := range list {
+		commit.Proposals = append(commit.Proposals, ProposalOrRef{Proposal: s.proposal})
+	}
+	content := &FramedContent{
+		GroupID: old.GroupID, Epoch: old.Epoch, Sender: Sender{Type: SenderNewMemberCommit},
+		ContentType: ContentCommit, Commit: commit,
+	}
+	a, err := signFramedContent(ctx, p.Signer, WirePublicMessage, content, marshal(&old))
+	if err != nil {
+		return fail(err)
+	}
+	interim := interimTranscriptHash(suite, old.ConfirmedTranscriptHash, p.GroupInfo.ConfirmationTag)
+	next.ConfirmedTranscriptHash = confirmedTranscriptHash(suite, interim, a)
+	contextBytes := marshal(&next)
+	psk, err := pskSecret(suite, psks)
+	if err != nil {
+		return fail(err)
+	}
+	joiner, err := joinerSecret(suite, initSecret, created.commitSecret, contextBytes)
+	if err != nil {
+		return fail(err)
+	}
+	secrets, err := epochFromJoiner(suite, joiner, psk, contextBytes)
+	if err != nil {
+		return fail(err)
+	}
+	for _, s := range []core.Secret{initSecret, created.commitSecret, joiner, psk} {
+		s.Wipe()
+	}
+	a.Auth.ConfirmationTag = secrets.confirmationTag(next.ConfirmedTranscriptHash)
+	m, err := protectPublic(suite, core.Secret{}, nil, a)
+	if err != nil {
+		return fail(err)
+	}
+	ws := &WriteSet{}
+	g := (&Group{suite: suite, config: p.Config}).enter(transition{
+		tree: work, context: next, secrets: secrets, tag: a.Auth.ConfirmationTag,
+		own: own, keys: &privateKeys{path: created.keys},
+	}, ws)
+	return g, (&MLSMessage{PublicMessage: m}).Marshal(), ws, nil
+}
+
+// checkJoiner checks our own new leaf as the members will.
+func checkJoiner(env *Env, suite core.Suite, t *tree, gc *GroupContext, own LeafIndex) error {
+	leaf := t.leaf(own)
+	if err := leaf.checkSelf(suite, LeafCommit); err != nil {
+		return err
+	}
+	if err := leaf.checkFits(gc); err != nil {
+		return err
+	}
+	for i, n := range t.leaves() {
+		if i != own && sameClient(n.Credential, leaf.Credential) {
+			return breach("PRP-3", "we are at leaf %d already", i)
+		}
+	}
+	if err := checkContext(t, gc); err != nil {
+		return err
+	}
+	return checkFreshKeys(t, []LeafIndex{own})
+}
+
+// GroupInfo makes and signs the GroupInfo of the current epoch (EXT-9), as an
+// MLSMessage, with external_pub and, unless it travels out of band, the tree.
+func (g *Group) GroupInfo(ctx context.Context, env *Env) ([]byte, error) {
+	if !g.active {
+		return nil, ErrInactive
+	}
+	if err := g.tree.needAll(ctx, env.Fetch); err != nil {
+		return nil, err
+	}
+	external, err := g.secrets.externalKeyPair()
+	if err != nil {
+		return nil, err
+	}
+	info := newGroupInfo(g.context, g.tag, g.own, g.tree, !g.config.TreeOutOfBand, external.Public())
+	signer, err := env.signer(ctx, g.tree.leaf(g.own).SignatureKey)
+	if err != nil {
+		return nil, err
+	}
+	if info.Signature, err = signWithLabel(ctx, signer, "GroupInfoTBS", info.tbs()); err != nil {
+		return nil, err
+	}
+	return (&MLSMessage{GroupInfo: info}).Marshal(), nil
+}
+
+// newGroupInfo is the one place where a GroupInfo is put together.
+func newGroupInfo(gc GroupContext, tag []byte, signer LeafIndex, t *tree, withTree bool, externalPub []byte) *GroupInfo {
+	info := &GroupInfo{GroupContext: gc, ConfirmationTag: bytes.Clone(tag), Signer: signer}
+	if withTree {
+		info.Extensions = append(info.Extensions, Extension{Type: ExtensionRatchetTree, Data: t.appendTo(nil)})
+	}
+	info.Extensions = append(info.Extensions, Extension{Type: ExtensionExternalPub, Data: appendOpaque(nil, externalPub)})
+	return info
+}

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mls
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/conclave-mls/conclave/core"
+)
+
+// A pastEpoch still opens application messages that arrive late (FS-7). Its tree
+// is read from the page versions of its time, so that a message is attributed to
+// who was at that leaf then (CRD-7).
+type pastEpoch struct {
+	context      GroupContext
+	contextBytes []byte
+	senderData   core.Secret
+	own          LeafIndex
+	tree         *tree
+	messages     *secretTree
+	replaced     []pageVersion // page versions that end with this epoch
+}
+
+func (p *pastEpoch) record(leaves uint32) []byte {
+	b := appendOpaque([]byte{recordFormat}, p.contextBytes)
+	b = appendOpaque(b, p.senderData.Bytes())
+	b = appendU32(appendU32(b, uint32(p.own)), leaves)
+	return appendList(b, p.replaced, func(v pageVersion, b []byte) []byte { return append(b, v.key()...) })
+}
+
+// pastEpoch returns a kept epoch, from memory or from its record.
+func (g *Group) pastEpoch(ctx context.Context, env *Env, epoch uint64) (*pastEpoch, error) {
+	for _, p := range g.past {
+		if p.context.Epoch == epoch {
+			return p, nil
+		}
+	}
+	data, err := env.Fetch.one(ctx, RecordPastEpoch, epochKey(epoch))
+	if err != nil {
+		return nil, err
+	}
+	if data == nil {
+		return nil, fmt.Errorf("past epoch %d: %w", epoch, core.ErrDamaged)
+	}
+	p := &pastEpoch{}
+	var leaves uint32
+	err = unmarshalRecord("past epoch", data, func(r *reader) {
+		p.contextBytes = r.opaque()
+		r.within(p.contextBytes, func(r *reader) { p.context = readGroupContext(r) })
+		p.senderData = core.NewSecret(r.opaque())
+		p.own = LeafIndex(r.u32())
+		leaves = r.u32()
+		r.list(func(r *reader) { p.replaced = append(p.replaced, readPageVersion(r)) })
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.tree = loadTree(g.suite, leaves, epoch)
+	p.messages = loadSecretTree(g.suite, epoch, leaves, g.config.limits())
+	return p, nil
+}
+
+// withPast returns the group with one past epoch's value replaced.
+func (g *Group) withPast(p *pastEpoch) *Group {
+	next := *g
+	next.past = slices.DeleteFunc(slices.Clone(g.past), func(q *pastEpoch) bool { return q.context.Epoch == p.context.Epoch })
+	next.past = append(next.past, p)
+	return &next
+}

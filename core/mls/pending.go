@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mls
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+
+	"github.com/conclave-mls/conclave/core"
+)
+
+// A PendingCommit is a commit of our own that nobody has accepted yet. With the
+// group that made it, or what traffic has made of that group since, it gives the
+// next epoch, and the messages to deliver; it is all that has to be stored.
+type PendingCommit struct {
+	epoch   uint64 // that it ends
+	message []byte // MLSMessage, as it is sent
+	content *AuthenticatedContent
+	list    proposalList
+	context GroupContext // of the next epoch
+	joiner  core.Secret
+	psk     core.Secret
+	keys    *privateKeys // in the next epoch
+
+	joiners       []EncryptedGroupSecrets
+	externalPub   []byte // of the next epoch
+	withTree      bool   // GroupInfo carries the ratchet tree
+	infoSignature []byte
+
+	tree    *tree         // nil after loading: made again
+	secrets *epochSecrets // likewise
+}
+
+// Epoch is the epoch that the commit ends.
+func (p *PendingCommit) Epoch() uint64 { return p.epoch }
+
+// Message is the MLSMessage to send.
+func (p *PendingCommit) Message() []byte { return bytes.Clone(p.message) }
+
+// Added lists the leaves of the key packages that the commit adds.
+func (p *PendingCommit) Added() (leaves []*LeafNode) {
+	for _, a := range p.list.of(ProposalAdd) {
+		leaves = append(leaves, a.proposal.(*Add).KeyPackage.LeafNode)
+	}
+	return leaves
+}
+
+// Proposals lists what the commit covers, by reference or by value.
+func (p *PendingCommit) Proposals() (list []ReceivedProposal) {
+	for _, s := range p.list {
+		list = append(list, ReceivedProposal{Ref: s.ref, Proposal: s.proposal, Sender: s.sender})
+	}
+	return list
+}
+
+// HasPath reports whether the commit refreshes our own keys.
+func (p *PendingCommit) HasPath() bool { return p.content.Content.Commit.Path != nil }
+
+// PathLeaf is our leaf in the next epoch, nil without a path.
+func (p *PendingCommit) PathLeaf() *LeafNode {
+	if !p.HasPath() {
+		return nil
+	}
+	return p.content.Content.Commit.Path.LeafNode
+}
+
+func (p *PendingCommit) record() []byte {
+	b := appendU64([]byte{recordFormat}, p.epoch)
+	b = appendOpaque(b, p.message)
+	b = appendOpaque(b, marshal(p.content))
+	b = appendList(b, p.list, func(s sentProposal, b []byte) []byte {
+		return appendProposal(s.proposal, s.sender.append(appendOpaque(b, s.ref)))
+	})
+	b = appendOpaque(b, marshal(&p.context))
+	b = appendOpaque(appendOpaque(b, p.joiner.Bytes()), p.psk.Bytes())
+	b = p.keys.append(b)
+	b = appendList(b, p.joiners, EncryptedGroupSecrets.append)
+	b = appendPresent(appendOpaque(b, p.externalPub), p.withTree)
+	return appendOpaque(b, p.infoSignature)
+}
+
+// LoadPending decodes a RecordPending value.
+func LoadPending(suites core.SuiteSource, data []byte) (*PendingCommit, error) {
+	p := &PendingCommit{content: &AuthenticatedContent{}}
+	var keys func() (*privateKeys, error)
+	err := unmarshalRecord("pending commit", data, func(r *reader) {
+		p.epoch = r.u64()
+		p.message = r.opaque()
+		r.within(r.opaque(), func(r *reader) {
+			p.content.WireFormat = WireFormat(r.u16())
+			p.content.Content = readFramedContent(r)
+			p.content.Auth = readAuthData(r, p.content.Content.ContentType)
+		})
+		r.list(func(r *reader) {
+			p.list = append(p.list, sentProposal{ref: r.opaque(), sender: readSender(r), proposal: readProposal(r)})
+		})
+		r.within(r.opaque(), func(r *reader) { p.context = readGroupContext(r) })
+		p.joiner, p.psk = core.NewSecret(r.opaque()), core.NewSecret(r.opaque())
+		suite, err := suites.Suite(p.context.Suite)
+		if err != nil {
+			r.fail()
+			return
+		}
+		keys = readPrivateKeys(r, suite)
+		r.list(func(r *reader) {
+			p.joiners = append(p.joiners, EncryptedGroupSecrets{NewMember: r.opaque(), Secrets: readHPKECiphertext(r)})
+		})
+		p.externalPub = r.opaque()
+		p.withTree = r.present()
+		p.infoSignature = r.opaque()
+		if p.content.Content.Commit == nil {
+			r.fail()
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.keys, err = keys()
+	return p, err
+}
+
+// apply makes the tree and the secrets of the next epoch again, from the group
+// whose epoch the commit ends.
+func (p *PendingCommit) apply(ctx context.Context, env *Env, g *Group) error {
+	if g.context.Epoch != p.epoch {
+		return &EpochError{Message: p.epoch, Group: g.context.Epoch}
+	}
+	if p.tree != nil {
+		return nil
+	}
+	if err := g.tree.needAll(ctx, env.Fetch); err != nil {
+		return err
+	}
+	work := g.tree.edit()
+	_, added := p.list.apply(work, nil)
+	if path := p.content.Content.Commit.Path; path != nil {
+		if err := mergePublicPath(work, g.own, path, added); err != nil {
+			return err
+		}
+	}
+	if !bytes.Equal(work.hash(), p.context.TreeHash) {
+		return fmt.Errorf("pending commit of epoch %d: tree hash: %w", p.epoch, core.ErrDamaged)
+	}
+	secrets, err := epochFromJoiner(g.suite, p.joiner, p.psk, marshal(&p.context))
+	if err != nil {
+		return err
+	}
+	p.tree, p.secrets = work, secrets
+	return nil
+}
+
+// groupInfo rebuilds the GroupInfo of the next epoch; the tree is applied.
+func (p *PendingCommit) groupInfo(own LeafIndex) *GroupInfo {
+	info := newGroupInfo(p.context, p.content.Auth.ConfirmationTag, own, p.tree, p.withTree, p.externalPub)
+	info.Signature = p.infoSignature
+	return info
+}
+
+func (p *PendingCommit) encryptGroupInfo(suite core.Suite, info *GroupInfo) ([]byte, error) {
+	aead, nonce, err := welcomeAEAD(suite, p.joiner, p.psk)
+	if err != nil {
+		return nil, err
+	}
+	return aead.Seal(nil, nonce.Bytes(), info.Marshal(), nil), nil
+}
+
+// A CommitBundle is what the delivery service gets: all MLSMessages. Welcome is
+// empty if the commit adds nobody. With the tree out of band, the service needs
+// [Group.RatchetTree] of the next epoch as well.
+type CommitBundle struct {
+	Commit, Welcome, GroupInfo []byte
+}
+
+// Bundle rebuilds the messages, byte for byte the same each time.
+func (p *PendingCommit) Bundle(ctx context.Context, env *Env, g *Group) (CommitBundle, error) {
+	if err := p.apply(ctx, env, g); err != nil {
+		return CommitBundle{}, err
+	}
+	info := p.groupInfo(g.own)
+	b := CommitBundle{Commit: p.Message(), GroupInfo: (&MLSMessage{GroupInfo: info}).Marshal()}
+	if len(p.joiners) == 0 {
+		return b, nil
+	}
+	encrypted, err := p.encryptGroupInfo(g.suite, info)
+	if err != nil {
+		return CommitBundle{}, err
+	}
+	b.Welcome = (&MLSMessage{Welcome: &Welcome{Suite: g.suite.ID(), Secrets: p.joiners, EncryptedGroupInfo: encrypted}}).Marshal()
+	return b, nil
+}
+
+// Merge begins the next epoch with our own commit, after the delivery service has
+// accepted it. The group is the one that made the commit, or what traffic has
+// made of it since.
+func (g *Group) Merge(ctx context.Context, env *Env, p *PendingCommit) (*Group, *ReceivedCommit, *WriteSet, error) {
+	if !g.active {
+		return nil, nil, nil, ErrInactive
+	}
+	if err := p.apply(ctx, env, g); err != nil {
+		return nil, nil, nil, err
+	}
+	leaving, err := g.leavingEpoch(ctx, env)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	store, err := g.loadProposals(ctx, env)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	result := g.describe(p.list, p.content.Content, store)
+	ws := &WriteSet{}
+	ws.retire(p.joiner, p.psk)
+	secrets := *p.secrets
+	next := g.enter(transition{
+		tree: p.tree.edit(), context: p.context, secrets: &secrets, tag: p.content.Auth.ConfirmationTag,
+		own: g.own, keys: p.keys, reinit: p.list.reinit(), leaving: leaving,
+	}, ws)
+	return next, result, ws, nil
+}
+
+// DropPending forgets the pending commit. The generation that it spent stays spent.
+func (g *Group) DropPending() *WriteSet {
+	ws := &WriteSet{}
+	ws.del(RecordPending, nil)
+	return ws
+}

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mls
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+
+	"github.com/conclave-mls/conclave/core"
+)
+
+// Processed is what a message turned out to be: *ApplicationMessage,
+// *ReceivedProposal or *ReceivedCommit.
+type Processed interface{ processed() }
+
+// An ApplicationMessage is authentic data from a member of that epoch.
+type ApplicationMessage struct {
+	Sender            Member // as of the message's epoch (CRD-7)
+	Epoch             uint64
+	AuthenticatedData []byte
+	Data              []byte
+}
+
+// A ReceivedProposal is kept until a commit covers it or the epoch ends.
+type ReceivedProposal struct {
+	Ref               ProposalRef
+	Proposal          Proposal
+	Sender            Sender
+	AuthenticatedData []byte
+}
+
+// A ReceivedCommit tells what a commit changed, one's own included.
+type ReceivedCommit struct {
+	Committer         Sender // a new member's leaf is in Joined
+	Joined            *Member
+	Added, Removed    []Member
+	Updated           []Member
+	SelfRemoved       bool
+	Proposals         []ReceivedProposal // covered, in order
+	Unused            []ReceivedProposal // dropped with the epoch (PRP-9)
+	ReInit            *ReInit
+	AuthenticatedData []byte
+}
+
+func (*ApplicationMessage) processed() {}
+func (*ReceivedProposal) processed()   {}
+func (*ReceivedCommit) processed()     {}
+
+// Process handles a Public- or PrivateMessage of the group. On an error nothing
+// has changed and the value at hand is as good as before.
+func (g *Group) Process(ctx context.Context, env *Env, m *MLSMessage) (*Group, Processed, *WriteSet, error) {
+	fail := func(err error) (*Group, Processed, *WriteSet, error) { return nil, nil, nil, err }
+	groupID, epoch, ok := m.GroupEpoch()
+	switch {
+	case !ok:
+		return fail(fmt.Errorf("wire format %d is not a group's message: %w", m.WireFormat(), ErrMalformed))
+	case !bytes.Equal(groupID, g.context.GroupID): // FR-6
+		return fail(ErrWrongGroup)
+	case epoch != g.context.Epoch:
+		return g.processPast(ctx, env, m, epoch)
+	case !g.active:
+		return fail(ErrInactive)
+	case m.PublicMessage != nil:
+		return g.processPublic(ctx, env, m.PublicMessage)
+	}
+	return g.processPrivate(ctx, env, m.PrivateMessage)
+}
+
+// processPast opens late application messages; handshakes of other epochs are
+// never processed (FS-9, FS-10).
+func (g *Group) processPast(ctx context.Context, env *Env, m *MLSMessage, epoch uint64) (*Group, Processed, *WriteSet, error) {
+	private := m.PrivateMessage
+	if epoch > g.context.Epoch || private == nil || private.ContentType != ContentApplication {
+		return nil, nil, nil, &EpochError{Message: epoch, Group: g.context.Epoch}
+	}
+	if epoch < g.oldest {
+		return nil, nil, nil, fmt.Errorf("epoch %d: %w", epoch, ErrTooOld)
+	}
+	past, err := g.pastEpoch(ctx, env, epoch)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	view := epochView{suite: g.suite, contextBytes: past.contextBytes, senderData: past.senderData, own: past.own, tree: past.tree, messages: past.messages}
+	ws := &WriteSet{}
+	messages, a, sender, err := view.open(ctx, env, private, ws, nil)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	next := *past
+	next.messages = messages
+	return g.withPast(&next), applicationMessage(a, sender), ws, nil
+}
+
+func applicationMessage(a *AuthenticatedContent, sender *LeafNode) *ApplicationMessage {
+	c := a.Content
+	return &ApplicationMessage{
+		Sender: memberAt(c.Sender.Leaf, sender), Epoch: c.Epoch,
+		AuthenticatedData: c.AuthenticatedData, Data: c.Application,
+	}
+}
+
+// An epochView is what opening a PrivateMessage needs of its epoch.
+type epochView struct {
+	suite        core.Suite
+	contextBytes []byte
+	senderData   core.Secret
+	own          LeafIndex
+	tree         *tree
+	messages     *secretTree
+}
+
+// open decrypts and verifies a PrivateMessage. accept, if any, decides with the
+// content at hand; only when it agrees is the key used up (FS-3).
+func (v epochView) open(ctx context.Context, env *Env, m *PrivateMessage, ws *WriteSet, accept func(*AuthenticatedContent) error) (*secretTree, *AuthenticatedContent, *LeafNode, error) {
+	d, err := m.openSenderData(v.suite, v.senderData, v.tree.size())
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if d.leaf == v.own { // FR-9
+		return nil, nil, nil, ErrOwnMessage
+	}
+	if err := v.tree.needLeaf(ctx, env.Fetch, d.leaf); err != nil {
+		return nil, nil, nil, err
+	}
+	sender := v.tree.leaf(d.leaf)
+	if sender == nil {
+		return nil, nil, nil, breach("FR-6", "sender's leaf %d is blank", d.leaf)
+	}
+	var content *AuthenticatedContent
+	messages, err := unprotectPrivate(ctx, env.Fetch, ws, v.messages, m, d, func(a *AuthenticatedContent) error {
+		if err := verifyContent(v.suite, sender.SignatureKey, v.contextBytes, a); err != nil {
+			return err
+		}
+		content = a
+		if accept != nil {
+			return accept(a)
+		}
+		return nil
+	})
+	return messages, content, sender, err
+}
+
+func (g *Group) processPrivate(ctx context.Context, env *Env, m *PrivateMessage) (*Group, Processed, *WriteSet, error) {
+	if m.ContentType != ContentApplication && g.config.Handshake != HandshakePrivate && !g.config.AcceptAnyWire {
+		return nil, nil, nil, breach("FR-11", "handshakes of this group are PublicMessages")
+	}
+	if m.ContentType != ContentApplication {
+		if err := g.tree.needAll(ctx, env.Fetch); err != nil {
+			return nil, nil, nil, err
+		}
+	}
+	view := epochView{suite: g.suite, contextBytes: g.contextBytes, senderData: g.secrets.senderData, own: g.own, tree: g.tree, messages: g.messages}
+	// A handshake is worked through while its key is held, so that one that is
+	// refused uses nothing up.
+	var next *Group
+	var result Processed
+	handled := &WriteSet{}
+	ws := &WriteSet{}
+	messages, a, sender, err := view.open(ctx, env, m, ws, func(a *AuthenticatedContent) (err error) {
+		if a.Content.ContentType != ContentApplication {
+			next, result, err = g.handle(ctx, env, a, handled)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if a.Content.ContentType == ContentApplication {
+		next := *g
+		next.messages = messages
+		return &next, applicationMessage(a, sender), ws, nil
+	}
+	if next.context.Epoch == g.context.Epoch { // the ratchet of this epoch goes on
+		next.messages = messages
+	}
+	ws.Dels, ws.Puts = append(ws.Dels, handled.Dels...), append(ws.Puts, handled.Puts...)
+	ws.retire(handled.Retired...)
+	return next, result, ws, nil
+}
+
+func (g *Group) processPublic(ctx context.Context, env *Env, m *PublicMessage) (*Group, Processed, *WriteSet, error) {
+	sender := m.Content.Sender
+	if sender.Type == SenderMember && g.config.Handshake != HandshakePublic && !g.config.AcceptAnyWire {
+		return nil, nil, nil, breach("FR-11", "handshakes of this group are PrivateMessages")
+	}
+	a, err := unprotectPublic(g.suite, g.secrets.membership, g.contextBytes, m)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if sender.Type == SenderMember && sender.Leaf == g.own { // the tag shows that a member made it
+		return nil, nil, nil, ErrOwnMessage
+	}
+	if err := g.tree.needAll(ctx, env.Fetch); err != nil {
+		return nil, nil, nil, err
+	}
+	key, err := g.senderKey(a)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if err := verifyContent(g.suite, key, g.contextBytes, a); err != nil {
+		return nil, nil, nil, err
+	}
+	ws := &WriteSet{}
+	next, result, err := g.handle(ctx, env, a, ws)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return next, result, ws, nil
+}
+
+// senderKey finds the key that must have signed a PublicMessage (RFC 9420 section 6.1).
+func (g *Group) senderKey(a *AuthenticatedContent) ([]byte, error) {
+	switch c := a.Content; c.Sender.Type {
+	case SenderMember:
+		if n := g.tree.leaf(c.Sender.Leaf); n != nil {
+			return n.SignatureKey, nil
+		}
+		return nil, breach("FR-6", "sender's leaf %d is blank", c.Sender.Leaf)
+	case SenderExternal: // XS-1
+		senders, err := g.context.Extensions.ExternalSenders()
+		if err != nil {
+			return nil, err
+		}
+		if uint64(c.Sender.Index) >= uint64(len(senders)) {
+			return nil, breach("XS-1", "external sender %d of %d", c.Sender.Index, len(senders))
+		}
+		return senders[c.Sender.Index].SignatureKey, nil
+	case SenderNewMemberProposal: // XS-3; unprotectPublic has checked that it is an Add
+		return c.Proposal.(*Add).KeyPackage.LeafNode.SignatureKey, nil
+	default: // SenderNewMemberCommit, EXT-4; unprotectPublic has checked that there is a path
+		return c.Commit.Path.LeafNode.SignatureKey, nil
+	}
+}
+
+// handle works a verified handshake message through.
+func (g *Group) handle(ctx context.Context, env *Env, a *AuthenticatedContent, ws *WriteSet) (*Group, Processed, error) {
+	c := a.Content
+	if c.ContentType == ContentCommit {
+		return g.processCommit(ctx, env, a, ws)
+	}
+	if err := g.checkProposal(env, c.Proposal, c.Sender, false); err != nil {
+		return nil, nil, err
+	}
+	next, ref, err := g.keepProposal(ctx, env, a, ws)
+	if err != nil {
+		return nil, nil, err
+	}
+	return next, &ReceivedProposal{Ref: ref, Proposal: c.Proposal, Sender: c.Sender, AuthenticatedData: c.AuthenticatedData}, nil
+}

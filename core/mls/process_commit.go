@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mls
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/conclave-mls/conclave/core"
+)
+
+// processCommit works a verified commit of somebody else through, in the order of
+// RFC 9420 section 12.4.2; nothing is visible before the confirmation tag holds
+// (COM-13, KS-4).
+func (g *Group) processCommit(ctx context.Context, env *Env, a *AuthenticatedContent, ws *WriteSet) (*Group, Processed, error) {
+	c := a.Content
+	external := c.Sender.Type == SenderNewMemberCommit
+	store, err := g.loadProposals(ctx, env)
+	if err != nil {
+		return nil, nil, err
+	}
+	list, err := g.resolve(env, c, store)
+	if err != nil {
+		return nil, nil, err
+	}
+	if external {
+		err = list.checkExternalList()
+	} else {
+		err = list.checkList(g.tree, c.Sender.Leaf)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	path := c.Commit.Path
+	if path == nil && list.pathRequired() {
+		return nil, nil, breach("PRP-7", "the commit lacks the path that its proposals require")
+	}
+	result := g.describe(list, c, store)
+	if result.SelfRemoved {
+		return g.removed(ws), result, nil
+	}
+	keys, err := g.loadKeys(ctx, env)
+	if err != nil {
+		return nil, nil, err
+	}
+	if keys, err = g.promoteOwnUpdate(list, keys); err != nil {
+		return nil, nil, err
+	}
+	psks, err := g.gatherPSKs(ctx, env, list.pskIDs())
+	if err != nil {
+		return nil, nil, err
+	}
+	next := g.context
+	next.Epoch++
+	work := g.tree.edit()
+	var added []LeafIndex
+	next.Extensions, added = list.apply(work, g.context.Extensions)
+	sender := c.Sender.Leaf
+	if external {
+		sender = work.reserveLeaf() // EXT-3: after the Remove
+		result.Joined = &Member{Leaf: sender, Credential: path.LeafNode.Credential, SignatureKey: path.LeafNode.SignatureKey}
+	}
+	commitSecret := core.NewSecret(make([]byte, g.suite.Parameters().Nh))
+	newKeys := &privateKeys{path: keys.path.kept(work)}
+	if path != nil {
+		if err := g.checkPathLeaf(env, list, path.LeafNode, sender, external); err != nil {
+			return nil, nil, err
+		}
+		if err := mergePublicPath(work, sender, path, added); err != nil {
+			return nil, nil, err
+		}
+		provisional := next
+		provisional.TreeHash = work.hash()
+		var after pathKeys
+		commitSecret, after, err = decryptPath(ctx, work, g.own, newKeys.path, sender, path, added, marshal(&provisional)) // PATH-7
+		if err != nil {
+			return nil, nil, err
+		}
+		newKeys = &privateKeys{path: after}
+	}
+	next.TreeHash = work.hash()
+	if err := g.checkResult(work, &next, list.freshLeaves(sender, added, path != nil)); err != nil {
+		return nil, nil, err
+	}
+	initSecret := g.secrets.init
+	if external { // KS-9
+		output := list.of(ProposalExternalInit)[0].proposal.(*ExternalInit).KEMOutput
+		if initSecret, err = g.secrets.externalInitReceiver(ctx, output); err != nil {
+			return nil, nil, err
+		}
+	}
+	psk, err := pskSecret(g.suite, psks)
+	if err != nil {
+		return nil, nil, err
+	}
+	next.ConfirmedTranscriptHash = confirmedTranscriptHash(g.suite, g.interim, a)
+	contextBytes := marshal(&next)
+	joiner, err := joinerSecret(g.suite, initSecret, commitSecret, contextBytes)
+	if err != nil {
+		return nil, nil, err
+	}
+	secrets, err := epochFromJoiner(g.suite, joiner, psk, contextBytes)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := secrets.verifyConfirmationTag(next.ConfirmedTranscriptHash, a.Auth.ConfirmationTag); err != nil {
+		return nil, nil, err
+	}
+	leaving, err := g.leavingEpoch(ctx, env)
+	if err != nil {
+		return nil, nil, err
+	}
+	ws.retire(joiner, psk, commitSecret)
+	if external {
+		ws.retire(initSecret)
+	}
+	return g.enter(transition{
+		tree: work, context: next, secrets: secrets, tag: a.Auth.ConfirmationTag,
+		own: g.own, keys: newKeys, reinit: list.reinit(), leaving: leaving,
+	}, ws), result, nil
+}
+
+// resolve replaces references by what was received under them. Proposals by value
+// are checked here; those by reference were when they came (PRP-12).
+func (g *Group) resolve(env *Env, c *FramedContent, store *proposalStore) (list proposalList, err error) {
+	for _, p := range c.Commit.Proposals {
+		if p.Proposal == nil {
+			found, ok := store.find(p.Reference)
+			if !ok {
+				return nil, fmt.Errorf("%x: %w", []byte(p.Reference), ErrMissingProposal) // PRP-1
+			}
+			list = append(list, found)
+			continue
+		}
+		if p.Proposal.Type() == ProposalUpdate {
+			return nil, breach("PRP-2", "update by value")
+		}
+		if err := g.checkProposal(env, p.Proposal, c.Sender, false); err != nil {
+			return nil, err
+		}
+		list = append(list, sentProposal{proposal: p.Proposal, sender: c.Sender})
+	}
+	return list, nil
+}
+
+// promoteOwnUpdate puts the key of an own Update that the commit covers in the
+// place of our leaf key (COM-7).
+func (g *Group) promoteOwnUpdate(list proposalList, keys *privateKeys) (*privateKeys, error) {
+	for _, p := range list.of(ProposalUpdate) {
+		if p.sender.Leaf != g.own {
+			continue
+		}
+		key, ok := keys.update(p.proposal.(*Update).LeafNode.EncryptionKey)
+		if !ok {
+			return nil, fmt.Errorf("private key of our own update: %w", core.ErrDamaged)
+		}
+		return &privateKeys{path: keys.path.with(NodeIndex(2*g.own), key)}, nil
+	}
+	return keys, nil
+}
+
+// checkPathLeaf checks the committer's new leaf on its own: against the one it
+// replaces, which for a resync is the removed one (EXT-2).
+func (g *Group) checkPathLeaf(env *Env, list proposalList, leaf *LeafNode, sender LeafIndex, external bool) error {
+	old := g.tree.leaf(sender)
+	if external {
+		old = nil
+		for _, p := range list.of(ProposalRemove) {
+			old = g.tree.leaf(p.proposal.(*Remove).Removed)
+		}
+	}
+	if old != nil {
+		return g.checkLeafUpdate(env, leaf, LeafCommit, old, sender)
+	}
+	if err := leaf.checkSelf(g.suite, LeafCommit); err != nil {
+		return err
+	}
+	if err := leaf.verify(g.suite, g.context.GroupID, sender); err != nil {
+		return err
+	}
+	for i, n := range g.tree.leaves() {
+		if sameClient(n.Credential, leaf.Credential) {
+			return breach("PRP-3", "the joining client is at leaf %d already", i)
+		}
+	}
+	return g.authenticate(env, leaf, nil)
+}
+
+func (l proposalList) reinit() *ReInit {
+	for _, p := range l.of(ProposalReInit) {
+		return p.proposal.(*ReInit)
+	}
+	return nil
+}
+
+// describe tells what a commit does, seen from the epoch that it ends.
+func (g *Group) describe(list proposalList, c *FramedContent, store *proposalStore) *ReceivedCommit {
+	r := &ReceivedCommit{Committer: c.Sender, ReInit: list.reinit(), AuthenticatedData: c.AuthenticatedData}
+	used := map[string]bool{}
+	updated := func(i LeafIndex, n *LeafNode) { r.Updated = append(r.Updated, memberAt(i, n)) }
+	added := list.of(ProposalAdd)
+	for _, p := range list {
+		used[string(p.ref)] = true
+		r.Proposals = append(r.Proposals, ReceivedProposal{Ref: p.ref, Proposal: p.proposal, Sender: p.sender})
+		switch body := p.proposal.(type) {
+		case *Remove:
+			r.Removed = append(r.Removed, memberAt(body.Removed, g.tree.leaf(body.Removed)))
+			r.SelfRemoved = r.SelfRemoved || body.Removed == g.own
+		case *Update:
+			updated(p.sender.Leaf, body.LeafNode)
+		}
+	}
+	if c.Commit.Path != nil && c.Sender.Type == SenderMember {
+		updated(c.Sender.Leaf, c.Commit.Path.LeafNode)
+	}
+	if len(added) > 0 {
+		work := g.tree.edit()
+		_, leaves := list.apply(work, nil)
+		for n, i := range leaves {
+			r.Added = append(r.Added, memberAt(i, added[n].proposal.(*Add).KeyPackage.LeafNode))
+		}
+	}
+	for _, p := range store.list {
+		if !used[string(p.ref)] {
+			r.Unused = append(r.Unused, ReceivedProposal{Ref: p.ref, Proposal: p.proposal, Sender: p.sender})
+		}
+	}
+	return r
+}
+
+// removed ends the group for us (COM-4): nothing is sent or accepted any more. What
+// opens late messages of kept epochs stays until the client wipes the group.
+func (g *Group) removed(ws *WriteSet) *Group {
+	next := *g
+	next.active = false
+	ws.del(RecordProposal, nil)
+	ws.del(RecordPending, nil)
+	next.proposals = &proposalStore{}
+	ws.put(RecordHeader, nil, next.header())
+	return &next
+}
