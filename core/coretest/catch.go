@@ -46,7 +46,7 @@ func catches(t *testing.T, run func(t testing.TB)) {
 
 // record runs the body in a goroutine of its own, so that FailNow can end it,
 // and returns what it reported as failures. A panic is a failure.
-func record(t *testing.T, run func(t testing.TB)) []string {
+func record(t testing.TB, run func(t testing.TB)) []string {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	r := &recorder{TB: t, ctx: ctx}

@@ -19,3 +19,9 @@ func CatchSuiteSource(t *testing.T, open func(t testing.TB) core.SuiteSource, wa
 	t.Helper()
 	catchesWrong(t, suiteChecks, open, want...)
 }
+
+// CatchIssuer runs the suite of core.CredentialIssuer against a wrong one.
+func CatchIssuer(t *testing.T, open func(t testing.TB) core.CredentialIssuer, want ...string) {
+	t.Helper()
+	catchesWrong(t, issuerChecks, open, want...)
+}
