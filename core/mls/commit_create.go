@@ -154,7 +154,7 @@ func (b *commitBuilder) build(ctx context.Context) (*Group, *PendingCommit, *Wri
 	a.Auth.ConfirmationTag = secrets.confirmationTag(next.ConfirmedTranscriptHash)
 	pending := &PendingCommit{
 		epoch: g.context.Epoch, content: a, list: b.list, context: next,
-		joiner: joiner, psk: psk, keys: keys, tree: b.work, secrets: secrets,
+		joiner: joiner, psk: psk, keys: keys, tree: b.work, added: b.added, secrets: secrets,
 	}
 	if err := b.makeGroupInfo(ctx, pending, contextBytes); err != nil {
 		return fail(err)

@@ -29,6 +29,7 @@ type PendingCommit struct {
 	infoSignature []byte
 
 	tree    *tree         // nil after loading: made again
+	added   []LeafIndex   // likewise
 	secrets *epochSecrets // likewise
 }
 
@@ -126,11 +127,11 @@ func (p *PendingCommit) apply(ctx context.Context, env *Env, g *Group) error {
 	if g.context.Epoch != p.epoch {
 		return &EpochError{Message: p.epoch, Group: g.context.Epoch}
 	}
-	if p.tree != nil {
-		return nil
-	}
 	if err := g.tree.needAll(ctx, env.Fetch); err != nil {
 		return err
+	}
+	if p.tree != nil {
+		return nil
 	}
 	work := g.tree.edit()
 	_, added := p.list.apply(work, nil)
@@ -146,7 +147,7 @@ func (p *PendingCommit) apply(ctx context.Context, env *Env, g *Group) error {
 	if err != nil {
 		return err
 	}
-	p.tree, p.secrets = work, secrets
+	p.tree, p.added, p.secrets = work, added, secrets
 	return nil
 }
 
@@ -208,7 +209,7 @@ func (g *Group) Merge(ctx context.Context, env *Env, p *PendingCommit) (*Group, 
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	result := g.describe(p.list, p.content.Content, store)
+	result := g.describe(p.list, p.added, p.content.Content, store)
 	ws := &WriteSet{}
 	ws.retire(p.joiner, p.psk)
 	secrets := *p.secrets

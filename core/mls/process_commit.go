@@ -35,7 +35,12 @@ func (g *Group) processCommit(ctx context.Context, env *Env, a *AuthenticatedCon
 	if path == nil && list.pathRequired() {
 		return nil, nil, breach("PRP-7", "the commit lacks the path that its proposals require")
 	}
-	result := g.describe(list, c, store)
+	next := g.context
+	next.Epoch++
+	work := g.tree.edit()
+	var added []LeafIndex
+	next.Extensions, added = list.apply(work, g.context.Extensions)
+	result := g.describe(list, added, c, store)
 	if result.SelfRemoved {
 		return g.removed(ws), result, nil
 	}
@@ -50,11 +55,6 @@ func (g *Group) processCommit(ctx context.Context, env *Env, a *AuthenticatedCon
 	if err != nil {
 		return nil, nil, err
 	}
-	next := g.context
-	next.Epoch++
-	work := g.tree.edit()
-	var added []LeafIndex
-	next.Extensions, added = list.apply(work, g.context.Extensions)
 	sender := c.Sender.Leaf
 	if external {
 		sender = work.reserveLeaf() // EXT-3: after the Remove
@@ -194,7 +194,7 @@ func (l proposalList) reinit() *ReInit {
 }
 
 // describe tells what a commit does, seen from the epoch that it ends.
-func (g *Group) describe(list proposalList, c *FramedContent, store *proposalStore) *ReceivedCommit {
+func (g *Group) describe(list proposalList, leaves []LeafIndex, c *FramedContent, store *proposalStore) *ReceivedCommit {
 	r := &ReceivedCommit{Committer: c.Sender, ReInit: list.reinit(), AuthenticatedData: c.AuthenticatedData}
 	used := map[string]bool{}
 	updated := func(i LeafIndex, n *LeafNode) { r.Updated = append(r.Updated, memberAt(i, n)) }
@@ -213,12 +213,8 @@ func (g *Group) describe(list proposalList, c *FramedContent, store *proposalSto
 	if c.Commit.Path != nil && c.Sender.Type == SenderMember {
 		updated(c.Sender.Leaf, c.Commit.Path.LeafNode)
 	}
-	if len(added) > 0 {
-		work := g.tree.edit()
-		_, leaves := list.apply(work, nil)
-		for n, i := range leaves {
-			r.Added = append(r.Added, memberAt(i, added[n].proposal.(*Add).KeyPackage.LeafNode))
-		}
+	for n, i := range leaves {
+		r.Added = append(r.Added, memberAt(i, added[n].proposal.(*Add).KeyPackage.LeafNode))
 	}
 	for _, p := range store.list {
 		if !used[string(p.ref)] {
