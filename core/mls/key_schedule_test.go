@@ -141,3 +141,32 @@ func TestConfirmationTag(t *testing.T) {
 		}
 	}
 }
+
+// KS-3: wire format, content and signature enter the confirmed hash, the tag only
+// the interim one; nothing is lost between the fields.
+func TestTranscript(t *testing.T) {
+	t.Parallel()
+	suite := suiteOf(t, core.SuiteX25519AES128Ed25519)
+	g := newWireGroup(t, suite)
+	a := g.sign(t, WirePublicMessage, g.content(ContentCommit), []byte("tag"))
+	confirmed := confirmedTranscriptHash(suite, []byte("before"), a)
+	for what, change := range map[string]func(a *AuthenticatedContent){
+		"wire format": func(a *AuthenticatedContent) { a.WireFormat = WirePrivateMessage },
+		"content":     func(a *AuthenticatedContent) { a.Content = g.content(ContentProposal) },
+		"signature":   func(a *AuthenticatedContent) { a.Auth.Signature = a.Auth.Signature[1:] },
+	} {
+		b := *a
+		if change(&b); bytes.Equal(confirmedTranscriptHash(suite, []byte("before"), &b), confirmed) {
+			t.Errorf("the %s does not count", what)
+		}
+	}
+	b := *a
+	b.Auth.ConfirmationTag = nil
+	wantBytes(t, "confirmed hash without tag", confirmedTranscriptHash(suite, []byte("before"), &b), confirmed)
+	if bytes.Equal(confirmedTranscriptHash(suite, []byte("other"), a), confirmed) {
+		t.Error("the hash before does not count")
+	}
+	if bytes.Equal(interimTranscriptHash(suite, confirmed, []byte("tag")), interimTranscriptHash(suite, confirmed, []byte("tah"))) {
+		t.Error("the tag does not count")
+	}
+}

@@ -12,7 +12,6 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/vlbytes"
-	"github.com/conclave-mls/conclave/providers/pure"
 )
 
 // wireGroup is what framing needs of a group: one sender, anybody receives.
@@ -31,7 +30,7 @@ type wireGroup struct {
 func newWireGroup(t testing.TB, suite core.Suite) *wireGroup {
 	t.Helper()
 	p := suite.Parameters()
-	key, err := pure.New().GenerateKey(context.Background(), core.KeySpec{Algorithm: p.Signature, Use: core.UseSign})
+	key, err := Pure.GenerateKey(context.Background(), core.KeySpec{Algorithm: p.Signature, Use: core.UseSign})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,12 +181,10 @@ func TestPrivateMessageBitFlips(t *testing.T) {
 					}
 					continue
 				}
-				if bytes.Equal(m.PrivateMessage.GroupID, g.groupID) && m.PrivateMessage.Epoch == g.epoch || i%3 == 0 {
-					var ws WriteSet
-					_, next, err := g.receive(receiver.tree, receiver.store.fetch, &ws, m.PrivateMessage)
-					if !errors.Is(err, ErrAuthentication) || next != nil || len(ws.Puts)+len(ws.Dels)+len(ws.Retired) != 0 {
-						t.Errorf("byte %d: %v, %v", i, err, ws)
-					}
+				var ws WriteSet
+				_, next, err := g.receive(receiver.tree, receiver.store.fetch, &ws, m.PrivateMessage)
+				if !errors.Is(err, ErrAuthentication) || next != nil || len(ws.Puts)+len(ws.Dels)+len(ws.Retired) != 0 {
+					t.Errorf("byte %d: %v, %v", i, err, ws)
 				}
 			}
 			if !maps.EqualFunc(before, receiver.store.values, bytes.Equal) {
@@ -343,6 +340,38 @@ func TestPrivateMessageRefusals(t *testing.T) {
 	}
 	if len(ws.Puts)+len(ws.Dels)+len(ws.Retired) != 0 {
 		t.Errorf("refusals left %v", ws)
+	}
+}
+
+// Beyond its signature a message costs five label expansions on either side,
+// whatever the size of the group: two for the sender data, three for the ratchet.
+func TestPrivateMessageCost(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	suite := &countingSuite{Suite: suiteOf(t, core.SuiteX25519AES128Ed25519)}
+	g := newWireGroup(t, suite)
+	g.leaves = 1 << 14
+	a := g.sign(t, WirePrivateMessage, g.content(ContentApplication), nil)
+	sender, receiver := g.tree(), g.tree()
+	for i := range 3 {
+		suite.expands = 0
+		next, m, err := protectPrivate(ctx, nil, &WriteSet{}, sender, g.senderData, a, Padding128)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sender = next
+		sent := suite.expands
+		suite.expands = 0
+		if _, receiver, err = g.receive(receiver, nil, &WriteSet{}, m); err != nil {
+			t.Fatal(err)
+		}
+		want := 5
+		if i == 0 { // down the tree: two for each of 14 levels, and the two ratchets
+			want += 2*14 + 2
+		}
+		if sent != want || suite.expands != want {
+			t.Errorf("message %d: %d and %d expansions, want %d", i, sent, suite.expands, want)
+		}
 	}
 }
 

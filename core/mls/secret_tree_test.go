@@ -474,6 +474,22 @@ func TestDamagedSecretTree(t *testing.T) {
 			}
 		}
 	}
+	at := func(generation uint32) messageKey {
+		return messageKey{generation: generation, key: core.NewSecret(make([]byte, 16)), nonce: core.NewSecret(make([]byte, 12))}
+	}
+	for what, r := range map[string]*ratchet{
+		"beyond the end":        {next: 1<<32 + 1, secret: core.NewSecret(make([]byte, 32))},
+		"a short secret":        {next: 8, secret: core.NewSecret(make([]byte, 31))},
+		"a skipped key ahead":   {next: 8, secret: core.NewSecret(make([]byte, 32)), skipped: []messageKey{at(8)}},
+		"skipped keys twice":    {next: 8, secret: core.NewSecret(make([]byte, 32)), skipped: []messageKey{at(6), at(6)}},
+		"skipped keys disorder": {next: 8, secret: core.NewSecret(make([]byte, 32)), skipped: []messageKey{at(7), at(6)}},
+	} {
+		u := fresh()
+		u.store.apply(&WriteSet{Puts: []Record{u.tree.ratchetRecord(1, applicationRatchet, r)}})
+		if _, err := u.open(1, applicationRatchet, 8); !errors.Is(err, core.ErrDamaged) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
 	u = fresh()
 	failing := func(context.Context, []RecordQuery) ([][]Record, error) { return nil, core.ErrUnavailable }
 	if _, err := u.tree.open(context.Background(), failing, &WriteSet{}, 0, handshakeRatchet, 0, nil); !errors.Is(err, core.ErrUnavailable) {
