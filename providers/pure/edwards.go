@@ -3,67 +3,85 @@
 package pure
 
 import (
-	"math/big"
 	"slices"
+
+	"github.com/cloudflare/circl/math/fp25519"
+	"github.com/cloudflare/circl/math/fp448"
 )
 
-// An edwards is what is needed to judge a public key of an Edwards curve
-// a*x^2 + y^2 = 1 + d*x^2*y^2 (RFC 8032 sections 5.1 and 5.2). Public keys are
-// no secret, so math/big serves.
-type edwards struct {
-	size       int // bytes of an encoding
-	p, a, d    *big.Int
-	smallOrder []*big.Int // y of the points whose order divides the cofactor
-}
-
-var (
-	edwards25519 = newEdwards(32, "57896044618658097711785492504343953926634992332820282019728792003956564819949", -1,
-		"37095705934669439343138083508754565189542113879843219016388785533085940283555",
-		"2707385501144840649318225287225658788936804267575313519463743609750303402022") // and p minus it: order 8
-	edwards448 = newEdwards(57, "726838724295606890549323807888004534353641360687318060281490199180612328166730772686396383698676545930088884461843637361053498018365439", 1,
-		"-39081")
-)
-
-func newEdwards(size int, p string, a int64, d string, order8 ...string) *edwards {
-	e := &edwards{size: size, p: number(p), a: big.NewInt(a), d: number(d)}
-	e.smallOrder = []*big.Int{big.NewInt(0), big.NewInt(1), new(big.Int).Sub(e.p, big.NewInt(1))}
-	for _, y := range order8 {
-		e.smallOrder = append(e.smallOrder, number(y), new(big.Int).Sub(e.p, number(y)))
-	}
-	return e
-}
-
-func number(decimal string) *big.Int {
-	n, _ := new(big.Int).SetString(decimal, 10)
-	return n
-}
-
-// validate refuses encodings of the wrong length, not reduced, off the curve, or
-// of small order.
-func (e *edwards) validate(public []byte) error {
-	if len(public) != e.size {
+// validateEd25519 refuses encodings (RFC 8032 section 5.1.2) of the wrong length,
+// not reduced, off the curve, or of a point whose order divides the cofactor.
+func validateEd25519(public []byte) error {
+	var y fp25519.Elt
+	if len(public) != len(y) {
 		return errPublic
 	}
-	b := slices.Clone(public)
-	b[e.size-1] &= 0x7f // the sign of x
-	slices.Reverse(b)
-	y := new(big.Int).SetBytes(b)
-	if y.Cmp(e.p) >= 0 {
-		return errPublic
+	copy(y[:], public)
+	y[len(y)-1] &= 0x7f // the sign of x
+	reduced := y
+	fp25519.Modp(&reduced)
+	if reduced != y || slices.Contains(smallOrderEd25519[:], y) {
+		return errPublic // x = 0 has small order, so its sign needs no look
 	}
-	for _, s := range e.smallOrder { // x = 0 is among them, so its sign needs no look
-		if y.Cmp(s) == 0 {
-			return errPublic
-		}
-	}
-	// x^2 = (1 - y^2) / (a - d*y^2) must be a square: so must be the product.
-	yy := new(big.Int).Mul(y, y)
-	u := new(big.Int).Sub(big.NewInt(1), yy)
-	v := new(big.Int).Mul(e.d, yy.Mod(yy, e.p))
-	v.Sub(e.a, v)
-	u.Mul(u, v)
-	if big.Jacobi(u.Mod(u, e.p), e.p) != 1 {
+	// x^2 = (y^2 - 1) / (d*y^2 + 1) must be a square.
+	var one, yy, u, v, x fp25519.Elt
+	fp25519.SetOne(&one)
+	fp25519.Sqr(&yy, &y)
+	fp25519.Sub(&u, &yy, &one)
+	fp25519.Mul(&v, &yy, &edwards25519D)
+	fp25519.Add(&v, &v, &one)
+	if !fp25519.InvSqrt(&x, &u, &v) {
 		return errPublic
 	}
 	return nil
 }
+
+// validateEd448 does the same for RFC 8032 section 5.2.2.
+func validateEd448(public []byte) error {
+	var y fp448.Elt
+	if len(public) != len(y)+1 || public[len(y)]&0x7f != 0 {
+		return errPublic
+	}
+	copy(y[:], public)
+	reduced := y
+	fp448.Modp(&reduced)
+	if reduced != y || slices.Contains(smallOrderEd448[:], y) {
+		return errPublic
+	}
+	// x^2 = (1 - y^2) / (1 - d*y^2), with d = -39081, must be a square.
+	var one, yy, u, v, x fp448.Elt
+	fp448.SetOne(&one)
+	fp448.Sqr(&yy, &y)
+	fp448.Sub(&u, &one, &yy)
+	fp448.Mul(&v, &yy, &fp448.Elt{0xa9, 0x98})
+	fp448.Add(&v, &v, &one)
+	if !fp448.InvSqrt(&x, &u, &v) {
+		return errPublic
+	}
+	return nil
+}
+
+// The y coordinates of points of small order, little-endian: 1 (the identity),
+// -1, 0, and for edwards25519 the two of order 8.
+var (
+	smallOrderEd25519 = [5]fp25519.Elt{
+		{1},
+		fp25519.Elt(fill25519(0xec)),
+		{},
+		{
+			0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0,
+			0xd5, 0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+		},
+		{
+			0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f,
+			0x2a, 0x20, 0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+		},
+	}
+	smallOrderEd448 = [3]fp448.Elt{{1}, fp448.Elt(fill448(0xfe, 0xff)), {}}
+
+	// d = -121665/121666.
+	edwards25519D = fp25519.Elt{
+		0xa3, 0x78, 0x59, 0x13, 0xca, 0x4d, 0xeb, 0x75, 0xab, 0xd8, 0x41, 0x41, 0x4d, 0x0a, 0x70, 0x00,
+		0x98, 0xe8, 0x79, 0x77, 0x79, 0x40, 0xc7, 0x8c, 0x73, 0xfe, 0x6f, 0x2b, 0xee, 0x6c, 0x03, 0x52,
+	}
+)

@@ -46,7 +46,7 @@ var (
 			}
 			return ed25519Key(ed25519.NewKeyFromSeed(seed)), nil
 		},
-		validate: edwards25519.validate,
+		validate: validateEd25519,
 		verify: func(public, message, sig []byte) bool {
 			return len(public) == ed25519.PublicKeySize && ed25519.Verify(public, message, sig)
 		},
@@ -65,7 +65,7 @@ var (
 			}
 			return ed448Key(ed448.NewKeyFromSeed(seed)), nil
 		},
-		validate: edwards448.validate,
+		validate: validateEd448,
 		verify: func(public, message, sig []byte) bool {
 			return ed448.Verify(public, message, sig, "")
 		},
