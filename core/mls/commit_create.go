@@ -106,7 +106,7 @@ func (b *commitBuilder) build(ctx context.Context) (*Group, *PendingCommit, *Wri
 		}
 	}
 	commitSecret := core.NewSecret(make([]byte, g.suite.Parameters().Nh)) // PATH-8
-	keys := b.keys
+	var keys *privateKeys
 	if b.list.pathRequired() || b.params.ForcePath || b.params.Leaf != (LeafParams{}) {
 		if commit.Path, err = b.makePath(ctx, &next); err != nil {
 			return fail(err)
@@ -114,7 +114,7 @@ func (b *commitBuilder) build(ctx context.Context) (*Group, *PendingCommit, *Wri
 		commitSecret = b.path.commitSecret
 		keys = &privateKeys{path: b.path.keys}
 	} else {
-		keys = &privateKeys{path: keys.path.kept(b.work)}
+		keys = &privateKeys{path: b.keys.path.kept(b.work)}
 	}
 	next.TreeHash = b.work.hash()
 	fresh := b.list.freshLeaves(g.own, b.added, commit.Path != nil)
@@ -156,7 +156,11 @@ func (b *commitBuilder) build(ctx context.Context) (*Group, *PendingCommit, *Wri
 		epoch: g.context.Epoch, content: a, list: b.list, context: next,
 		joiner: joiner, psk: psk, keys: keys, tree: b.work, added: b.added, secrets: secrets,
 	}
-	if err := b.makeGroupInfo(ctx, pending, contextBytes); err != nil {
+	err = b.makeGroupInfo(ctx, pending)
+	if b.path != nil {
+		b.path.wipe()
+	}
+	if err != nil {
 		return fail(err)
 	}
 	ws := &WriteSet{}
@@ -189,7 +193,7 @@ func (b *commitBuilder) makePath(ctx context.Context, next *GroupContext) (*Upda
 
 // makeGroupInfo signs the GroupInfo of the new epoch with our leaf's new key
 // (COM-6) and encrypts the group secrets to each joiner.
-func (b *commitBuilder) makeGroupInfo(ctx context.Context, p *PendingCommit, contextBytes []byte) error {
+func (b *commitBuilder) makeGroupInfo(ctx context.Context, p *PendingCommit) error {
 	external, err := p.secrets.externalKeyPair() // KS-5
 	if err != nil {
 		return err

@@ -81,6 +81,7 @@ func (g *Group) leave(next *Group, leaving *pastEpoch, replaced []pageVersion, w
 		ws.del(RecordFloors, epochKey(leaving.context.Epoch))
 		ws.del(RecordPastEpoch, epochKey(leaving.context.Epoch))
 		ws.retire(leaving.senderData)
+		ws.retire(leaving.messages.secrets()...)
 		next.oldest = leaving.context.Epoch + 1
 		next.past = slices.DeleteFunc(next.past, func(p *pastEpoch) bool { return p.context.Epoch < next.oldest })
 	}
@@ -93,6 +94,10 @@ func (g *Group) leave(next *Group, leaving *pastEpoch, replaced []pageVersion, w
 		g.secrets.authentication, g.secrets.init)
 	if window == 0 {
 		ws.retire(g.secrets.senderData)
+		ws.retire(g.messages.secrets()...)
+	}
+	if g.keys != nil {
+		ws.retire(g.keys.path.retired(next.keys.path)...)
 	}
 	ws.del(RecordProposal, nil)
 	ws.del(RecordPending, nil)

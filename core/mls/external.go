@@ -75,7 +75,7 @@ func JoinExternal(ctx context.Context, env *Env, p ExternalParams) (*Group, []by
 	next.Epoch++
 	work := t.edit()
 	list.apply(work, nil)
-	
+
 	leaf := &LeafNode{SignatureKey: p.Signer.Public(), Credential: p.Credential, Capabilities: p.Capabilities, Extensions: p.LeafExtensions}
 	own := work.reserveLeaf() // EXT-3
 	path, created, err := createPath(ctx, pathParams{

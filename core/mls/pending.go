@@ -130,7 +130,7 @@ func (p *PendingCommit) apply(ctx context.Context, env *Env, g *Group) error {
 	if err := g.tree.needAll(ctx, env.Fetch); err != nil {
 		return err
 	}
-	if p.tree != nil {
+	if p.secrets != nil {
 		return nil
 	}
 	work := g.tree.edit()
@@ -212,9 +212,10 @@ func (g *Group) Merge(ctx context.Context, env *Env, p *PendingCommit) (*Group, 
 	result := g.describe(p.list, p.added, p.content.Content, store)
 	ws := &WriteSet{}
 	ws.retire(p.joiner, p.psk)
-	secrets := *p.secrets
+	secrets := p.secrets
+	p.secrets = nil // now the next value's; merging again, after an abort, derives them again
 	next := g.enter(transition{
-		tree: p.tree.edit(), context: p.context, secrets: &secrets, tag: p.content.Auth.ConfirmationTag,
+		tree: p.tree.edit(), context: p.context, secrets: secrets, tag: p.content.Auth.ConfirmationTag,
 		own: g.own, keys: p.keys, reinit: p.list.reinit(), leaving: leaving,
 	}, ws)
 	return next, result, ws, nil

@@ -174,8 +174,7 @@ func (g *Group) processPrivate(ctx context.Context, env *Env, m *PrivateMessage)
 	if next.context.Epoch == g.context.Epoch { // the ratchet of this epoch goes on
 		next.messages = messages
 	}
-	ws.Dels, ws.Puts = append(ws.Dels, handled.Dels...), append(ws.Puts, handled.Puts...)
-	ws.retire(handled.Retired...)
+	ws.follow(handled)
 	return next, result, ws, nil
 }
 
