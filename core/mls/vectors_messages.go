@@ -107,8 +107,8 @@ func runSenderData(_ context.Context, env *vectorEnv, v *senderDataVector) error
 	return sameBytes("sender data", opened.append(nil), d.append(nil))
 }
 
-// A protectionVector has contents of leaf 1 in a group of two, bare and framed.
-type protectionVector struct {
+// A framingVector has contents of leaf 1 in a group of two, bare and framed.
+type framingVector struct {
 	Suite                   core.SuiteID `json:"cipher_suite"`
 	GroupID                 hexBytes     `json:"group_id"`
 	Epoch                   uint64       `json:"epoch"`
@@ -131,7 +131,7 @@ type protectionVector struct {
 	ApplicationPriv hexBytes `json:"application_priv"`
 }
 
-func runProtection(ctx context.Context, env *vectorEnv, v *protectionVector) error {
+func runProtection(ctx context.Context, env *vectorEnv, v *framingVector) error {
 	suite, err := env.suite(v.Suite)
 	if err != nil {
 		return err
@@ -144,7 +144,7 @@ func runProtection(ctx context.Context, env *vectorEnv, v *protectionVector) err
 		return err
 	}
 	gc := &GroupContext{Version: MLS10, Suite: v.Suite, GroupID: v.GroupID, Epoch: v.Epoch, TreeHash: v.TreeHash, ConfirmedTranscriptHash: v.ConfirmedTranscriptHash}
-	p := &protectionCase{vector: v, suite: suite, signer: signer, groupContext: gc.Marshal()}
+	p := &framingCase{vector: v, suite: suite, signer: signer, groupContext: gc.Marshal()}
 	for _, c := range []struct {
 		what      string
 		content   FramedContent
@@ -161,15 +161,15 @@ func runProtection(ctx context.Context, env *vectorEnv, v *protectionVector) err
 	return nil
 }
 
-type protectionCase struct {
-	vector       *protectionVector
+type framingCase struct {
+	vector       *framingVector
 	suite        core.Suite
 	signer       core.Signer
 	groupContext []byte
 }
 
 // body is what a content has to say, without its frame.
-func (p *protectionCase) body(t ContentType) hexBytes {
+func (p *framingCase) body(t ContentType) hexBytes {
 	switch t {
 	case ContentProposal:
 		return p.vector.Proposal
@@ -180,7 +180,7 @@ func (p *protectionCase) body(t ContentType) hexBytes {
 }
 
 // run opens both forms of the file, then both of our own making.
-func (p *protectionCase) run(ctx context.Context, c *FramedContent, pub, priv []byte) (err error) {
+func (p *framingCase) run(ctx context.Context, c *FramedContent, pub, priv []byte) (err error) {
 	c.GroupID, c.Epoch, c.Sender = p.vector.GroupID, p.vector.Epoch, Sender{Type: SenderMember, Leaf: 1}
 	switch body := p.body(c.ContentType); c.ContentType {
 	case ContentProposal:
@@ -223,11 +223,11 @@ func (p *protectionCase) run(ctx context.Context, c *FramedContent, pub, priv []
 }
 
 // tree is fresh for each message, as every file begins at generation 0.
-func (p *protectionCase) tree() *secretTree {
+func (p *framingCase) tree() *secretTree {
 	return newSecretTree(p.suite, p.vector.Epoch, 2, vectorLimits, p.vector.EncryptionSecret.secret(), &WriteSet{})
 }
 
-func (p *protectionCase) protect(ctx context.Context, c *FramedContent, format WireFormat) ([]byte, error) {
+func (p *framingCase) protect(ctx context.Context, c *FramedContent, format WireFormat) ([]byte, error) {
 	a, err := signFramedContent(ctx, p.signer, format, c, p.groupContext)
 	if err != nil {
 		return nil, err
@@ -250,7 +250,7 @@ func (p *protectionCase) protect(ctx context.Context, c *FramedContent, format W
 }
 
 // open requires a message to say what want says.
-func (p *protectionCase) open(ctx context.Context, data []byte, want *FramedContent, format WireFormat) error {
+func (p *framingCase) open(ctx context.Context, data []byte, want *FramedContent, format WireFormat) error {
 	m, err := messageOf(data, format)
 	if err != nil {
 		return err
