@@ -371,6 +371,9 @@ func TestLifeOfAGroup(t *testing.T) {
 		for _, reload := range []bool{true, false} {
 			t.Run(fmt.Sprintf("handshake %d reload %v", handshake, reload), func(t *testing.T) {
 				eachSuite(t, func(t *testing.T, suite core.SuiteID) {
+					if !reload && suite != 1 {
+						return // values that go on in memory differ from loaded ones in no suite's way
+					}
 					config := mls.DefaultConfig
 					config.Handshake = handshake
 					var all party
