@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/BurntSushi/toml"
+
+	"github.com/conclave-mls/conclave/core"
+)
+
+// A Config says which parts to use. The zero value of a field is the default,
+// see [Default].
+type Config struct {
+	Keystore string       `toml:"keystore,omitempty"` // where state lives
+	Key      string       `toml:"key,omitempty"`      // what wraps the keystore's data keys
+	Crypto   string       `toml:"crypto,omitempty"`   // where private signature keys live
+	Issuer   string       `toml:"issuer,omitempty"`   // who vouches for the client
+	Delivery string       `toml:"delivery,omitempty"` // the delivery service: its address
+	Suite    core.SuiteID `toml:"suite,omitempty"`    // of new conversations and credentials
+
+	// Folder is where relative paths begin: that of the file.
+	Folder string `toml:"-"`
+}
+
+// Default is an encrypted SQLite file beside its key, software keys, a basic
+// credential and a delivery service on this machine, all in the folder.
+func Default(folder string) Config {
+	return Config{
+		Keystore: "sqlite:store.db",
+		Key:      "file:store.key",
+		Crypto:   "pure:",
+		Issuer:   "basic:",
+		Delivery: "http://127.0.0.1:9420",
+		Suite:    core.SuiteX25519AES128Ed25519,
+		Folder:   folder,
+	}
+}
+
+// Over returns c with the fields that are set in o.
+func (c Config) Over(o Config) Config {
+	for _, f := range []struct {
+		to   *string
+		from string
+	}{
+		{&c.Keystore, o.Keystore},
+		{&c.Key, o.Key},
+		{&c.Crypto, o.Crypto},
+		{&c.Issuer, o.Issuer},
+		{&c.Delivery, o.Delivery},
+		{&c.Folder, o.Folder},
+	} {
+		if f.from != "" {
+			*f.to = f.from
+		}
+	}
+	if o.Suite != 0 {
+		c.Suite = o.Suite
+	}
+	return c
+}
+
+// Load reads a file over the defaults of its folder. core.ErrNotFound: there is
+// no such file. core.ErrInvalid: it is not TOML, has a key that is none of ours, or
+// a URI that is none.
+func Load(file string) (Config, error) {
+	file, err := filepath.Abs(file)
+	if err != nil {
+		return Config{}, fmt.Errorf("configuration: %w", err)
+	}
+	text, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Config{}, fmt.Errorf("configuration %s: %w", file, core.ErrNotFound)
+	}
+	if err != nil {
+		return Config{}, fmt.Errorf("configuration: %w", err)
+	}
+	var read Config
+	meta, err := toml.Decode(string(text), &read)
+	if err != nil {
+		return Config{}, fmt.Errorf("configuration %s: %w: %w", file, core.ErrInvalid, err)
+	}
+	if unknown := meta.Undecoded(); len(unknown) > 0 {
+		return Config{}, fmt.Errorf("configuration %s: unknown key %q: %w", file, unknown[0].String(), core.ErrInvalid)
+	}
+	c := Default(filepath.Dir(file)).Over(read)
+	for _, uri := range []string{c.Keystore, c.Key, c.Crypto, c.Issuer, c.Delivery} {
+		if _, err := c.URI(uri); err != nil {
+			return Config{}, fmt.Errorf("configuration %s: %w", file, err)
+		}
+	}
+	return c, nil
+}
+
+// Save writes the configuration to a new file, readable by its owner only.
+// core.ErrConflict: there is one already.
+func (c Config) Save(file string) error {
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("configuration %s exists already: %w", file, core.ErrConflict)
+	}
+	if err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	err = errors.Join(toml.NewEncoder(f).Encode(c), f.Sync(), f.Close())
+	if err != nil {
+		return fmt.Errorf("configuration %s: %w", file, err)
+	}
+	return nil
+}

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package config reads which parts a program is made of. A configuration is a
+// TOML file of URIs, one for each part; the scheme of a URI chooses who
+// implements the part and the rest says where it is:
+//
+//	keystore = "sqlite:store.db"   # or "memory:"
+//	key      = "file:store.key"    # what seals the keystore, or "passphrase:"
+//	crypto   = "pure:"             # where signature keys are made
+//	issuer   = "basic:"            # who vouches for the client
+//	delivery = "unix:///run/conclave.sock"
+//	suite    = 1                   # RFC 9420 section 17.1
+//
+// Start with [Load], or with [Default] and no file. A relative path begins at
+// the folder of the file, so that the folder can be moved as a whole. The
+// folder examples has one file for each configuration that is shipped.
+//
+// The package promises that a file with an unknown key, or a URI that cannot be
+// one, is [core.ErrInvalid]; whether a scheme exists is for app/modules to say.
+// Do not put secrets into a configuration: it names where they are.
+package config

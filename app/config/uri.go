@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"fmt"
+	"net/url"
+	"path/filepath"
+
+	"github.com/conclave-mls/conclave/core"
+)
+
+// A URI names a part and where it is.
+type URI struct {
+	Scheme string // in lower case
+	text   string
+	path   string // what follows the scheme, if that is not a host
+	folder string
+}
+
+// URI reads one of the configuration's URIs. core.ErrInvalid: it is none.
+func (c Config) URI(text string) (URI, error) {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme == "" {
+		return URI{}, fmt.Errorf("%q is not a URI such as \"sqlite:store.db\": %w", text, core.ErrInvalid)
+	}
+	path := u.Path
+	if u.Opaque != "" {
+		if path, err = url.PathUnescape(u.Opaque); err != nil {
+			return URI{}, fmt.Errorf("%q: %w: %w", text, core.ErrInvalid, err)
+		}
+	}
+	return URI{Scheme: u.Scheme, text: text, path: path, folder: c.Folder}, nil
+}
+
+// String is the URI as it was written.
+func (u URI) String() string { return u.text }
+
+// File is the path in a URI that names a file: "scheme:relative/path" or
+// "scheme:///absolute/path". core.ErrInvalid: there is none.
+func (u URI) File() (string, error) {
+	if u.path == "" {
+		return "", fmt.Errorf("%q: a path is missing: %w", u.text, core.ErrInvalid)
+	}
+	if filepath.IsAbs(u.path) {
+		return u.path, nil
+	}
+	return filepath.Join(u.folder, u.path), nil
+}
+
+// Nothing is for a scheme that takes nothing, such as "memory:".
+// core.ErrInvalid: something follows the scheme.
+func (u URI) Nothing() error {
+	if u.text != u.Scheme+":" {
+		return fmt.Errorf("%q: write %q, nothing follows: %w", u.text, u.Scheme+":", core.ErrInvalid)
+	}
+	return nil
+}
+
+// FileURI is the URI of an absolute path.
+func FileURI(scheme, path string) string {
+	return (&url.URL{Scheme: scheme, Path: filepath.ToSlash(path)}).String()
+}
