@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"modernc.org/sqlite"
+	lib "modernc.org/sqlite/lib"
+
+	"github.com/conclave-mls/conclave/core"
+)
+
+// A commitError is a commit that failed: unless it says that a lock was missing,
+// the log may hold the whole batch, and a crash now would bring it to life.
+type commitError struct{ err error }
+
+func (e *commitError) Error() string { return "commit: " + e.err.Error() }
+func (e *commitError) Unwrap() error { return e.err }
+
+// fail gives an error its place and its sentinel.
+func fail(op string, err error) error {
+	if s := sentinel(err); s != nil && !errors.Is(err, s) {
+		err = fmt.Errorf("%w: %w", s, err)
+	}
+	return &core.ProviderError{Provider: "sqlite", Op: op, Err: err}
+}
+
+// sentinel says what the caller should do about an error; nil if the error says
+// so itself.
+func sentinel(err error) error {
+	for _, s := range []error{
+		core.ErrConflict, core.ErrInvalid, core.ErrTooLarge, core.ErrClosed, core.ErrDamaged, core.ErrUnsupported,
+	} {
+		if errors.Is(err, s) {
+			return s
+		}
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return nil
+	}
+	if e := (*sqlite.Error)(nil); errors.As(err, &e) {
+		code := e.Code() & 0xff
+		if c := (*commitError)(nil); errors.As(err, &c) && code != lib.SQLITE_BUSY {
+			return core.ErrUnknownOutcome
+		}
+		switch code {
+		case lib.SQLITE_NOTADB, lib.SQLITE_CORRUPT:
+			return core.ErrDamaged
+		case lib.SQLITE_READONLY, lib.SQLITE_PERM, lib.SQLITE_AUTH:
+			return core.ErrDenied
+		case lib.SQLITE_TOOBIG:
+			return core.ErrTooLarge
+		}
+		return core.ErrUnavailable // busy, disk full, input and output, memory
+	}
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return core.ErrDenied
+	case errors.Is(err, fs.ErrNotExist):
+		return core.ErrNotFound
+	}
+	return core.ErrUnavailable
+}
