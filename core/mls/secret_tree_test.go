@@ -348,11 +348,60 @@ func TestTooFarAhead(t *testing.T) {
 type countingSuite struct {
 	core.Suite
 	expands int
+	made    []core.Secret
 }
 
 func (s *countingSuite) Expand(prk core.Secret, info []byte, length int) (core.Secret, error) {
 	s.expands++
-	return s.Suite.Expand(prk, info, length)
+	secret, err := s.Suite.Expand(prk, info, length)
+	s.made = append(s.made, secret)
+	return secret, err
+}
+
+// FS-11: after each step, whatever was there or derived is in the tree, retired or
+// wiped; a refused step leaves nothing.
+func TestDroppedSecretsAreWiped(t *testing.T) {
+	t.Parallel()
+	suite := &countingSuite{Suite: suiteOf(t, core.SuiteX25519AES128Ed25519)}
+	u := newTreeUser(t, suite, 8, testLimits, bytes.Repeat([]byte{1}, 32))
+	identities := func(list []core.Secret) map[*byte]bool {
+		set := map[*byte]bool{}
+		for _, s := range list {
+			set[&s.Bytes()[0]] = true
+		}
+		return set
+	}
+	for i, step := range []struct {
+		leaf       LeafIndex
+		generation uint32
+		refuse     bool
+	}{{3, 5, true}, {3, 5, false}, {3, 9, true}, {3, 9, false}, {3, 8, true}, {3, 8, false}, {2, 0, false}, {3, 12, false}} {
+		suite.made = nil
+		var ws WriteSet
+		next, err := u.tree.open(context.Background(), u.store.fetch, &ws, step.leaf, applicationRatchet, step.generation, func(_, _ core.Secret) error {
+			if step.refuse {
+				return errRefused
+			}
+			return nil
+		})
+		if step.refuse {
+			next = u.tree
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		before, after, retired := u.tree.secrets(), identities(next.secrets()), identities(ws.Retired)
+		for _, s := range append(before, suite.made...) {
+			if id := &s.Bytes()[0]; !after[id] && !retired[id] && !bytes.Equal(s.Bytes(), make([]byte, s.Len())) {
+				t.Errorf("step %d: a secret of %d bytes is neither kept nor retired nor wiped", i, s.Len())
+			}
+		}
+		for id := range retired {
+			if after[id] {
+				t.Errorf("step %d: a secret in use is retired", i)
+			}
+		}
+		u.tree = next
+	}
 }
 
 // The last generations: a receiver takes 2^32-1, and nothing after it; a sender
