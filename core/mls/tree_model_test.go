@@ -445,7 +445,7 @@ func TestTreeRandom(t *testing.T) {
 			t.Parallel()
 			steps, limit := 12, 9
 			if suite.ID() == core.SuiteX25519AES128Ed25519 {
-				steps, limit = 150, 64
+				steps, limit = 60, 64
 			}
 			seed := rand.Uint64()
 			r := rand.New(rand.NewPCG(seed, 0))
