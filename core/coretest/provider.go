@@ -42,6 +42,7 @@ var providerChecks = []check[core.CryptoProvider]{
 	{"opens material of that key only", checkMaterial},
 	{"denies foreign references", checkForeignRef},
 	{"deletes keys", checkDelete},
+	{"imports keys", checkImport},
 	{"neither keeps nor changes slices", checkSlices},
 	{"prints no private key", checkRedaction},
 	{"works concurrently", checkProviderConcurrency},
@@ -387,6 +388,54 @@ func checkDelete(t testing.TB, open func() core.CryptoProvider) {
 		}
 		k.works(other, other.Public())
 	})
+}
+
+func checkImport(t testing.TB, open func() core.CryptoProvider) {
+	k := providerOf(t, open)
+	importer, ok := k.CryptoProvider.(core.KeyImporter)
+	if !ok {
+		return // nothing is promised
+	}
+	for _, alg := range k.algorithms() {
+		secret, public := newMaterial(t, alg)
+		if secret == nil {
+			continue // no reference for the algorithm
+		}
+		s := keySpec(alg)
+		given := core.NewSecret(bytes.Clone(secret))
+		key, err := importer.ImportKey(k.ctx, s, given)
+		if err != nil {
+			t.Fatalf("%s: ImportKey: %v", alg, err)
+		}
+		k.forget(key)
+		if key.Algorithm() != alg || !bytes.Equal(key.Public(), public) || !bytes.Equal(given.Bytes(), secret) {
+			t.Errorf("%s: ImportKey gave another key or changed the material", alg)
+		}
+		given.Wipe()
+		k.works(key, public)
+		again, err := k.OpenKey(k.ctx, key.Ref(), material(key))
+		if err != nil {
+			t.Fatalf("%s: OpenKey of an imported key: %v", alg, err)
+		}
+		k.works(again, public)
+
+		refused := func(what string, s core.KeySpec, secret []byte, want error) {
+			key, err := importer.ImportKey(k.ctx, s, core.NewSecret(secret))
+			if err == nil {
+				k.forget(key)
+			}
+			if !errors.Is(err, want) {
+				t.Errorf("%s: ImportKey of %s: %v, want %v", alg, what, err, want)
+			}
+		}
+		refused("no bytes", s, nil, core.ErrInvalid)
+		refused("a byte less", s, secret[1:], core.ErrInvalid)
+		refused("a byte more", s, append(bytes.Clone(secret), 0), core.ErrInvalid)
+		s.Use ^= core.UseSign ^ core.UseDecrypt
+		refused("a key for the other use", s, secret, core.ErrUnsupported)
+		s.Algorithm = "no such algorithm"
+		refused("an unknown algorithm", s, secret, core.ErrUnsupported)
+	}
 }
 
 func checkSlices(t testing.TB, open func() core.CryptoProvider) {

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"testing"
 
 	"github.com/conclave-mls/conclave/core"
 )
@@ -110,6 +111,36 @@ func peerOf(alg core.KeyAlgorithm, public []byte) (peer, shared []byte, err erro
 	}
 	shared, err = priv.ECDH(pub)
 	return priv.PublicKey().Bytes(), shared, err
+}
+
+// newMaterial makes a private key in the encoding of core.SoftwareKey; nil if the
+// standard library lacks the algorithm.
+func newMaterial(t testing.TB, alg core.KeyAlgorithm) (secret, public []byte) {
+	t.Helper()
+	try := func(b []byte, err error) []byte {
+		if err != nil {
+			t.Fatalf("%s: %v", alg, err)
+		}
+		return b
+	}
+	switch a := algorithms[alg]; {
+	case alg == core.Ed25519:
+		public, priv, err := ed25519.GenerateKey(nil)
+		return try(priv.Seed(), err), public
+	case a.ecdsa != nil:
+		priv, err := ecdsa.GenerateKey(a.ecdsa, rand.Reader)
+		if err != nil {
+			t.Fatalf("%s: %v", alg, err)
+		}
+		return try(priv.Bytes()), try(priv.PublicKey.Bytes())
+	case a.ecdh != nil:
+		priv, err := a.ecdh.GenerateKey(rand.Reader)
+		if err != nil {
+			t.Fatalf("%s: %v", alg, err)
+		}
+		return priv.Bytes(), priv.PublicKey().Bytes()
+	}
+	return nil, nil
 }
 
 // peerWithLeadingZero looks for a peer with which the secret begins with a zero

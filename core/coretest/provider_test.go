@@ -4,6 +4,7 @@ package coretest_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/asn1"
 	"fmt"
 	"math/big"
@@ -41,6 +42,17 @@ func (k *keeper) GenerateKey(ctx context.Context, spec core.KeySpec) (core.Priva
 	if err != nil {
 		return nil, err
 	}
+	k.keys[spec.ID] = opaque(key)
+	return k.keys[spec.ID], nil
+}
+
+func (k *keeper) ImportKey(ctx context.Context, spec core.KeySpec, material core.Secret) (core.PrivateKey, error) {
+	key, err := k.Provider.ImportKey(ctx, spec, material)
+	if err != nil {
+		return nil, err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	k.keys[spec.ID] = opaque(key)
 	return k.keys[spec.ID], nil
 }
@@ -335,6 +347,16 @@ func TestWrongProvidersAreCaught(t *testing.T) {
 				return key, nil
 			}}
 		}, []string{"refuses other algorithms and uses", "heeds cancellation"}},
+		{"an importer that does not keep what it opens by ID", func() core.CryptoProvider {
+			k := newKeeper()
+			return struct {
+				core.CryptoProvider
+				core.KeyImporter
+			}{k, k.Provider}
+		}, []string{"imports keys"}},
+		{"an importer that hashes what it is given", func() core.CryptoProvider {
+			return hashingImporter{good}
+		}, []string{"imports keys"}},
 		{"a key for two uses", func() core.CryptoProvider {
 			return &wrong{CryptoProvider: good, generate: func(ctx context.Context, spec core.KeySpec) (core.PrivateKey, error) {
 				if key, err := good.GenerateKey(ctx, spec); err == nil {
@@ -370,6 +392,15 @@ type loudSigner struct {
 }
 
 func (k *loudSigner) Material() core.Secret { return core.NewSecret(slices.Clone(k.Seed)) }
+
+// A hashingImporter takes material of any length.
+type hashingImporter struct{ *pure.Provider }
+
+func (p hashingImporter) ImportKey(ctx context.Context, spec core.KeySpec, material core.Secret) (core.PrivateKey, error) {
+	sum := sha256.Sum256(material.Bytes())
+	spec.Algorithm, spec.Use = core.Ed25519, core.UseSign
+	return p.Provider.ImportKey(ctx, spec, core.NewSecret(sum[:]))
+}
 
 // An immortal provider says that it deletes.
 type immortal struct{ *keeper }
