@@ -339,6 +339,10 @@ func TestDiscriminators(t *testing.T) {
 			b := bytes.Clone(keyPackage)
 			return append(appendU16(b[:4:4], v), b[6:]...)
 		}},
+		{"version of a bare key package", "KeyPackage", []uint16{1}, 300, func(v uint16) []byte {
+			b := sampleKeyPackage().Marshal()
+			return append(appendU16(nil, v), b[2:]...)
+		}},
 		{"version of a group context", "GroupContext", []uint16{1}, 300, func(v uint16) []byte {
 			b := marshal(&sampleGroupInfo().GroupContext)
 			return append(appendU16(nil, v), b[2:]...)
@@ -574,7 +578,11 @@ func TestDecodedIsIndependent(t *testing.T) {
 // A decoder that fails returns nothing that could be taken for a result.
 func TestNothingBesideAnError(t *testing.T) {
 	t.Parallel()
-	bad := append(sampleLeaf(LeafUpdate).Marshal(), 0)
+	bad := append(sampleKeyPackage().Marshal(), 0)
+	if k, err := UnmarshalKeyPackage(bad); k != nil || err == nil {
+		t.Error("KeyPackage")
+	}
+	bad = append(sampleLeaf(LeafUpdate).Marshal(), 0)
 	if n, err := UnmarshalLeafNode(bad); n != nil || err == nil {
 		t.Error("LeafNode")
 	}

@@ -5,6 +5,7 @@ package mls
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/conclave-mls/conclave/core"
@@ -140,7 +141,7 @@ func JoinExternal(ctx context.Context, env *Env, p ExternalParams) (*Group, []by
 // checkJoiner checks our own new leaf as the members will.
 func checkJoiner(env *Env, suite core.Suite, t *tree, gc *GroupContext, own LeafIndex) error {
 	leaf := t.leaf(own)
-	if err := leaf.checkSelf(suite, LeafCommit); err != nil {
+	if err := errors.Join(leaf.Capabilities.checkLists(suite.ID()), leaf.checkSelf(suite, LeafCommit)); err != nil {
 		return err
 	}
 	if err := leaf.checkFits(gc); err != nil {

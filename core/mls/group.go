@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"iter"
 
@@ -78,7 +79,7 @@ func Create(ctx context.Context, env *Env, p CreateParams) (*Group, *WriteSet, e
 	t := newTree(p.Suite).edit()
 	own := t.addLeaf(leaf)
 	gc := GroupContext{Version: MLS10, Suite: p.Suite.ID(), GroupID: p.GroupID, TreeHash: t.hash(), Extensions: p.Extensions}
-	if err := leaf.checkSelf(p.Suite, LeafKeyPackage); err != nil {
+	if err := errors.Join(p.Capabilities.checkLists(p.Suite.ID()), leaf.checkSelf(p.Suite, LeafKeyPackage)); err != nil {
 		return nil, nil, err
 	}
 	if err := leaf.checkFits(&gc); err != nil {

@@ -34,9 +34,15 @@ func (k *KeyPackage) append(b []byte) []byte {
 	return appendOpaque(append(b, k.tbs()...), k.Signature)
 }
 
+// readKeyPackage refuses other versions, bare or in an Add as well as in an
+// MLSMessage: their layout is not known (COD-11, KP-2).
 func readKeyPackage(r *reader) *KeyPackage {
+	version := ProtocolVersion(r.u16())
+	if version != MLS10 {
+		r.fail()
+	}
 	return &KeyPackage{
-		Version:    ProtocolVersion(r.u16()),
+		Version:    version,
 		Suite:      core.SuiteID(r.u16()),
 		InitKey:    r.opaque(),
 		LeafNode:   readLeafNode(r),
@@ -84,6 +90,9 @@ type KeyPackageBundle struct {
 
 // NewKeyPackage makes a key package with fresh init and leaf keys (KP-3).
 func NewKeyPackage(ctx context.Context, p KeyPackageParams) (*KeyPackageBundle, error) {
+	if err := p.Capabilities.checkLists(p.Suite.ID()); err != nil {
+		return nil, err
+	}
 	initKey, err := p.Suite.GenerateKeyPair()
 	if err != nil {
 		return nil, err
@@ -159,8 +168,8 @@ func (k *KeyPackage) Validate(suite core.Suite, now time.Time) error {
 	if err := k.LeafNode.checkSelf(suite, LeafKeyPackage); err != nil {
 		return err
 	}
-	if !slices.Contains(k.LeafNode.Capabilities.Suites, k.Suite) || !slices.Contains(k.LeafNode.Capabilities.Versions, k.Version) {
-		return breach("LEAF-6", "own version or suite is not in the capabilities")
+	if !slices.Contains(k.LeafNode.Capabilities.Versions, k.Version) {
+		return breach("LEAF-6", "own version is not in the capabilities")
 	}
 	if bytes.Equal(k.InitKey, k.LeafNode.EncryptionKey) {
 		return breach("KP-1", "init key equals the leaf encryption key")

@@ -29,6 +29,15 @@ func (c Capabilities) supportsProposal(t ProposalType) bool {
 	return t.isDefault() || slices.Contains(c.Proposals, t)
 }
 
+// checkLists is the part of LEAF-6 that is ours alone: what we make lists the
+// version and the suite that it is made for.
+func (c Capabilities) checkLists(suite core.SuiteID) error {
+	if !slices.Contains(c.Versions, MLS10) || !slices.Contains(c.Suites, suite) {
+		return breach("LEAF-6", "own version or suite %v is not in the capabilities", suite)
+	}
+	return nil
+}
+
 // checkSelf is what a leaf must fulfil whatever the group: keys valid, own
 // credential and extensions covered by its own capabilities.
 func (n *LeafNode) checkSelf(suite core.Suite, source LeafNodeSource) error {
@@ -64,9 +73,11 @@ func (n *LeafNode) checkContent(suite core.Suite) error {
 }
 
 // checkFits is what a leaf must fulfil in a group with this context.
+// Whether it lists the group's suite is not asked: a key package of the suite says
+// it as well, and there are peers that leave some of their suites out of the list.
 func (n *LeafNode) checkFits(gc *GroupContext) error {
-	if !slices.Contains(n.Capabilities.Versions, gc.Version) || !slices.Contains(n.Capabilities.Suites, gc.Suite) {
-		return breach("LEAF-6", "version or suite of the group is not in the leaf's capabilities")
+	if !slices.Contains(n.Capabilities.Versions, gc.Version) {
+		return breach("LEAF-6", "the version of the group is not in the leaf's capabilities")
 	}
 	required, err := gc.Extensions.requiredCapabilities()
 	if err != nil {

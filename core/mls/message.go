@@ -66,9 +66,6 @@ func UnmarshalMLSMessage(data []byte) (*MLSMessage, error) {
 			m.GroupInfo = readGroupInfo(r)
 		case WireKeyPackage:
 			m.KeyPackage = readKeyPackage(r)
-			if m.KeyPackage.Version != MLS10 { // KP-2
-				r.fail()
-			}
 		default:
 			r.fail()
 		}

