@@ -24,12 +24,17 @@ type Config struct {
 	Delivery string       `toml:"delivery,omitempty"` // the delivery service: its address
 	Suite    core.SuiteID `toml:"suite,omitempty"`    // of new conversations and credentials
 
+	// Of a delivery service only, which has a keystore besides.
+	Listen      string `toml:"listen,omitempty"`      // "unix:PATH" or "HOST:PORT"
+	Certificate string `toml:"certificate,omitempty"` // file of PEM, needed beyond this machine
+	PrivateKey  string `toml:"private_key,omitempty"` // file of PEM
+
 	// Folder is where relative paths begin: that of the file.
 	Folder string `toml:"-"`
 }
 
-// Default is an encrypted SQLite file beside its key, software keys, a basic
-// credential and a delivery service on this machine, all in the folder.
+// Default is an encrypted SQLite file beside its key in the folder, software
+// keys, a basic credential and a delivery service on this machine.
 func Default(folder string) Config {
 	return Config{
 		Keystore: "sqlite:store.db",
@@ -38,6 +43,7 @@ func Default(folder string) Config {
 		Issuer:   "basic:",
 		Delivery: "http://127.0.0.1:9420",
 		Suite:    core.SuiteX25519AES128Ed25519,
+		Listen:   "127.0.0.1:9420",
 		Folder:   folder,
 	}
 }
@@ -53,6 +59,9 @@ func (c Config) Over(o Config) Config {
 		{&c.Crypto, o.Crypto},
 		{&c.Issuer, o.Issuer},
 		{&c.Delivery, o.Delivery},
+		{&c.Listen, o.Listen},
+		{&c.Certificate, o.Certificate},
+		{&c.PrivateKey, o.PrivateKey},
 		{&c.Folder, o.Folder},
 	} {
 		if f.from != "" {

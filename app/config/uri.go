@@ -42,10 +42,15 @@ func (u URI) File() (string, error) {
 	if u.path == "" {
 		return "", fmt.Errorf("%q: a path is missing: %w", u.text, core.ErrInvalid)
 	}
-	if filepath.IsAbs(u.path) {
-		return u.path, nil
+	return Config{Folder: u.folder}.File(u.path), nil
+}
+
+// File is a path that may be relative to the folder of the configuration.
+func (c Config) File(path string) string {
+	if filepath.IsAbs(path) {
+		return path
 	}
-	return filepath.Join(u.folder, u.path), nil
+	return filepath.Join(c.Folder, path)
 }
 
 // Nothing is for a scheme that takes nothing, such as "memory:".

@@ -93,6 +93,14 @@ func (c *Client) Close() error {
 	return nil
 }
 
+// SetToken takes over a token that an earlier Register returned.
+func (c *Client) SetToken(token core.Secret) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.token.Wipe()
+	c.token = token
+}
+
 func (c *Client) authorization() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -57,17 +57,26 @@ func loopback(addr net.Addr) bool {
 	return false
 }
 
+// Admits says whether [Server.Serve] may listen there. Without [Options.TLS] any
+// address but a Unix socket or a loopback address is ErrDenied: tokens and traffic
+// would be there to read.
+func (s *Server) Admits(addr net.Addr) error {
+	if s.options.TLS == nil && !loopback(addr) {
+		return fmt.Errorf("listen on %s without TLS: %w", addr, core.ErrDenied)
+	}
+	return nil
+}
+
 // Serve answers on the listener, which it closes, until the context ends; then
 // long polls are answered, calls under way have five seconds, and Serve returns
-// nil. Without [Options.TLS] any address but a Unix socket or a loopback address
-// is ErrDenied: tokens and traffic would be there to read.
+// nil. ErrDenied: see [Server.Admits].
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	switch {
-	case s.options.TLS != nil:
-		l = tls.NewListener(l, s.options.TLS)
-	case !loopback(l.Addr()):
+	if err := s.Admits(l.Addr()); err != nil {
 		_ = l.Close()
-		return fmt.Errorf("listen on %s without TLS: %w", l.Addr(), core.ErrDenied)
+		return err
+	}
+	if s.options.TLS != nil {
+		l = tls.NewListener(l, s.options.TLS)
 	}
 	server := &http.Server{
 		Handler:           s,
