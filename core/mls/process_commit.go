@@ -41,7 +41,33 @@ func (g *Group) processCommit(ctx context.Context, env *Env, a *AuthenticatedCon
 	var added []LeafIndex
 	next.Extensions, added = list.apply(work, g.context.Extensions)
 	result := g.describe(list, added, c, store)
+	var psks []PSK
+	if !result.SelfRemoved {
+		if psks, err = g.gatherPSKs(ctx, env, list.pskIDs()); err != nil {
+			return nil, nil, err
+		}
+	}
+	sender := c.Sender.Leaf
+	if external {
+		sender = work.reserveLeaf() // EXT-3: after the Remove
+		result.Joined = &Member{Leaf: sender, Credential: path.LeafNode.Credential, SignatureKey: path.LeafNode.SignatureKey}
+	}
+	if path != nil {
+		if err := g.checkPathLeaf(env, list, path.LeafNode, sender, external); err != nil {
+			return nil, nil, err
+		}
+		if err := mergePublicPath(work, sender, path, added); err != nil {
+			return nil, nil, err
+		}
+	}
+	next.TreeHash = work.hash()
+	if err := g.checkResult(work, &next, list.freshLeaves(sender, added, path != nil)); err != nil {
+		return nil, nil, err
+	}
 	if result.SelfRemoved {
+		// What follows is not for us to decrypt. All that is public was checked: an
+		// outsider's commit, which nothing else binds to the group, can only replace
+		// a leaf of its own client (EXT-2).
 		return g.removed(ws), result, nil
 	}
 	keys, err := g.loadKeys(ctx, env)
@@ -51,36 +77,15 @@ func (g *Group) processCommit(ctx context.Context, env *Env, a *AuthenticatedCon
 	if keys, err = g.promoteOwnUpdate(list, keys); err != nil {
 		return nil, nil, err
 	}
-	psks, err := g.gatherPSKs(ctx, env, list.pskIDs())
-	if err != nil {
-		return nil, nil, err
-	}
-	sender := c.Sender.Leaf
-	if external {
-		sender = work.reserveLeaf() // EXT-3: after the Remove
-		result.Joined = &Member{Leaf: sender, Credential: path.LeafNode.Credential, SignatureKey: path.LeafNode.SignatureKey}
-	}
 	commitSecret := core.NewSecret(make([]byte, g.suite.Parameters().Nh))
 	newKeys := &privateKeys{path: keys.path.kept(work)}
 	if path != nil {
-		if err := g.checkPathLeaf(env, list, path.LeafNode, sender, external); err != nil {
-			return nil, nil, err
-		}
-		if err := mergePublicPath(work, sender, path, added); err != nil {
-			return nil, nil, err
-		}
-		provisional := next
-		provisional.TreeHash = work.hash()
 		var after pathKeys
-		commitSecret, after, err = decryptPath(ctx, work, g.own, newKeys.path, sender, path, added, marshal(&provisional)) // PATH-7
+		commitSecret, after, err = decryptPath(ctx, work, g.own, newKeys.path, sender, path, added, marshal(&next)) // PATH-7: not yet the new transcript
 		if err != nil {
 			return nil, nil, err
 		}
 		newKeys = &privateKeys{path: after}
-	}
-	next.TreeHash = work.hash()
-	if err := g.checkResult(work, &next, list.freshLeaves(sender, added, path != nil)); err != nil {
-		return nil, nil, err
 	}
 	initSecret := g.secrets.init
 	if external { // KS-9
