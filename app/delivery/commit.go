@@ -5,7 +5,9 @@ package delivery
 import (
 	"context"
 	"crypto/sha256"
+	"maps"
 	"net/http"
+	"slices"
 
 	"github.com/conclave-mls/conclave/core"
 )
@@ -118,50 +120,54 @@ func (p *publication) decide(ctx context.Context) (b core.Batch, err error) {
 
 // roster adds what the commit does to the list of members: those removed read
 // up to it, those added go on after it, who made the group or joined by this
-// very commit sees it as well.
+// very commit sees it as well. A former member that is added again before it has
+// read how it was removed reads that first, and what came in between, which it
+// cannot open.
 func (p *publication) roster(ctx context.Context, b *core.Batch, created, external bool) error {
 	next := map[core.ClientID]memberRecord{}
-	var order []core.ClientID
-	set := func(id core.ClientID, r memberRecord) {
-		if _, ok := next[id]; !ok {
-			order = append(order, id)
-		}
-		next[id] = r
-	}
 	if created {
-		set(p.caller, memberRecord{})
+		next[p.caller] = memberRecord{}
 	}
-	removed := unique(p.in.Removed)
-	queries := make([]core.Query, len(removed))
-	for i, id := range removed {
+	ids := unique(append(p.in.Removed[:len(p.in.Removed):len(p.in.Removed)], p.in.Added...))
+	queries := make([]core.Query, len(ids))
+	for i, id := range ids {
 		queries[i] = one(tableRoster, rosterKey(p.scope, id))
 	}
 	found, err := p.server.get(ctx, queries...)
 	if err != nil {
 		return err
 	}
+	earlier := map[core.ClientID]memberRecord{}
 	for i, r := range found {
+		b.Expect = append(b.Expect, same(queries[i], r))
 		if absent(r) {
 			continue
 		}
-		member, err := decodeMember(r.Value)
-		if err != nil {
+		if earlier[ids[i]], err = decodeMember(r.Value); err != nil {
 			return err
 		}
-		if member.end != 0 {
-			continue
+	}
+	for _, id := range unique(p.in.Removed) {
+		if m, ok := earlier[id]; ok && m.end == 0 {
+			m.end = p.seq
+			next[id], earlier[id] = m, m
 		}
-		member.end = p.seq
-		b.Expect = append(b.Expect, same(queries[i], r))
-		set(removed[i], member)
 	}
 	for _, id := range unique(p.in.Added) {
-		set(id, memberRecord{start: p.seq, read: p.seq})
+		m, known := earlier[id]
+		if known && m.end == 0 || created && id == p.caller {
+			continue // it is a member, whatever the committer says
+		}
+		if !known || m.read >= m.end {
+			m = memberRecord{start: p.seq, read: p.seq}
+		}
+		m.end = 0
+		next[id] = m
 	}
 	if external {
-		set(p.caller, memberRecord{start: p.seq - 1, read: p.seq - 1})
+		next[p.caller] = memberRecord{start: p.seq - 1, read: p.seq - 1}
 	}
-	for _, id := range order {
+	for _, id := range slices.Sorted(maps.Keys(next)) {
 		b.Puts = append(b.Puts, put(tableRoster, rosterKey(p.scope, id), next[id].encode()))
 	}
 	return nil

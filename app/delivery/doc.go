@@ -18,7 +18,8 @@
 //     members, the sender included. A member reads the log of its group from the
 //     commit that added it (not included; an external joiner sees its own commit)
 //     to the commit that removed it (included), and a cursor for each member is
-//     kept here.
+//     kept here. If it is added again before it has read its removal, it goes on
+//     from its cursor and cannot open what was sent in between.
 //   - It keeps a Welcome for each joiner until the joiner has taken it, and the
 //     newest GroupInfo for those who join by external commit.
 //

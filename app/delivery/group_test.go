@@ -148,15 +148,50 @@ func TestMembers(t *testing.T) {
 		t.Errorf("GroupInfo of an earlier epoch: %v", err)
 	}
 
-	// Removed and added again in one commit: from here on.
+	// Added again after having read how it was removed: from here on. Removed and
+	// added again in one commit: with this commit, which tells.
 	submit(t, alice, delivery.Commit{
 		Commit: private(group, 3, commit, "again"), Welcome: []byte("again"),
 		Added: []core.ClientID{"bob", "carol"}, Removed: []core.ClientID{"carol"},
 	}, delivery.Accepted)
 	send(t, bob, "5", private(group, 4, application, "back"), delivery.Accepted)
-	for _, joiner := range []*delivery.Client{bob, carol} {
-		if got := drain(t, joiner, group); !slices.Equal(got, []uint64{7}) {
-			t.Errorf("who came again read %v, want 7", got)
+	if got := drain(t, bob, group); !slices.Equal(got, []uint64{7}) {
+		t.Errorf("who came again read %v, want 7", got)
+	}
+	if got := drain(t, carol, group); !slices.Equal(got, []uint64{6, 7}) {
+		t.Errorf("who left and came at once read %v, want 6 and 7", got)
+	}
+}
+
+// Whoever is added again before reading how it was removed reads that first.
+func TestAddedAgain(t *testing.T) {
+	for _, read := range []bool{false, true} {
+		c := people(t, "alice", "bob")
+		alice, bob := c[0], c[1]
+		add := func(epoch uint64) {
+			submit(t, alice, delivery.Commit{
+				Commit: private(group, epoch, commit, "add"), Welcome: []byte("welcome"), Added: []core.ClientID{"bob", "alice"},
+			}, delivery.Accepted)
+		}
+		add(0)
+		send(t, alice, "1", private(group, 1, application, "one"), delivery.Accepted)
+		submit(t, alice, delivery.Commit{Commit: private(group, 1, commit, "remove"), Removed: []core.ClientID{"bob"}}, delivery.Accepted)
+		var want []uint64
+		if read {
+			if got := drain(t, bob, group); !slices.Equal(got, []uint64{2, 3}) {
+				t.Errorf("removed, bob read %v", got)
+			}
+		} else {
+			want = []uint64{2, 3, 4, 5}
+		}
+		send(t, alice, "2", private(group, 2, application, "two"), delivery.Accepted)
+		add(2)
+		send(t, alice, "3", private(group, 3, application, "three"), delivery.Accepted)
+		if got := drain(t, bob, group); !slices.Equal(got, append(want, 6)) {
+			t.Errorf("added again, bob read %v, want %v", got, append(want, 6))
+		}
+		if got := drain(t, alice, group); !slices.Equal(got, []uint64{1, 2, 3, 4, 5, 6}) {
+			t.Errorf("alice read %v", got)
 		}
 	}
 }
