@@ -62,10 +62,27 @@ func (g *Group) pastEpoch(ctx context.Context, env *Env, epoch uint64) (*pastEpo
 	return p, nil
 }
 
-// withPast returns the group with one past epoch's value replaced.
+// withPast returns the group with a past epoch at hand, loaded or in memory before.
 func (g *Group) withPast(p *pastEpoch) *Group {
+	if slices.Contains(g.past, p) {
+		return g
+	}
 	next := *g
-	next.past = slices.DeleteFunc(slices.Clone(g.past), func(q *pastEpoch) bool { return q.context.Epoch == p.context.Epoch })
-	next.past = append(next.past, p)
+	next.past = append(slices.Clip(g.past), p)
+	return &next
+}
+
+// withPastMessages returns the group with the secret tree of a past epoch replaced,
+// if the epoch is at hand.
+func (g *Group) withPastMessages(epoch uint64, messages *secretTree) *Group {
+	next := *g
+	next.past = slices.Clone(g.past)
+	for i, p := range next.past {
+		if p.context.Epoch == epoch {
+			was := *p
+			was.messages = messages
+			next.past[i] = &was
+		}
+	}
 	return &next
 }

@@ -87,9 +87,7 @@ func (g *Group) processPast(ctx context.Context, env *Env, m *MLSMessage, epoch 
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	next := *past
-	next.messages = messages
-	return g.withPast(&next), applicationMessage(a, sender), ws, nil
+	return g.withPast(past).withPastMessages(epoch, messages), applicationMessage(a, sender), ws, nil
 }
 
 func applicationMessage(a *AuthenticatedContent, sender *LeafNode) *ApplicationMessage {
@@ -173,6 +171,8 @@ func (g *Group) processPrivate(ctx context.Context, env *Env, m *PrivateMessage)
 	}
 	if next.context.Epoch == g.context.Epoch { // the ratchet of this epoch goes on
 		next.messages = messages
+	} else { // late messages need what the commit has left of it
+		next = next.withPastMessages(g.context.Epoch, messages)
 	}
 	ws.follow(handled)
 	return next, result, ws, nil
