@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/seal"
+)
+
+// Config is what a client is made of. Store, Suites and Keys must be there.
+type Config struct {
+	Store  *seal.Store // of the records; the client closes it, not the keystore behind it
+	Suites core.SuiteSource
+	Keys   core.CryptoProvider // of the signature keys
+
+	Authenticator core.Authenticator // nil: Basic
+	Transport     Transport          // nil: nothing can be sent or committed
+	Clock         func() time.Time   // nil: time.Now
+	Logger        *slog.Logger       // nil: none
+	Observe       func(Event)        // nil: nobody
+
+	// MaxOutboxLag is how many epochs an unsent message may be behind before it is
+	// encrypted again; 0 is 1.
+	MaxOutboxLag uint64
+	// Lease is how long a process that died may keep others from sending what is
+	// in an outbox; 0 is 3 seconds.
+	Lease time.Duration
+}
+
+// A Client is one device of a person: its keys and its conversations. It is safe
+// for concurrent use, also with other clients, in other processes, on one store.
+type Client struct {
+	store     *seal.Store
+	suites    core.SuiteSource
+	keys      core.CryptoProvider
+	auth      core.Authenticator
+	transport Transport
+	now       func() time.Time
+	log       *slog.Logger
+	observe   func(Event)
+	maxLag    uint64
+	lease     time.Duration
+
+	process  [16]byte // names this client in leases
+	locks    lockTable
+	sending  lockTable // outboxes
+	cache    groupCache
+	signers  sync.Map // public key to core.Signer
+	mu       sync.Mutex
+	burnt    map[core.ConversationID]map[uint64][]mls.Floor
+	closed   bool
+	underway int
+	idle     chan struct{} // closed when closed and nothing is under way
+}
+
+// Open opens a client on its store. It touches no network; see [Client.Resume].
+// Keys outside the store that a crash left without a name are deleted.
+func Open(ctx context.Context, cfg Config) (*Client, error) {
+	if cfg.Store == nil || cfg.Suites == nil || cfg.Keys == nil {
+		return nil, fmt.Errorf("client: a store, suites and a crypto provider are needed: %w", core.ErrInvalid)
+	}
+	c := &Client{
+		store: cfg.Store, suites: cfg.Suites, keys: cfg.Keys, auth: cfg.Authenticator, transport: cfg.Transport,
+		now: cfg.Clock, log: cfg.Logger, observe: cfg.Observe, maxLag: cfg.MaxOutboxLag, lease: cfg.Lease,
+		idle: make(chan struct{}),
+	}
+	_, _ = rand.Read(c.process[:])
+	if c.auth == nil {
+		c.auth = Basic{}
+	}
+	if c.now == nil {
+		c.now = time.Now
+	}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	if c.observe == nil {
+		c.observe = func(Event) {}
+	}
+	if c.maxLag == 0 {
+		c.maxLag = 1
+	}
+	if c.lease == 0 {
+		c.lease = 3 * time.Second
+	}
+	if err := c.sweep(ctx); err != nil {
+		if !errors.Is(err, core.ErrUnavailable) && !errors.Is(err, core.ErrUnsupported) {
+			return nil, err
+		}
+		c.log.Warn("keys that nothing names stay until the next start", "error", err)
+	}
+	return c, nil
+}
+
+// open begins a use of the client; done ends it.
+func (c *Client) open() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return core.ErrClosed
+	}
+	c.underway++
+	return nil
+}
+
+func (c *Client) done() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.underway--; c.closed && c.underway == 0 {
+		close(c.idle)
+	}
+}
+
+// Close waits for transactions under way, or for the end of the context, and
+// closes the store. What is stored stays as it is.
+func (c *Client) Close(ctx context.Context) error {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return nil
+	}
+	c.closed = true
+	if c.underway == 0 {
+		close(c.idle)
+	}
+	c.mu.Unlock()
+	select {
+	case <-c.idle:
+		return c.store.Close()
+	case <-ctx.Done():
+		return errors.Join(fmt.Errorf("transactions are still open: %w", ctx.Err()), c.store.Close())
+	}
+}
+
+// RandomBytes returns n bytes from the system's generator.
+func RandomBytes(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails, see crypto/rand
+	return b
+}

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package clienttest
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
+	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/seal"
+)
+
+// A Backend is a delivery service as one sees it: a [Service], or something in
+// front of one.
+type Backend interface {
+	SubmitCommit(by core.ClientID, id core.ConversationID, b client.CommitBundle) client.Outcome
+	SendMessage(by core.ClientID, id core.ConversationID, key string, message []byte) client.Outcome
+	Next(to core.ClientID, id core.ConversationID) (number int, message []byte, err error)
+	Ack(to core.ClientID, id core.ConversationID, number int)
+	Welcome(to core.ClientID) (Welcome, bool)
+	TakeWelcome(to core.ClientID)
+	GroupInfo(id core.ConversationID) ([]byte, error)
+}
+
+// A Link is the [client.Transport] of one device.
+type Link struct {
+	Service Backend
+	ID      core.ClientID
+	// Receive gets each message in Drain; it was taken if there is no error.
+	Receive func(ctx context.Context, id core.ConversationID, message []byte) error
+	// Before and After, if set, are called around "commit" and "send". An error of
+	// Before keeps the call from the service; one of After loses its answer.
+	Before, After func(call string) error
+}
+
+var _ client.Transport = (*Link)(nil)
+var _ client.GroupInfoSource = (*Link)(nil)
+
+func (l *Link) call(name string, f func() client.Outcome) (client.Outcome, error) {
+	if l.Before != nil {
+		if err := l.Before(name); err != nil {
+			return client.Outcome{}, err
+		}
+	}
+	outcome := f()
+	if l.After != nil {
+		if err := l.After(name); err != nil {
+			return client.Outcome{}, err
+		}
+	}
+	return outcome, nil
+}
+
+// SubmitCommit implements [client.Transport].
+func (l *Link) SubmitCommit(_ context.Context, id core.ConversationID, _ string, b client.CommitBundle) (client.Outcome, error) {
+	return l.call("commit", func() client.Outcome { return l.Service.SubmitCommit(l.ID, id, b) })
+}
+
+// SendMessage implements [client.Transport].
+func (l *Link) SendMessage(_ context.Context, id core.ConversationID, key string, message []byte) (client.Outcome, error) {
+	return l.call("send", func() client.Outcome { return l.Service.SendMessage(l.ID, id, key, message) })
+}
+
+// Drain implements [client.Transport].
+func (l *Link) Drain(ctx context.Context, id core.ConversationID) error {
+	for {
+		number, message, err := l.Service.Next(l.ID, id)
+		if err != nil || number == 0 {
+			return err
+		}
+		if err := l.Receive(ctx, id, message); err != nil {
+			return err
+		}
+		l.Service.Ack(l.ID, id, number)
+	}
+}
+
+// GroupInfo implements [client.GroupInfoSource].
+func (l *Link) GroupInfo(_ context.Context, id core.ConversationID) ([]byte, error) {
+	return l.Service.GroupInfo(id)
+}
+
+// A Device is a client, its connection, and what it has received.
+type Device struct {
+	*client.Client
+	Link *Link
+
+	mu       sync.Mutex
+	received []client.Received
+	failed   []error
+	events   []client.Event
+}
+
+// NewDevice opens a client on a keystore and connects it. The configuration needs
+// Suites and Keys; the store, the transport and the observer are the device's. It
+// is closed with the test.
+func NewDevice(t testing.TB, service Backend, id core.ClientID, ks core.Keystore, cfg client.Config) *Device {
+	t.Helper()
+	d := &Device{Link: &Link{Service: service, ID: id}}
+	wrapper, err := seal.RawKey(core.NewSecret(make([]byte, 32))) // a test has nothing to hide
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Store, err = seal.Open(t.Context(), ks, wrapper, "device"); err != nil {
+		t.Fatal(err)
+	}
+	d.Link.Receive = d.receive
+	cfg.Transport = d.Link
+	observe := cfg.Observe
+	cfg.Observe = func(e client.Event) {
+		d.mu.Lock()
+		d.events = append(d.events, e)
+		d.mu.Unlock()
+		if observe != nil {
+			observe(e)
+		}
+	}
+	if d.Client, err = client.Open(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Close(context.Background()) })
+	return d
+}
+
+// receive processes one message in a transaction. What a message is to blame for
+// is recorded and the message taken.
+func (d *Device) receive(ctx context.Context, id core.ConversationID, message []byte) error {
+	var got client.Received
+	err := d.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) (err error) {
+		got, err = tx.DecryptMessage(ctx, id, message)
+		return err
+	})
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case err == nil:
+		d.received = append(d.received, got)
+	case errors.Is(err, core.ErrInvalid), errors.Is(err, core.ErrNotFound), errors.Is(err, core.ErrDenied), errors.Is(err, core.ErrTooLarge):
+		d.failed = append(d.failed, err)
+	default:
+		return err
+	}
+	return nil
+}
+
+// Received returns what came since the last call, in order.
+func (d *Device) Received() []client.Received {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := d.received
+	d.received = nil
+	return out
+}
+
+// Texts returns the application data that came since the last call of it or of
+// Received, what was replayed included.
+func (d *Device) Texts() (texts []string) {
+	var add func(r client.Received)
+	replayed := func(list []client.Replayed) {
+		for _, r := range list {
+			if r.Err == nil {
+				add(r.Received)
+			}
+		}
+	}
+	add = func(r client.Received) {
+		switch r := r.(type) {
+		case *client.Text:
+			texts = append(texts, string(r.Data))
+			replayed(r.Replayed)
+		case *client.ProposalResult:
+			replayed(r.Replayed)
+		case *client.CommitResult:
+			replayed(r.Replayed)
+		}
+	}
+	for _, r := range d.Received() {
+		add(r)
+	}
+	return texts
+}
+
+// Failed returns the errors of messages since the last call, without those that
+// say that it was seen before or is our own.
+func (d *Device) Failed() (errs []error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, err := range d.failed {
+		if !errors.Is(err, mls.ErrDuplicateMessage) && !errors.Is(err, mls.ErrOwnMessage) {
+			errs = append(errs, err)
+		}
+	}
+	d.failed = nil
+	return errs
+}
+
+// Events returns the events since the last call.
+func (d *Device) Events() []client.Event {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out := d.events
+	d.events = nil
+	return out
+}
+
+// Welcomes joins every conversation that waits for the device.
+func (d *Device) Welcomes(ctx context.Context) error {
+	for {
+		w, ok := d.Link.Service.Welcome(d.Link.ID)
+		if !ok {
+			return nil
+		}
+		err := d.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+			_, err := tx.ProcessWelcome(ctx, w.Message, client.JoinConfig{})
+			return err
+		})
+		if err != nil && !errors.Is(err, client.ErrOrphanWelcome) && !errors.Is(err, client.ErrConversationExists) {
+			return err
+		}
+		d.Link.Service.TakeWelcome(d.Link.ID)
+	}
+}

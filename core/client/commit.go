@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/mls"
+)
+
+// Changes are what a commit shall do beside covering all proposals that wait.
+type Changes struct {
+	Add               [][]byte         // key packages: MLSMessages
+	Remove            []core.ClientID  // those who are not members are passed over
+	PSKs              [][]byte         // ids of pre-shared keys to mix in; see SetPSK
+	Update            bool             // refresh our own keys
+	Rotate            *Credential      // take one of our credentials, and its key, into use
+	Extensions        *[]mls.Extension // replace the group's
+	AuthenticatedData []byte
+}
+
+// AddMembers adds the clients of the key packages. It is a boundary.
+func (c *Conversation) AddMembers(ctx context.Context, keyPackages ...[]byte) (*CommitResult, error) {
+	if len(keyPackages) == 0 {
+		return nil, ErrEmptyInput
+	}
+	return c.Commit(ctx, Changes{Add: keyPackages})
+}
+
+// RemoveMembers removes clients; those who are not members are passed over, and if
+// none is it is ErrEmptyInput. It is a boundary.
+func (c *Conversation) RemoveMembers(ctx context.Context, ids ...core.ClientID) (*CommitResult, error) {
+	if len(ids) == 0 {
+		return nil, ErrEmptyInput
+	}
+	return c.Commit(ctx, Changes{Remove: ids})
+}
+
+// UpdateKeyMaterial refreshes our own keys. It is a boundary.
+func (c *Conversation) UpdateKeyMaterial(ctx context.Context) (*CommitResult, error) {
+	return c.Commit(ctx, Changes{Update: true})
+}
+
+// Rotate takes our newest credential of a type, and its signature key, into use. It
+// is a boundary.
+func (c *Conversation) Rotate(ctx context.Context, kind core.CredentialType) (*CommitResult, error) {
+	leave, err := c.tx.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	h, err := c.tx.member(ctx, c.id)
+	if err != nil {
+		return nil, err
+	}
+	suite, err := c.tx.client.suites.Suite(h.group.Suite())
+	if err != nil {
+		return nil, err
+	}
+	own, err := c.tx.newest(ctx, suite.Parameters().Scheme, kind)
+	if err != nil {
+		return nil, err
+	}
+	return c.tx.commit(ctx, c.id, Changes{Rotate: &own})
+}
+
+// CommitPendingProposals commits what is proposed. It is a boundary, unless there
+// is nothing: then it is no error and the epoch stays.
+func (c *Conversation) CommitPendingProposals(ctx context.Context) (*CommitResult, error) {
+	return c.Commit(ctx, Changes{})
+}
+
+// Commit makes one commit of the changes and of all proposals that wait, and
+// returns when the delivery service has accepted it and the new epoch is durable.
+//
+// It is a boundary: what the transaction did before it becomes durable with the
+// commit, before the commit is sent, and no abort undoes it. Where another commit
+// wins, the changes that are left are committed again, a few times, then it is
+// [ErrCommitLost]. Where the outcome is unknown the error is the transport's and
+// the commit stays: [Client.Resolve], or the next commit here, finds out. A service
+// that says no is a [RefusedError].
+func (c *Conversation) Commit(ctx context.Context, changes Changes) (*CommitResult, error) {
+	leave, err := c.tx.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	return c.tx.commit(ctx, c.id, changes)
+}
+
+func (t *Transaction) commit(ctx context.Context, id core.ConversationID, changes Changes) (*CommitResult, error) {
+	if t.client.transport == nil {
+		return nil, ErrNoTransport
+	}
+	for try := 1; ; try++ {
+		result, err := t.commitOnce(ctx, id, changes, try > 1)
+		if !errors.Is(err, ErrCommitLost) || try == maxTries {
+			return result, err
+		}
+		if err := pause(ctx, try); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// commitOnce makes the commit, closes the segment with it, and sees it through.
+func (t *Transaction) commitOnce(ctx context.Context, id core.ConversationID, changes Changes, again bool) (*CommitResult, error) {
+	h, err := t.ready(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	env := t.own(h)
+	members, err := h.group.Members(ctx, env)
+	if err != nil {
+		return nil, t.explain(ctx, h, err)
+	}
+	p, err := t.params(ctx, h, members, changes, again)
+	if err != nil {
+		return nil, err
+	}
+	if p == nil {
+		return &CommitResult{Epoch: h.group.Epoch(), Own: true, Active: h.group.Active()}, nil
+	}
+	g, pending, ws, err := h.group.Commit(ctx, env, *p)
+	if err != nil {
+		return nil, t.explain(ctx, h, err)
+	}
+	bundle, err := t.bundle(ctx, h, env, g, pending, members)
+	if err != nil {
+		return nil, t.explain(ctx, h, err)
+	}
+	message := digestOf(bundle.Commit)
+	t.encrypted(h, g, ws)
+	h.head.pending = pendingHead{message: message, epoch: pending.Epoch(), submissions: 1}
+	enqueued := t.enqueued(id)
+	if enqueued {
+		h.head.pending.submissions = 0 // that has to go first
+	}
+	if err := t.cross(ctx); err != nil {
+		return nil, err
+	}
+	var result *CommitResult
+	err = t.away(ctx, func(ctx context.Context) error {
+		if enqueued {
+			if err := t.client.submitAfterOutbox(ctx, id, message); err != nil {
+				return err
+			}
+		}
+		var err error
+		result, err = t.client.submit(ctx, id, commitKind, message, bundle)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if result == nil { // somebody else has merged it
+		committer := core.ClientID("")
+		if committer, err = clientID(ctx, t.segment); err != nil {
+			return nil, err
+		}
+		result = &CommitResult{
+			Epoch: pending.Epoch() + 1, Own: true, Committer: committer,
+			Added: bundle.Added, Removed: bundle.Removed, Active: true,
+		}
+	}
+	return result, t.replayAfter(ctx, id, result)
+}
+
+// replayAfter tries what was buffered for the new epoch, in the open segment: its
+// results are the application's to keep or to abort.
+func (t *Transaction) replayAfter(ctx context.Context, id core.ConversationID, result *CommitResult) error {
+	h, err := t.hold(ctx, id)
+	if err != nil {
+		return err
+	}
+	result.Replayed, err = t.replay(ctx, h)
+	return t.explain(ctx, h, err)
+}
+
+// ready holds a conversation in which a commit may be made: nothing waits in its
+// outbox and no commit of ours waits for an answer.
+func (t *Transaction) ready(ctx context.Context, id core.ConversationID) (*held, error) {
+	blocked := false // by proposals, which the commit takes away
+	for try := 1; ; try++ {
+		h, err := t.member(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		waiting, err := t.outboxWaits(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		waiting = waiting && !blocked
+		pending := h.head.pending.exists() || h.head.join.exists()
+		switch {
+		case !waiting && !pending:
+			return h, nil
+		case try > 3:
+			return nil, fmt.Errorf("the conversation does not come to rest: %w", core.ErrUnavailable)
+		case !t.unchanged():
+			// Closing the segment here would make it durable without the commit.
+			// Client.Transaction settles the conversation and starts over.
+			t.blocked = append(t.blocked, id)
+			return nil, fmt.Errorf("messages or a commit wait to be sent first: %w", core.ErrConflict)
+		}
+		t.release(nil) // nothing was done yet
+		err = t.away(ctx, func(ctx context.Context) error { return t.client.Settle(ctx, id) })
+		if blocked = errors.Is(err, mls.ErrPendingProposals); err != nil && !blocked {
+			return nil, err
+		}
+	}
+}
+
+// cross closes the segment: a boundary.
+func (t *Transaction) cross(ctx context.Context) error {
+	if err := t.close(ctx); err != nil {
+		return errors.Join(err, t.discard(ctx))
+	}
+	t.crossed = true
+	return nil
+}
+
+// away runs what asks the delivery service, with nothing held.
+func (t *Transaction) away(ctx context.Context, f func(ctx context.Context) error) error {
+	t.outside.Store(true)
+	defer t.outside.Store(false)
+	return f(t.client.outsideContext(ctx))
+}
+
+// params turns the changes into proposals for the group as it is; nil if nothing
+// is left to do. In another try, what others did meanwhile is passed over.
+func (t *Transaction) params(ctx context.Context, h *held, members []mls.Member, changes Changes, again bool) (*mls.CommitParams, error) {
+	env := t.own(h)
+	leaves := map[core.ClientID]mls.LeafIndex{}
+	for _, m := range members {
+		id, err := identify(env, m.Credential, m.SignatureKey)
+		if err != nil {
+			return nil, err
+		}
+		leaves[id] = m.Leaf
+	}
+	p := &mls.CommitParams{ForcePath: changes.Update, AuthenticatedData: changes.AuthenticatedData}
+	for _, message := range changes.Add {
+		k, err := parseKeyPackage(message)
+		if err != nil {
+			return nil, err
+		}
+		id, err := identify(env, k.LeafNode.Credential, k.LeafNode.SignatureKey)
+		if err != nil {
+			return nil, err
+		}
+		if _, member := leaves[id]; !member || !again {
+			p.Proposals = append(p.Proposals, &mls.Add{KeyPackage: k})
+		}
+	}
+	removed := 0
+	for _, id := range slices.Compact(slices.Sorted(slices.Values(changes.Remove))) {
+		if leaf, member := leaves[id]; member {
+			p.Proposals = append(p.Proposals, &mls.Remove{Removed: leaf})
+			removed++
+		}
+	}
+	if len(changes.Remove) > 0 && removed == 0 && !again {
+		return nil, fmt.Errorf("none of those to remove is a member: %w", ErrEmptyInput)
+	}
+	for _, id := range changes.PSKs {
+		p.Proposals = append(p.Proposals, h.group.NewExternalPSK(id))
+	}
+	if changes.Extensions != nil {
+		p.Proposals = append(p.Proposals, &mls.GroupContextExtensions{Extensions: *changes.Extensions})
+	}
+	if r := changes.Rotate; r != nil {
+		signer, err := t.signer(ctx, r.SignatureKey)
+		if err != nil {
+			return nil, err
+		}
+		p.Leaf = mls.LeafParams{Credential: &r.Credential, SignatureKey: signer}
+	}
+	if len(p.Proposals) > 0 || p.ForcePath || changes.Rotate != nil {
+		return p, nil
+	}
+	for waiting, err := range h.group.PendingProposals(ctx, env) {
+		if err != nil {
+			return nil, err
+		}
+		if r, ok := waiting.Proposal.(*mls.Remove); !ok || r.Removed != h.group.OwnLeaf() {
+			return p, nil // our own leaving is for others to commit
+		}
+	}
+	return nil, nil
+}
+
+// bundle is what is published, with the names of those who come and go.
+func (t *Transaction) bundle(ctx context.Context, h *held, env *mls.Env, g *mls.Group, p *mls.PendingCommit, members []mls.Member) (CommitBundle, error) {
+	b, err := p.Bundle(ctx, env, g)
+	if err != nil {
+		return CommitBundle{}, err
+	}
+	out := CommitBundle{Commit: b.Commit, Welcome: b.Welcome, GroupInfo: b.GroupInfo}
+	for _, leaf := range p.Added() {
+		id, err := identify(env, leaf.Credential, leaf.SignatureKey)
+		if err != nil {
+			return CommitBundle{}, err
+		}
+		out.Added = append(out.Added, id)
+	}
+	for _, proposal := range p.Proposals() {
+		r, ok := proposal.Proposal.(*mls.Remove)
+		if !ok {
+			continue
+		}
+		for _, m := range members {
+			if m.Leaf != r.Removed {
+				continue
+			}
+			id, err := identify(env, m.Credential, m.SignatureKey)
+			if err != nil {
+				return CommitBundle{}, err
+			}
+			out.Removed = append(out.Removed, id)
+		}
+	}
+	return out, nil
+}

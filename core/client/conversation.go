@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/mls"
+)
+
+// A ConversationConfig is what a new conversation shall be. The zero value takes
+// the client's most preferred suite and a basic credential.
+type ConversationConfig struct {
+	Suite           core.SuiteID
+	Credential      core.CredentialType
+	ExternalSenders []mls.ExternalSender // who may propose from outside
+	Group           mls.Config           // zero: mls.DefaultConfig
+}
+
+func orDefault(c mls.Config) mls.Config {
+	if c == (mls.Config{}) {
+		return mls.DefaultConfig
+	}
+	return c
+}
+
+// A Conversation is a group as a transaction sees it. It is good for as long as
+// the transaction is.
+type Conversation struct {
+	tx *Transaction
+	id core.ConversationID
+}
+
+// ID is the group id.
+func (c *Conversation) ID() core.ConversationID { return c.id }
+
+// Conversation opens a conversation that we are in; ErrConversationNotFound.
+func (t *Transaction) Conversation(ctx context.Context, id core.ConversationID) (*Conversation, error) {
+	leave, err := t.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	if _, err := t.member(ctx, id); err != nil {
+		return nil, err
+	}
+	return &Conversation{tx: t, id: id}, nil
+}
+
+// NewConversation makes a conversation with us as its only member, in epoch 0.
+// ErrConversationExists if we are in it or about to join it.
+func (t *Transaction) NewConversation(ctx context.Context, id core.ConversationID, cfg ConversationConfig) (*Conversation, error) {
+	leave, err := t.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	h, err := t.hold(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if h.group != nil || h.head.join.exists() {
+		return nil, ErrConversationExists
+	}
+	if cfg.Suite == 0 {
+		cfg.Suite = t.client.suites.Suites()[0]
+	}
+	suite, err := t.client.suites.Suite(cfg.Suite)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Credential == 0 {
+		cfg.Credential = core.CredentialBasic
+	}
+	own, err := t.newest(ctx, suite.Parameters().Scheme, cfg.Credential)
+	if err != nil {
+		return nil, err
+	}
+	signer, err := t.signer(ctx, own.SignatureKey)
+	if err != nil {
+		return nil, err
+	}
+	extensions := mls.Extensions{mls.RequiredCapabilities{
+		Credentials: []core.CredentialType{core.CredentialBasic, core.CredentialX509},
+	}.Extension()}
+	if len(cfg.ExternalSenders) > 0 {
+		extensions = append(extensions, mls.ExternalSendersExtension(cfg.ExternalSenders))
+	}
+	now := t.client.now()
+	g, ws, err := mls.Create(ctx, t.env(id, h.head.next), mls.CreateParams{
+		Suite: suite, GroupID: []byte(id), Signer: signer, Credential: own.Credential,
+		Capabilities: t.client.capabilities(), Extensions: extensions, Config: orDefault(cfg.Group),
+		Lifetime: mls.Lifetime{NotBefore: unix(now.Add(-clockSkew)), NotAfter: unix(now.Add(keyPackageLifetime))},
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := t.inhabit(ctx, h, h.head.next, g, ws); err != nil {
+		return nil, err
+	}
+	return &Conversation{tx: t, id: id}, nil
+}
+
+// inhabit makes a fresh incarnation the one that the conversation lives in.
+func (t *Transaction) inhabit(ctx context.Context, h *held, incarnation uint32, g *mls.Group, ws *mls.WriteSet) error {
+	if err := t.enlist(ctx, h); err != nil {
+		return err
+	}
+	if h.head.active != 0 {
+		t.segment.del(ofGroup(h.id, h.head.active), nil)
+	}
+	h.head.active = incarnation
+	h.head.next = max(h.head.next, incarnation+1)
+	h.head.pending = pendingHead{}
+	h.head.merged, h.head.began = digest{}, digest{}
+	t.advance(h, g, ws)
+	t.events = append(t.events, EpochChanged{h.id, g.Epoch()})
+	return nil
+}
+
+// enlist puts a conversation that has no head yet into the list of all.
+func (t *Transaction) enlist(ctx context.Context, h *held) error {
+	if h.exists {
+		return nil
+	}
+	next, err := t.listHead(ctx)
+	if err != nil {
+		return err
+	}
+	p := at(tableConversations, "")
+	t.segment.put(p, item(be64(next)), newEncoder().bytes([]byte(h.id)))
+	t.segment.put(p, theOnly, newEncoder().u64(next+1))
+	h.head.sequence = next
+	h.exists, h.dirty = true, true
+	return nil
+}
+
+func (t *Transaction) listHead(ctx context.Context) (next uint64, err error) {
+	r, found, err := t.segment.getExpected(ctx, at(tableConversations, ""), theOnly)
+	if err != nil || !found {
+		return 0, err
+	}
+	err = decodeRecord("the conversations", r.Value, func(d *decoder) { next = d.u64() })
+	return next, err
+}
+
+// conversations lists the ids of all conversations with a head, in the order in
+// which they came.
+func conversations(ctx context.Context, s *segment) (ids []core.ConversationID, err error) {
+	answers, err := s.read(ctx, query{place: at(tableConversations, ""), prefix: item()})
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range answers[0] {
+		err := decodeRecord("the conversations", r.Value, func(d *decoder) {
+			ids = append(ids, core.ConversationID(d.bytes()))
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return ids, nil
+}
+
+// forget deletes the group and, unless a join waits, everything else that there is
+// of the conversation. What was accepted for sending is reported.
+func (t *Transaction) forget(ctx context.Context, h *held, reason string) error {
+	if err := t.undeliverable(ctx, h, reason); err != nil {
+		return err
+	}
+	if h.head.active != 0 {
+		t.segment.del(ofGroup(h.id, h.head.active), nil)
+		t.events = append(t.events, Left{h.id})
+	}
+	h.group, h.dirty = nil, true
+	h.head.active, h.head.epoch, h.head.pending = 0, 0, pendingHead{}
+	h.head.merged, h.head.began = digest{}, digest{}
+	t.emptyBuffer(h)
+	if h.head.join.exists() || !h.exists {
+		return nil
+	}
+	next, err := t.listHead(ctx)
+	if err != nil {
+		return err
+	}
+	p := at(tableConversations, "")
+	t.segment.del(p, item(be64(h.head.sequence)))
+	t.segment.put(p, theOnly, newEncoder().u64(next))
+	for _, table := range []core.Table{tableFloors, tableLease, tableJoin} {
+		t.segment.del(ofConversation(table, h.id), nil)
+	}
+	h.exists = false
+	h.head = head{id: h.id, next: h.head.next}
+	return nil
+}
+
+// Wipe deletes everything that we have of the conversation, here. The other members
+// are not told; see [Conversation.Leave].
+func (c *Conversation) Wipe(ctx context.Context) error {
+	return c.with(ctx, func(h *held) error { return c.tx.forget(ctx, h, "the conversation was wiped") })
+}
+
+// with runs an operation on the conversation.
+func (c *Conversation) with(ctx context.Context, f func(h *held) error) error {
+	return c.tx.do(ctx, func() error {
+		h, err := c.tx.member(ctx, c.id)
+		if err != nil {
+			return err
+		}
+		return c.tx.explain(ctx, h, f(h))
+	})
+}
+
+// SetParent marks the conversation as a child of another, which must exist then.
+// Nothing but [Conversation.Parent] depends on it.
+func (c *Conversation) SetParent(ctx context.Context, parent core.ConversationID) error {
+	return c.with(ctx, func(h *held) error {
+		p, err := c.tx.hold(ctx, parent)
+		if err != nil {
+			return err
+		}
+		if !p.exists {
+			return fmt.Errorf("parent: %w", ErrConversationNotFound)
+		}
+		h.head.parent, h.dirty = parent, true
+		return nil
+	})
+}
+
+// Parent is what SetParent set; empty if nothing.
+func (c *Conversation) Parent(ctx context.Context) (parent core.ConversationID, err error) {
+	err = c.with(ctx, func(h *held) error { parent = h.head.parent; return nil })
+	return parent, err
+}
+
+// sequenceOf reads a sequence number back from a key.
+func sequenceOf(key []byte) uint64 { return binary.BigEndian.Uint64(key) }

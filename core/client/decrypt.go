@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/mls"
+)
+
+// DecryptMessage processes a message of a conversation as the delivery service
+// handed it out (an MLSMessage), and says what it was.
+//
+// A message that cannot be processed yet is *Buffered, which is no error. After an
+// error nothing has changed; the errors that an application meets in the ordinary
+// course are mls.ErrDuplicateMessage and mls.ErrOwnMessage (it was processed, or
+// is ours), [ErrStaleCommit], [ErrStaleProposal] and mls.ErrTooOld (too late),
+// mls.ErrWrongEpoch (commits were missed: drain, or join again) and
+// [ErrConversationNotFound].
+func (t *Transaction) DecryptMessage(ctx context.Context, id core.ConversationID, message []byte) (result Received, err error) {
+	err = t.do(ctx, func() error {
+		in, err := parseIncoming(message)
+		if err != nil {
+			return err
+		}
+		if in.group != id {
+			return mls.ErrWrongGroup
+		}
+		h, err := t.hold(ctx, id)
+		if err != nil {
+			return err
+		}
+		result, err = t.decrypt(ctx, h, in)
+		return t.explain(ctx, h, err)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return result, nil
+}
+
+// DecryptMessage is [Transaction.DecryptMessage] for this conversation.
+func (c *Conversation) DecryptMessage(ctx context.Context, message []byte) (Received, error) {
+	return c.tx.DecryptMessage(ctx, c.id, message)
+}
+
+// incoming is a message on its way in.
+type incoming struct {
+	message []byte
+	digest  digest
+	parsed  *mls.MLSMessage
+	group   core.ConversationID
+	epoch   uint64
+}
+
+func parseIncoming(message []byte) (*incoming, error) {
+	m, err := mls.UnmarshalMLSMessage(message)
+	if err != nil {
+		return nil, err
+	}
+	group, epoch, ok := m.GroupEpoch()
+	if !ok {
+		return nil, fmt.Errorf("wire format %d in a conversation: %w", m.WireFormat(), mls.ErrMalformed)
+	}
+	return &incoming{message: message, digest: digestOf(message), parsed: m, group: core.ConversationID(group), epoch: epoch}, nil
+}
+
+// content tells what the header says; PrivateMessages have it in clear.
+func (in *incoming) content() mls.ContentType {
+	if in.parsed.PublicMessage != nil {
+		return in.parsed.PublicMessage.Content.ContentType
+	}
+	return in.parsed.PrivateMessage.ContentType
+}
+
+// decrypt is DecryptMessage for a conversation that is held. Our own commits are
+// known by their bytes, before anything is asked of the engine.
+func (t *Transaction) decrypt(ctx context.Context, h *held, in *incoming) (Received, error) {
+	var result Received
+	var err error
+	switch {
+	case h.head.join.exists() && in.digest == h.head.join.message:
+		result, err = t.mergeJoin(ctx, h)
+	case h.group == nil && h.head.join.exists():
+		return t.buffer(h, in, JoinPending)
+	case h.group == nil:
+		return nil, ErrConversationNotFound
+	case h.head.pending.exists() && in.digest == h.head.pending.message:
+		result, err = t.mergePending(ctx, h)
+	case in.digest == h.head.merged || in.digest == h.head.began:
+		return nil, mls.ErrDuplicateMessage
+	default:
+		result, err = t.process(ctx, h, in)
+		var wrong *mls.EpochError
+		if errors.As(err, &wrong) && wrong.Message == wrong.Group+1 {
+			return t.buffer(h, in, FutureEpoch)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := result.(*ProposalResult); ok {
+		if result, err = t.retryCommit(ctx, h, result); err != nil {
+			return nil, err
+		}
+	}
+	replayed, err := t.replay(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	return attach(result, replayed), nil
+}
+
+// process gives a message to the engine. Nothing is buffered here but a commit
+// that lacks proposals.
+func (t *Transaction) process(ctx context.Context, h *held, in *incoming) (Received, error) {
+	if in.epoch < h.group.Epoch() {
+		switch in.content() {
+		case mls.ContentCommit:
+			return nil, ErrStaleCommit
+		case mls.ContentProposal:
+			return nil, ErrStaleProposal
+		}
+	}
+	env := t.own(h)
+	known := map[string]bool{}
+	if in.content() == mls.ContentProposal {
+		for p, err := range h.group.PendingProposals(ctx, env) {
+			if err != nil {
+				return nil, err
+			}
+			known[string(p.Ref)] = true
+		}
+	}
+	before := h.group
+	g, result, ws, err := before.Process(ctx, env, in.parsed)
+	if errors.Is(err, mls.ErrMissingProposal) {
+		return t.bufferCommit(h, in)
+	}
+	if err != nil {
+		return nil, err
+	}
+	switch r := result.(type) {
+	case *mls.ApplicationMessage:
+		sender, err := identify(env, r.Sender.Credential, r.Sender.SignatureKey)
+		if err != nil {
+			return nil, err
+		}
+		t.advance(h, g, ws)
+		return &Text{Sender: sender, Epoch: r.Epoch, AuthenticatedData: r.AuthenticatedData, Data: r.Data}, nil
+	case *mls.ReceivedProposal:
+		if known[string(r.Ref)] {
+			return nil, mls.ErrDuplicateMessage
+		}
+		delay, err := t.delay(ctx, g, env)
+		if err != nil {
+			return nil, err
+		}
+		t.advance(h, g, ws)
+		return &ProposalResult{Ref: r.Ref, Proposal: r.Proposal, Sender: r.Sender, Delay: delay}, nil
+	case *mls.ReceivedCommit:
+		c, err := t.commitResult(ctx, before, env, r)
+		if err != nil {
+			return nil, err
+		}
+		t.advance(h, g, ws)
+		return c, t.entered(ctx, h, r, in.digest)
+	}
+	return nil, fmt.Errorf("unexpected result %T: %w", result, core.ErrUnsupported)
+}
+
+// commitResult tells in names what a commit does to the epoch that it ends.
+func (t *Transaction) commitResult(ctx context.Context, before *mls.Group, env *mls.Env, r *mls.ReceivedCommit) (*CommitResult, error) {
+	c := &CommitResult{Epoch: before.Epoch() + 1, Active: !r.SelfRemoved && r.ReInit == nil}
+	names := func(members []mls.Member) (ids []core.ClientID, err error) {
+		for _, m := range members {
+			id, err := identify(env, m.Credential, m.SignatureKey)
+			if err != nil {
+				return nil, err
+			}
+			ids = append(ids, id)
+		}
+		return ids, nil
+	}
+	var err error
+	if c.Added, err = names(r.Added); err != nil {
+		return nil, err
+	}
+	if c.Removed, err = names(r.Removed); err != nil {
+		return nil, err
+	}
+	committer := r.Joined
+	if committer != nil {
+		joined, err := names([]mls.Member{*committer})
+		if err != nil {
+			return nil, err
+		}
+		c.Added = append(c.Added, joined...)
+	} else {
+		members, err := before.Members(ctx, env)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range members {
+			if r.Committer.Type == mls.SenderMember && m.Leaf == r.Committer.Leaf {
+				committer = &m
+			}
+		}
+	}
+	if committer != nil {
+		if c.Committer, err = identify(env, committer.Credential, committer.SignatureKey); err != nil {
+			return nil, err
+		}
+	}
+	for _, p := range r.Unused {
+		if p.Sender.Type == mls.SenderMember && p.Sender.Leaf == before.OwnLeaf() {
+			c.Dropped = append(c.Dropped, p.Proposal)
+		}
+	}
+	return c, nil
+}
+
+// entered is what a new epoch means beyond the engine: our commit for the old one
+// has lost unless it is this one, what we proposed and did not send is void, and
+// what waited may be tried.
+func (t *Transaction) entered(ctx context.Context, h *held, r *mls.ReceivedCommit, began digest) error {
+	h.dirty = true
+	h.head.pending = pendingHead{}
+	h.head.began = began
+	if r.SelfRemoved {
+		return t.forget(ctx, h, "we were removed from the conversation")
+	}
+	if err := t.dropUnsentProposals(ctx, h); err != nil {
+		return err
+	}
+	if h.head.waiting.commit {
+		h.head.waiting.commit = false
+		t.segment.del(ofConversation(tableBufferedCommit, h.id), theOnly)
+	}
+	h.head.waiting.ready = h.head.waiting.count > 0
+	t.events = append(t.events, EpochChanged{h.id, h.group.Epoch()})
+	return nil
+}
+
+// mergePending begins the epoch of our own commit, which the service has accepted.
+func (t *Transaction) mergePending(ctx context.Context, h *held) (*CommitResult, error) {
+	env := t.own(h)
+	p, err := t.loadPending(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	before := h.group
+	g, r, ws, err := before.Merge(ctx, env, p)
+	if err != nil {
+		return nil, err
+	}
+	c, err := t.commitResult(ctx, before, env, r)
+	if err != nil {
+		return nil, err
+	}
+	c.Own = true
+	own := h.head.pending.message
+	h.head.merged = own
+	t.advance(h, g, ws)
+	return c, t.entered(ctx, h, r, own)
+}
+
+func (t *Transaction) loadPending(ctx context.Context, h *held) (*mls.PendingCommit, error) {
+	r, found, err := t.segment.get(ctx, ofGroup(h.id, h.head.active), []byte{byte(mls.RecordPending)})
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, fmt.Errorf("pending commit: %w", core.ErrDamaged)
+	}
+	p, err := mls.LoadPending(t.client.suites, r.Value)
+	if err != nil {
+		return nil, err
+	}
+	if digestOf(p.Message()) != h.head.pending.message {
+		return nil, fmt.Errorf("pending commit of another epoch: %w", core.ErrDamaged)
+	}
+	return p, nil
+}
+
+// delay tells how long to leave the pending proposals to others: nil if there are
+// none, or if one of them removes us.
+func (t *Transaction) delay(ctx context.Context, g *mls.Group, env *mls.Env) (*time.Duration, error) {
+	removed := map[mls.LeafIndex]bool{}
+	waiting := 0
+	for p, err := range g.PendingProposals(ctx, env) {
+		if err != nil {
+			return nil, err
+		}
+		waiting++
+		if r, ok := p.Proposal.(*mls.Remove); ok {
+			if r.Removed == g.OwnLeaf() {
+				return nil, nil
+			}
+			removed[r.Removed] = true
+		}
+	}
+	if waiting == 0 {
+		return nil, nil
+	}
+	members, err := g.Members(ctx, env)
+	if err != nil {
+		return nil, err
+	}
+	d := commitDelay(g.Epoch(), g.OwnLeaf(), members, removed)
+	return &d, nil
+}

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/seal"
+)
+
+// A delivery sends what an outbox holds. Nothing else is held meanwhile: removing
+// an item expects the item and the lease, no more.
+type delivery struct {
+	c       *Client
+	id      core.ConversationID
+	full    bool // wait for another sender, and drain if we are behind
+	drained bool
+	lease   leaseRecord
+}
+
+// maxPasses bounds how often one delivery starts over.
+const maxPasses = 1000
+
+// pageOfOutbox is how many items are read at a time.
+const pageOfOutbox = 16
+
+// deliver sends what waits in an outbox, in order, until it is empty: then nil.
+// What cannot be sent now is core.ErrUnavailable and stays.
+func (c *Client) deliver(ctx context.Context, id core.ConversationID, full bool) error {
+	if c.transport == nil {
+		return ErrNoTransport
+	}
+	release, err := c.sending.acquire(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer release()
+	d := &delivery{c: c, id: id, full: full}
+	ctx = c.outsideContext(ctx)
+	for range maxPasses {
+		done, err := d.pass(ctx)
+		if errors.Is(err, core.ErrConflict) {
+			if err = pause(ctx, 1); err == nil {
+				continue
+			}
+		}
+		if done || err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("the outbox does not become empty: %w", core.ErrUnavailable)
+}
+
+// pass sends a page of items. It is done when it finds none.
+func (d *delivery) pass(ctx context.Context) (done bool, err error) {
+	answers, err := newSegment(d.c.store).read(ctx,
+		one(ofConversation(tableConversation, d.id), theOnly),
+		one(ofConversation(tableLease, d.id), theOnly),
+		query{place: ofConversation(tableOutbox, d.id), limit: pageOfOutbox})
+	if err != nil {
+		return false, err
+	}
+	if d.lease, err = decodeLease(answers[1]); err != nil {
+		return false, err
+	}
+	items := answers[2]
+	if len(items) == 0 {
+		if d.mine() {
+			return true, d.giveBack(ctx)
+		}
+		return true, nil
+	}
+	if !d.mine() && !d.lease.free() {
+		if !d.full {
+			return true, nil // the other one sends it
+		}
+		return false, wait(ctx, min(time.Until(d.lease.expires), 50*time.Millisecond))
+	}
+	if err := d.renew(ctx); err != nil {
+		return false, err
+	}
+	var h head
+	if len(answers[0]) > 0 {
+		if h, err = decodeHead(answers[0][0].Value); err != nil {
+			return false, err
+		}
+	}
+	for i, r := range items {
+		o, err := decodeOutgoing(r.Value)
+		if err != nil {
+			return false, err
+		}
+		last := i == len(items)-1 && len(items) < pageOfOutbox
+		again, err := d.send(ctx, h, r, o, last)
+		if err != nil || again {
+			return false, err
+		}
+		if err := d.renew(ctx); !last && err != nil {
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (d *delivery) mine() bool { return d.lease.owner == d.c.process && !d.lease.free() }
+
+// renew takes the lease, or makes it longer when half of it is over.
+func (d *delivery) renew(ctx context.Context) error {
+	if d.mine() && time.Until(d.lease.expires) > d.c.lease/2 {
+		return nil
+	}
+	p := ofConversation(tableLease, d.id)
+	l := d.c.newLease()
+	s := newSegment(d.c.store)
+	s.expect(p, theOnly, d.lease.version)
+	s.put(p, theOnly, l.encode())
+	versions, err := s.apply(ctx)
+	if err != nil {
+		return err
+	}
+	l.version = versions[p][string(theOnly)]
+	d.lease = l
+	return nil
+}
+
+func (d *delivery) giveBack(ctx context.Context) error {
+	p := ofConversation(tableLease, d.id)
+	s := newSegment(d.c.store)
+	s.expect(p, theOnly, d.lease.version)
+	s.del(p, theOnly)
+	_, err := s.apply(ctx)
+	return err
+}
+
+// send sends one item. again: the item is another now, or has to wait for what a
+// drain has changed.
+func (d *delivery) send(ctx context.Context, h head, r seal.Record, o outgoing, last bool) (again bool, err error) {
+	text := o.kind == outText
+	switch {
+	case h.active == 0:
+		return false, d.remove(ctx, r, last, o.lost(d.id, "we are not in the conversation"))
+	case text && h.epoch > o.epoch+d.c.maxLag:
+		return true, d.c.encryptAgain(ctx, d.id, r.Key)
+	}
+	outcome, err := d.c.transport.SendMessage(ctx, d.id, o.key.String(), o.message)
+	if err != nil {
+		return false, fmt.Errorf("message %v waits: %w: %w", o.key, core.ErrUnavailable, err)
+	}
+	switch outcome.Kind {
+	case Accepted:
+		return false, d.remove(ctx, r, last, nil)
+	case Refused:
+		return false, d.remove(ctx, r, last, o.lost(d.id, outcome.Reason))
+	case Stale, Competing:
+		if !text {
+			return false, d.remove(ctx, r, last, o.lost(d.id, "the epoch ended"))
+		}
+		return true, d.stale(ctx, r, o)
+	}
+	return false, fmt.Errorf("message %v: outcome %d: %w", o.key, outcome.Kind, core.ErrUnavailable)
+}
+
+// stale is for a text whose epoch is over for the service: we may not know yet.
+func (d *delivery) stale(ctx context.Context, r seal.Record, o outgoing) error {
+	h, err := d.c.readHead(ctx, d.id)
+	if err != nil {
+		return err
+	}
+	switch {
+	case h.active == 0:
+		return nil // the next pass sees that
+	case h.epoch > o.epoch:
+		return d.c.encryptAgain(ctx, d.id, r.Key)
+	case !d.full || d.drained:
+		return fmt.Errorf("message %v waits for the commit that ended its epoch: %w", o.key, core.ErrUnavailable)
+	}
+	d.drained = true
+	if err := d.c.transport.Drain(ctx, d.id); err != nil {
+		return fmt.Errorf("message %v waits: %w: %w", o.key, core.ErrUnavailable, err)
+	}
+	return nil
+}
+
+// remove takes a finished item out, and gives the lease back with the last one.
+func (d *delivery) remove(ctx context.Context, r seal.Record, last bool, event Event) error {
+	s := newSegment(d.c.store)
+	outbox, lease := ofConversation(tableOutbox, d.id), ofConversation(tableLease, d.id)
+	s.expect(outbox, r.Key, r.Version)
+	s.expect(lease, theOnly, d.lease.version)
+	s.del(outbox, r.Key)
+	if last {
+		s.del(lease, theOnly)
+	}
+	if _, err := s.apply(ctx); err != nil {
+		return err
+	}
+	if event != nil {
+		d.c.observe(event)
+	}
+	return nil
+}

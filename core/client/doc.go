@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package client is what an application imports: encrypted group conversations
+// behind transactions. Start with [Open], make an identity with
+// [Transaction.InitMLS], then [Transaction.NewConversation] or
+// [Transaction.ProcessWelcome].
+//
+// What a [Transaction] does is buffered and becomes durable as one write when it
+// finishes, or not at all. An operation that needs the delivery service's answer,
+// such as [Conversation.AddMembers], is a boundary: it makes everything so far
+// durable together with the commit, lets go of every conversation, asks the
+// service, and applies the answer at once. What comes after it belongs to a new
+// segment; an abort, an error, a panic or a cancellation undoes the open segment
+// only. The methods that are boundaries say so.
+//
+// What it promises:
+//
+//   - A commit is durable before it is sent and is dropped only when another
+//     commit of its epoch was processed, or when the service refused it for good
+//     the first time it was submitted. After a crash or an unknown answer
+//     [Client.Resume] asks the service and sends the same bytes again.
+//   - Nothing that leaves the process repeats a key and nonce, whatever crashes.
+//   - What [Conversation.Send] accepted is delivered at least once, in order, with
+//     the same idempotency key each time, or reported as [Undelivered].
+//   - Reads through the [Client] see what is durable and nothing else.
+//
+// What not to do: hand out ciphertexts of [Conversation.Encrypt] before the
+// transaction is durable; start a transaction within a transaction; keep a
+// [Conversation] beyond its transaction; copy the store of a running client.
+package client

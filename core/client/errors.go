@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/mls"
+)
+
+// The outcomes that an application branches on, beside those of package mls. Each
+// also matches the core sentinel that says what to do next.
+var (
+	// ErrInvalidTransaction: the transaction was finished or aborted.
+	ErrInvalidTransaction = fmt.Errorf("client: the transaction has ended: %w", core.ErrClosed)
+	// ErrNestedTransaction: a transaction was begun within a transaction, or used
+	// while it waits for the delivery service.
+	ErrNestedTransaction = fmt.Errorf("client: nested transaction: %w", core.ErrDenied)
+	// ErrNotInitialized: the client has no identity yet; see InitMLS.
+	ErrNotInitialized = fmt.Errorf("client: no identity yet: %w", core.ErrNotFound)
+	// ErrInitialized: the client has an identity already.
+	ErrInitialized = fmt.Errorf("client: has an identity already: %w", core.ErrDenied)
+	// ErrNoTransport: the operation needs a delivery service and there is none.
+	ErrNoTransport = fmt.Errorf("client: no transport: %w", core.ErrUnsupported)
+	// ErrConversationNotFound: no such conversation, or we are no longer in it.
+	ErrConversationNotFound = fmt.Errorf("client: conversation: %w", core.ErrNotFound)
+	// ErrConversationExists: we are in this conversation, or about to join it.
+	ErrConversationExists = fmt.Errorf("client: conversation exists already: %w", core.ErrDenied)
+	// ErrCredentialNotFound: no credential of the type for the signature scheme.
+	ErrCredentialNotFound = fmt.Errorf("client: credential: %w", core.ErrNotFound)
+	// ErrClientNotFound: the client is not a member.
+	ErrClientNotFound = fmt.Errorf("client: member: %w", core.ErrNotFound)
+	// ErrEmptyInput: there is nothing to do in what was given.
+	ErrEmptyInput = fmt.Errorf("client: nothing to do: %w", core.ErrInvalid)
+	// ErrOrphanWelcome: none of our key packages fits; join by external commit.
+	ErrOrphanWelcome = fmt.Errorf("client: welcome for none of our key packages: %w", core.ErrNotFound)
+	// ErrStaleCommit and ErrStaleProposal: the message is of an epoch that is over.
+	ErrStaleCommit   = fmt.Errorf("client: commit of a past epoch: %w", core.ErrInvalid)
+	ErrStaleProposal = fmt.Errorf("client: proposal of a past epoch: %w", core.ErrInvalid)
+	// ErrCommitLost: other commits won every time. Nothing is pending.
+	ErrCommitLost = fmt.Errorf("client: another commit was accepted: %w", core.ErrConflict)
+	// ErrPendingUnresolved: a commit that was submitted more than once was refused
+	// and did not come back. Discard it or join again: only a person can tell.
+	ErrPendingUnresolved = errors.New("client: the pending commit cannot be resolved")
+	// ErrBufferFull: as many messages as may wait for another epoch wait already.
+	ErrBufferFull = fmt.Errorf("client: buffer of a conversation is full: %w", core.ErrTooLarge)
+)
+
+// A RefusedError is the delivery service's final word; nothing is pending.
+type RefusedError struct{ Reason string }
+
+func (e *RefusedError) Error() string { return "client: refused by the delivery service: " + e.Reason }
+
+// Is makes the error match [core.ErrDenied].
+func (e *RefusedError) Is(target error) bool { return target == core.ErrDenied }
+
+// peersFault says that a message is to blame for an error, not our side: it may be
+// dropped. What our side cannot do now must not cost a message.
+func peersFault(err error) bool {
+	for _, ours := range []error{
+		core.ErrUnavailable, core.ErrUnknownOutcome, core.ErrConflict, core.ErrDamaged, core.ErrClosed,
+		core.ErrWrongKey, core.ErrRolledBack, context.Canceled, context.DeadlineExceeded,
+	} {
+		if errors.Is(err, ours) {
+			return false
+		}
+	}
+	for _, theirs := range []error{core.ErrInvalid, core.ErrDenied, core.ErrNotFound, core.ErrUnsupported, core.ErrTooLarge} {
+		if errors.Is(err, theirs) {
+			return true
+		}
+	}
+	return errors.Is(err, mls.ErrPendingProposals) || errors.Is(err, mls.ErrExhausted)
+}

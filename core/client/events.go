@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import "github.com/conclave-mls/conclave/core"
+
+// An Event tells what became durable. It is one of EpochChanged, Left,
+// Undelivered and Lapsed. Events of a transaction are given to Config.Observe
+// after it is durable, in order, with nothing held; it should not block.
+type Event interface{ event() }
+
+// EpochChanged: the conversation is in a new epoch, or was joined.
+type EpochChanged struct {
+	Conversation core.ConversationID
+	Epoch        uint64
+}
+
+// Left: we are no longer in the conversation and nothing of it is kept.
+type Left struct{ Conversation core.ConversationID }
+
+// Undelivered: what Send accepted will never arrive.
+type Undelivered struct {
+	Conversation core.ConversationID
+	Key          MessageKey
+	Data         []byte
+	Reason       string
+}
+
+// Lapsed: a proposal of ours was dropped unsent or refused.
+type Lapsed struct {
+	Conversation core.ConversationID
+	Key          MessageKey
+	Reason       string
+}
+
+func (EpochChanged) event() {}
+func (Left) event()         {}
+func (Undelivered) event()  {}
+func (Lapsed) event()       {}

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/mls"
+)
+
+// held is a conversation that the open segment of a transaction holds: its head
+// and its group as they are after what the segment did.
+type held struct {
+	id      core.ConversationID
+	head    head
+	version core.Version // of the head that was read; zero: there was none
+	exists  bool         // there is a head
+	group   *mls.Group   // of the active incarnation; nil: not in the conversation
+	dirty   bool
+	retired []core.Secret
+
+	sent    map[uint64][]mls.Floor  // epochs in which this segment encrypted
+	floors  map[uint64]core.Version // of the floors that were read
+	release func()
+}
+
+// hold takes a conversation for the open segment. It waits for one only if the
+// segment holds none, so that nobody waits in a circle.
+func (t *Transaction) hold(ctx context.Context, id core.ConversationID) (*held, error) {
+	if h := t.held[id]; h != nil {
+		return h, nil
+	}
+	if len(id) == 0 {
+		return nil, fmt.Errorf("empty conversation id: %w", core.ErrInvalid)
+	}
+	var release func()
+	if len(t.held) == 0 {
+		var err error
+		if release, err = t.client.locks.acquire(ctx, id); err != nil {
+			return nil, err
+		}
+	} else if release = t.client.locks.try(id); release == nil {
+		return nil, fmt.Errorf("another transaction holds the conversation: %w", core.ErrConflict)
+	}
+	h, err := t.load(ctx, id)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	h.release = release
+	t.held[id] = h
+	return h, nil
+}
+
+// member is hold for a conversation that we are in.
+func (t *Transaction) member(ctx context.Context, id core.ConversationID) (*held, error) {
+	h, err := t.hold(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if h.group == nil {
+		return nil, ErrConversationNotFound
+	}
+	return h, nil
+}
+
+func (t *Transaction) load(ctx context.Context, id core.ConversationID) (*held, error) {
+	if err := t.client.burnAgain(ctx, id); err != nil {
+		return nil, err
+	}
+	answers, err := t.segment.read(ctx,
+		one(ofConversation(tableConversation, id), theOnly),
+		query{place: ofConversation(tableFloors, id)})
+	if err != nil {
+		return nil, err
+	}
+	h := &held{id: id, head: head{id: id, next: 1}, floors: map[uint64]core.Version{}}
+	if len(answers[0]) > 0 {
+		h.exists, h.version = true, answers[0][0].Version
+		if h.head, err = decodeHead(answers[0][0].Value); err != nil {
+			return nil, err
+		}
+	}
+	if h.head.active != 0 {
+		if h.group = t.client.cache.get(id, h.version); h.group == nil {
+			if h.group, err = t.loadGroup(ctx, h, h.head.active); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for _, r := range answers[1] {
+		epoch := binary.BigEndian.Uint64(r.Key)
+		h.floors[epoch] = r.Version
+		if h.group != nil && h.group.Epoch() == epoch {
+			floors, err := mls.ParseFloors(r.Value)
+			if err != nil {
+				return nil, err
+			}
+			h.group = h.group.WithFloors(floors)
+		}
+	}
+	return h, nil
+}
+
+// loadGroup opens an incarnation from its header.
+func (t *Transaction) loadGroup(ctx context.Context, h *held, incarnation uint32) (*mls.Group, error) {
+	r, found, err := t.segment.get(ctx, ofGroup(h.id, incarnation), []byte{byte(mls.RecordHeader)})
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, t.explain(ctx, h, fmt.Errorf("group header: %w", core.ErrDamaged))
+	}
+	return mls.Load(t.client.suites, r.Value)
+}
+
+// explain tells damage from a conflict: if a record that must exist is gone and
+// the head has changed meanwhile, then another process went on.
+func (t *Transaction) explain(ctx context.Context, h *held, err error) error {
+	if !errors.Is(err, core.ErrDamaged) {
+		return err
+	}
+	p := ofConversation(tableConversation, h.id)
+	r, _, again := newSegment(t.client.store).get(ctx, p, theOnly)
+	if again == nil && r.Version != h.version {
+		return fmt.Errorf("the conversation changed while it was read: %w", core.ErrConflict)
+	}
+	return err
+}
+
+// write puts what the engine changed in an incarnation into the segment.
+func (t *Transaction) write(h *held, incarnation uint32, ws *mls.WriteSet) {
+	for _, d := range ws.Dels {
+		p, prefix := placeOf(h.id, incarnation, d.Kind)
+		t.segment.del(p, slices.Concat(prefix, d.Prefix))
+	}
+	for _, r := range ws.Puts {
+		p, prefix := placeOf(h.id, incarnation, r.Kind)
+		t.segment.put(p, slices.Concat(prefix, r.Key), r.Value)
+	}
+	h.retired = append(h.retired, ws.Retired...)
+	h.dirty = true
+}
+
+// advance makes g the value of the active incarnation.
+func (t *Transaction) advance(h *held, g *mls.Group, ws *mls.WriteSet) {
+	t.write(h, h.head.active, ws)
+	h.group = g
+	h.head.epoch = g.Epoch()
+}
+
+// encrypted is advance for a step that may have used a generation of ours.
+func (t *Transaction) encrypted(h *held, g *mls.Group, ws *mls.WriteSet) {
+	t.advance(h, g, ws)
+	if epoch, floors := g.SentGenerations(); len(floors) > 0 {
+		if h.sent == nil {
+			h.sent = map[uint64][]mls.Floor{}
+		}
+		h.sent[epoch] = floors
+	}
+}
+
+// write puts the head into the segment that is about to become durable.
+func (h *held) write(s *segment) {
+	if !h.dirty {
+		return
+	}
+	p := ofConversation(tableConversation, h.id)
+	s.expect(p, theOnly, h.version)
+	if h.exists {
+		s.put(p, theOnly, h.head.encode())
+	} else {
+		s.del(p, theOnly)
+	}
+	for epoch := range h.sent { // another process may have burnt the same generations
+		s.expect(ofConversation(tableFloors, h.id), be64(epoch), h.floors[epoch])
+	}
+}
+
+// fetch reads the engine's records of an incarnation through the open segment.
+func (t *Transaction) fetch(id core.ConversationID, incarnation uint32) mls.Fetch {
+	return func(ctx context.Context, queries []mls.RecordQuery) ([][]mls.Record, error) {
+		return fetch(ctx, t.segment, id, incarnation, queries)
+	}
+}
+
+func fetch(ctx context.Context, s *segment, id core.ConversationID, incarnation uint32, queries []mls.RecordQuery) ([][]mls.Record, error) {
+	asked := make([]query, len(queries))
+	prefixes := make([][]byte, len(queries))
+	for i, q := range queries {
+		p, prefix := placeOf(id, incarnation, q.Kind)
+		prefixes[i] = prefix
+		asked[i] = query{place: p, prefix: slices.Concat(prefix, q.Prefix), limit: q.Limit}
+		if len(q.After) > 0 {
+			asked[i].after = slices.Concat(prefix, q.After)
+		}
+	}
+	answers, err := s.read(ctx, asked...)
+	if err != nil {
+		return nil, err
+	}
+	out := make([][]mls.Record, len(queries))
+	for i, records := range answers {
+		for _, r := range records {
+			out[i] = append(out[i], mls.Record{Kind: queries[i].Kind, Key: r.Key[len(prefixes[i]):], Value: r.Value})
+		}
+	}
+	return out, nil
+}
+
+// env is what the engine needs from us for an incarnation.
+func (t *Transaction) env(id core.ConversationID, incarnation uint32) *mls.Env {
+	return &mls.Env{
+		Suites: t.client.suites,
+		Auth:   t.client.auth,
+		Fetch:  t.fetch(id, incarnation),
+		Signer: t.signer,
+		PSK:    t.psk,
+		Now:    t.client.now(),
+	}
+}
+
+// own is env for the active incarnation.
+func (t *Transaction) own(h *held) *mls.Env { return t.env(h.id, h.head.active) }

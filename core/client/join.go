@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/mls"
+)
+
+// A JoinConfig is what a member chooses who joins. The zero value is good.
+type JoinConfig struct {
+	Group      mls.Config          // zero: mls.DefaultConfig
+	Credential core.CredentialType // external commit: 0 is basic
+	Tree       []byte              // the ratchet tree, if it travels out of band
+	PSKs       [][]byte            // external commit: ids of pre-shared keys to mix in
+}
+
+// ProcessWelcome joins a conversation that a member has added us to. The key
+// package that was used is gone, unless it is a last resort. ErrOrphanWelcome: we
+// have none that fits. ErrConversationExists: we are in it, or about to join; the
+// key package stays.
+func (t *Transaction) ProcessWelcome(ctx context.Context, message []byte, cfg JoinConfig) (c *Conversation, err error) {
+	err = t.do(ctx, func() error {
+		c, err = t.processWelcome(ctx, message, cfg)
+		return err
+	})
+	return c, err
+}
+
+func (t *Transaction) processWelcome(ctx context.Context, message []byte, cfg JoinConfig) (*Conversation, error) {
+	m, err := mls.UnmarshalMLSMessage(message)
+	if err != nil {
+		return nil, err
+	}
+	if m.Welcome == nil {
+		return nil, fmt.Errorf("not a Welcome: %w", mls.ErrMalformed)
+	}
+	name := digestOf(message)
+	seen := at(tableWelcome, string(name[:]))
+	_, again, err := t.segment.get(ctx, seen, theOnly)
+	if err != nil {
+		return nil, err
+	}
+	if again { // our ratchets would start over
+		return nil, mls.ErrDuplicateMessage
+	}
+	g, joined, ws, err := mls.Join(ctx, t.env("", 0), mls.JoinParams{
+		Welcome: m.Welcome, Tree: cfg.Tree, Config: orDefault(cfg.Group),
+		KeyPackage: func(ctx context.Context, ref []byte) (*mls.KeyPackageBundle, error) {
+			bundle, _, err := t.keyPackage(ctx, ref)
+			return bundle, err
+		},
+	})
+	if errors.Is(err, mls.ErrNoKeyPackage) {
+		return nil, ErrOrphanWelcome
+	}
+	if err != nil {
+		return nil, err
+	}
+	id := core.ConversationID(g.GroupID())
+	h, err := t.hold(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if h.group != nil || h.head.join.exists() {
+		return nil, ErrConversationExists
+	}
+	suite, err := t.client.suites.Suite(joined.KeyPackage.Suite)
+	if err != nil {
+		return nil, err
+	}
+	if joined.KeyPackage.IsLastResort() {
+		t.segment.expect(seen, theOnly, core.Version{})
+		t.segment.put(seen, theOnly, newEncoder())
+	} else if err := t.consume(ctx, joined.KeyPackage.Ref(suite)); err != nil {
+		return nil, err
+	}
+	if err := t.inhabit(ctx, h, h.head.next, g, ws); err != nil {
+		return nil, err
+	}
+	return &Conversation{tx: t, id: id}, nil
+}
+
+// JoinByExternalCommit joins the conversation of a GroupInfo (an MLSMessage)
+// without being invited, or joins it again: our old leaf, if the fetched tree has
+// one, is removed by the same commit, and what we had of the conversation is
+// replaced when the commit is merged. It is a boundary, as [Conversation.Commit]
+// is. Where another commit wins, the GroupInfo is fetched anew and the join tried
+// again if the transport is a [GroupInfoSource]; else it is ErrCommitLost.
+func (t *Transaction) JoinByExternalCommit(ctx context.Context, groupInfo []byte, cfg JoinConfig) (*Conversation, *CommitResult, error) {
+	leave, err := t.enter(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer leave()
+	if t.client.transport == nil {
+		return nil, nil, ErrNoTransport
+	}
+	for try := 1; ; try++ {
+		m, err := mls.UnmarshalMLSMessage(groupInfo)
+		if err != nil {
+			return nil, nil, err
+		}
+		if m.GroupInfo == nil {
+			return nil, nil, fmt.Errorf("not a GroupInfo: %w", mls.ErrMalformed)
+		}
+		id := core.ConversationID(m.GroupInfo.GroupContext.GroupID)
+		result, err := t.joinOnce(ctx, id, m.GroupInfo, cfg)
+		if err == nil {
+			return &Conversation{tx: t, id: id}, result, nil
+		}
+		source, ok := t.client.transport.(GroupInfoSource)
+		if !errors.Is(err, ErrCommitLost) || !ok || try == maxTries {
+			return nil, nil, err
+		}
+		err = t.away(ctx, func(ctx context.Context) (err error) {
+			groupInfo, err = source.GroupInfo(ctx, id)
+			return err
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+}
+
+func (t *Transaction) joinOnce(ctx context.Context, id core.ConversationID, info *mls.GroupInfo, cfg JoinConfig) (*CommitResult, error) {
+	h, done, err := t.readyToJoin(ctx, id)
+	if err != nil || done != nil {
+		return done, err
+	}
+	g, commit, ws, err := t.makeJoin(ctx, h, info, cfg)
+	if err != nil {
+		return nil, err
+	}
+	message := digestOf(commit)
+	if err := t.enlist(ctx, h); err != nil {
+		return nil, err
+	}
+	h.head.staged = h.head.next
+	h.head.next++
+	h.head.join = pendingHead{message: message, epoch: info.GroupContext.Epoch, submissions: 1}
+	t.write(h, h.head.staged, ws)
+	t.segment.put(ofConversation(tableJoin, id), theOnly, commit)
+	b := CommitBundle{Commit: commit}
+	if b.GroupInfo, err = g.GroupInfo(ctx, t.env(id, h.head.staged)); err != nil {
+		return nil, err
+	}
+	if err := t.cross(ctx); err != nil {
+		return nil, err
+	}
+	var result *CommitResult
+	err = t.away(ctx, func(ctx context.Context) error {
+		result, err = t.client.submit(ctx, id, joinKind, message, b)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if result == nil {
+		result = &CommitResult{Epoch: g.Epoch(), Own: true, Active: true}
+	}
+	return result, t.replayAfter(ctx, id, result)
+}
+
+// readyToJoin holds the conversation with no earlier join waiting. If one turns out
+// to have been accepted, that is what was asked for.
+func (t *Transaction) readyToJoin(ctx context.Context, id core.ConversationID) (*held, *CommitResult, error) {
+	h, err := t.hold(ctx, id)
+	if err != nil || !h.head.join.exists() {
+		return h, nil, err
+	}
+	if !t.unchanged() {
+		t.blocked = append(t.blocked, id)
+		return nil, nil, fmt.Errorf("an earlier join waits for its answer: %w", core.ErrConflict)
+	}
+	earlier := h.head.join.message
+	t.release(nil)
+	err = t.away(ctx, func(ctx context.Context) error { return t.client.resolve(ctx, id, joinKind, earlier) })
+	if err != nil {
+		return nil, nil, err
+	}
+	if h, err = t.hold(ctx, id); err != nil {
+		return nil, nil, err
+	}
+	switch h.head.standing(joinKind, earlier) {
+	case waiting:
+		return nil, nil, fmt.Errorf("an earlier join waits for its answer: %w", core.ErrUnavailable)
+	case merged:
+		return nil, &CommitResult{Epoch: h.head.epoch, Own: true, Active: true}, nil
+	}
+	return h, nil, nil
+}
+
+// makeJoin makes the external commit.
+func (t *Transaction) makeJoin(ctx context.Context, h *held, info *mls.GroupInfo, cfg JoinConfig) (*mls.Group, []byte, *mls.WriteSet, error) {
+	fail := func(err error) (*mls.Group, []byte, *mls.WriteSet, error) { return nil, nil, nil, err }
+	suite, err := t.client.suites.Suite(info.GroupContext.Suite)
+	if err != nil {
+		return fail(err)
+	}
+	if cfg.Credential == 0 {
+		cfg.Credential = core.CredentialBasic
+	}
+	own, err := t.newest(ctx, suite.Parameters().Scheme, cfg.Credential)
+	if err != nil {
+		return fail(err)
+	}
+	signer, err := t.signer(ctx, own.SignatureKey)
+	if err != nil {
+		return fail(err)
+	}
+	env := t.env(h.id, h.head.next)
+	me, err := identify(env, own.Credential, own.SignatureKey)
+	if err != nil {
+		return fail(err)
+	}
+	p := mls.ExternalParams{
+		GroupInfo: info, Tree: cfg.Tree, Signer: signer, Credential: own.Credential,
+		Capabilities: t.client.capabilities(), Config: orDefault(cfg.Group),
+		Replace: func(m mls.Member) bool {
+			id, err := identify(env, m.Credential, m.SignatureKey)
+			return err == nil && id == me
+		},
+	}
+	for _, id := range cfg.PSKs {
+		p.PSKs = append(p.PSKs, mls.PreSharedKeyID{Type: mls.PSKExternal, ID: id, Nonce: RandomBytes(suite.Parameters().Nh)})
+	}
+	return mls.JoinExternal(ctx, env, p)
+}
+
+// rebuildJoin makes the bundle of a join that waits again.
+func (t *Transaction) rebuildJoin(ctx context.Context, h *held) (b CommitBundle, err error) {
+	r, found, err := t.segment.get(ctx, ofConversation(tableJoin, h.id), theOnly)
+	if err != nil {
+		return CommitBundle{}, err
+	}
+	if !found || digestOf(r.Value) != h.head.join.message {
+		return CommitBundle{}, fmt.Errorf("external commit: %w", core.ErrDamaged)
+	}
+	g, err := t.loadGroup(ctx, h, h.head.staged)
+	if err != nil {
+		return CommitBundle{}, err
+	}
+	b.Commit = r.Value
+	b.GroupInfo, err = g.GroupInfo(ctx, t.env(h.id, h.head.staged))
+	return b, err
+}
+
+// mergeJoin makes the staged incarnation the active one: the service has accepted
+// our external commit. If there was one before, what waited for it is of a past
+// that is lost to us.
+func (t *Transaction) mergeJoin(ctx context.Context, h *held) (*CommitResult, error) {
+	g, err := t.loadGroup(ctx, h, h.head.staged)
+	if err != nil {
+		return nil, err
+	}
+	me, err := clientID(ctx, t.segment)
+	if err != nil {
+		return nil, err
+	}
+	if h.head.active != 0 {
+		if err := t.dropUnsentProposals(ctx, h); err != nil {
+			return nil, err
+		}
+		t.segment.del(ofGroup(h.id, h.head.active), nil)
+		t.emptyBuffer(h)
+	}
+	t.segment.del(ofConversation(tableJoin, h.id), nil)
+	h.group, h.dirty = g, true
+	h.head.merged, h.head.began = h.head.join.message, h.head.join.message
+	h.head.pending, h.head.join = pendingHead{}, pendingHead{}
+	h.head.active, h.head.staged, h.head.epoch = h.head.staged, 0, g.Epoch()
+	h.head.waiting.ready = h.head.waiting.count > 0
+	t.events = append(t.events, EpochChanged{h.id, g.Epoch()})
+	return &CommitResult{Epoch: g.Epoch(), Own: true, Committer: me, Added: []core.ClientID{me}, Active: true}, nil
+}
+
+// dropJoin forgets an external join, and the conversation if there was nothing
+// else of it.
+func (t *Transaction) dropJoin(ctx context.Context, h *held) error {
+	t.segment.del(ofConversation(tableJoin, h.id), nil)
+	t.segment.del(ofGroup(h.id, h.head.staged), nil)
+	h.head.join, h.head.staged, h.dirty = pendingHead{}, 0, true
+	if h.head.active != 0 {
+		return nil
+	}
+	return t.forget(ctx, h, "the join was refused")
+}
+
+// DiscardPendingJoin forgets an external join that waits for its answer. If the
+// service has accepted it after all, a later join replaces it. core.ErrNotFound if
+// none waits.
+func (t *Transaction) DiscardPendingJoin(ctx context.Context, id core.ConversationID) error {
+	return t.do(ctx, func() error {
+		h, err := t.hold(ctx, id)
+		if err != nil {
+			return err
+		}
+		if !h.head.join.exists() {
+			return fmt.Errorf("pending join: %w", core.ErrNotFound)
+		}
+		return t.dropJoin(ctx, h)
+	})
+}

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/mls"
+)
+
+// A MessageKey names what Send accepted, for the delivery service and in events.
+// It stays the same when the message is encrypted again.
+type MessageKey [16]byte
+
+func newMessageKey() (k MessageKey) {
+	_, _ = rand.Read(k[:]) // never fails, see crypto/rand
+	return k
+}
+
+func (k MessageKey) String() string { return hex.EncodeToString(k[:]) }
+
+// outKind tells what lies in an outbox; it is in the key, too.
+type outKind uint8
+
+const (
+	outProposal outKind = 1
+	outText     outKind = 2
+)
+
+// outgoing is an item of an outbox. Of a text the plaintext is kept until it is
+// delivered, because it may have to be encrypted again.
+type outgoing struct {
+	key     MessageKey
+	kind    outKind
+	epoch   uint64 // that message is of
+	message []byte
+	ref     mls.ProposalRef
+	data    []byte
+	aad     []byte
+}
+
+func (o outgoing) encode() []byte {
+	e := newEncoder().raw(o.key[:]).u8(uint8(o.kind)).u64(o.epoch)
+	return e.bytes(o.message).bytes(o.ref).bytes(o.data).bytes(o.aad)
+}
+
+func decodeOutgoing(value []byte) (o outgoing, err error) {
+	err = decodeRecord("an outbox", value, func(d *decoder) {
+		d.raw(o.key[:])
+		o.kind, o.epoch = outKind(d.u8()), d.u64()
+		o.message, o.ref, o.data, o.aad = d.bytes(), d.bytes(), d.bytes(), d.bytes()
+	})
+	return o, err
+}
+
+// outboxKey sorts by the order in which items came.
+func outboxKey(sequence uint64, kind outKind) []byte { return append(be64(sequence), byte(kind)) }
+
+// Send encrypts data for all members and puts it into the outbox: once the
+// transaction is durable it is delivered, at least once and in order, or an
+// [Undelivered] event tells why not. The authenticated data travels in clear. It is
+// mls.ErrPendingProposals while proposals wait, unless the conversation's
+// configuration allows it.
+func (c *Conversation) Send(ctx context.Context, data, authenticatedData []byte) (key MessageKey, err error) {
+	err = c.with(ctx, func(h *held) error {
+		g, message, ws, err := h.group.Protect(ctx, c.tx.own(h), data, authenticatedData)
+		if err != nil {
+			return err
+		}
+		key = newMessageKey()
+		o := outgoing{key: key, kind: outText, epoch: g.Epoch(), message: message, data: data, aad: authenticatedData}
+		if err := c.tx.enqueue(ctx, h, o); err != nil {
+			return err
+		}
+		c.tx.encrypted(h, g, ws)
+		return nil
+	})
+	return key, err
+}
+
+// Encrypt encrypts data for all members and leaves the delivery to the caller, who
+// must not hand the ciphertext out before the transaction is durable. Send does
+// all that.
+func (c *Conversation) Encrypt(ctx context.Context, data, authenticatedData []byte) (message []byte, err error) {
+	err = c.with(ctx, func(h *held) error {
+		g, m, ws, err := h.group.Protect(ctx, c.tx.own(h), data, authenticatedData)
+		if err != nil {
+			return err
+		}
+		c.tx.encrypted(h, g, ws)
+		message = m
+		return nil
+	})
+	return message, err
+}
+
+// enqueue puts an item at the end of the outbox. If nobody is sending from it, the
+// same write takes the lease for us.
+func (t *Transaction) enqueue(ctx context.Context, h *held, o outgoing) error {
+	if err := t.takeLease(ctx, h.id); err != nil {
+		return err
+	}
+	t.segment.put(ofConversation(tableOutbox, h.id), outboxKey(h.head.outbox, o.kind), o.encode())
+	h.head.outbox++
+	h.dirty = true
+	t.afterwards(h.id)
+	return nil
+}
+
+// afterwards has the outbox looked at when the transaction is durable.
+func (t *Transaction) afterwards(id core.ConversationID) {
+	for _, known := range t.deliver {
+		if known == id {
+			return
+		}
+	}
+	t.deliver = append(t.deliver, id)
+}
+
+// outboxWaits says whether something durable waits to be sent.
+func (t *Transaction) outboxWaits(ctx context.Context, id core.ConversationID) (bool, error) {
+	q := query{place: ofConversation(tableOutbox, id), limit: 1, keysOnly: true}
+	answers, err := newSegment(t.client.store).read(ctx, q)
+	return err == nil && len(answers[0]) > 0, err
+}
+
+// enqueued says whether the open segment itself puts something into the outbox.
+func (t *Transaction) enqueued(id core.ConversationID) bool {
+	c := t.segment.changes[ofConversation(tableOutbox, id)]
+	return c != nil && len(c.puts) > 0
+}
+
+// takeOut removes items from the outbox and tells what they were.
+func (t *Transaction) takeOut(ctx context.Context, h *held, reason string, which func(outgoing) bool) (left int, err error) {
+	p := ofConversation(tableOutbox, h.id)
+	answers, err := t.segment.read(ctx, query{place: p})
+	if err != nil {
+		return 0, err
+	}
+	for _, r := range answers[0] {
+		o, err := decodeOutgoing(r.Value)
+		if err != nil {
+			return 0, err
+		}
+		if !which(o) {
+			left++
+			continue
+		}
+		t.segment.del(p, r.Key)
+		t.events = append(t.events, o.lost(h.id, reason))
+	}
+	return left, nil
+}
+
+func (o outgoing) lost(id core.ConversationID, reason string) Event {
+	if o.kind == outProposal {
+		return Lapsed{Conversation: id, Key: o.key, Reason: reason}
+	}
+	return Undelivered{Conversation: id, Key: o.key, Data: o.data, Reason: reason}
+}
+
+// dropUnsentProposals is for a new epoch: proposals of the old one are void. Texts
+// may have to be encrypted again, which is seen to when this is durable.
+func (t *Transaction) dropUnsentProposals(ctx context.Context, h *held) error {
+	if h.head.outbox == 0 {
+		return nil
+	}
+	left, err := t.takeOut(ctx, h, "the epoch ended", func(o outgoing) bool { return o.kind == outProposal })
+	if left > 0 {
+		t.afterwards(h.id)
+	}
+	return err
+}
+
+// undeliverable empties the outbox of a conversation that ends.
+func (t *Transaction) undeliverable(ctx context.Context, h *held, reason string) error {
+	_, err := t.takeOut(ctx, h, reason, func(outgoing) bool { return true })
+	return err
+}
+
+// encryptAgain moves a text of the outbox to the current epoch, under the same key.
+func (c *Client) encryptAgain(ctx context.Context, id core.ConversationID, key []byte) error {
+	err := c.transaction(ctx, func(ctx context.Context, t *Transaction) error {
+		h, err := t.hold(ctx, id)
+		if err != nil || h.group == nil {
+			return err
+		}
+		p := ofConversation(tableOutbox, id)
+		r, found, err := t.segment.getExpected(ctx, p, key)
+		if err != nil || !found {
+			return err
+		}
+		o, err := decodeOutgoing(r.Value)
+		if err != nil || o.epoch >= h.group.Epoch() {
+			return err
+		}
+		g, message, ws, err := h.group.Protect(ctx, t.own(h), o.data, o.aad)
+		if err != nil {
+			return t.explain(ctx, h, err)
+		}
+		o.epoch, o.message = g.Epoch(), message
+		t.segment.put(p, key, o.encode())
+		t.encrypted(h, g, ws)
+		return nil
+	})
+	if errors.Is(err, mls.ErrPendingProposals) {
+		return errors.Join(core.ErrUnavailable, err)
+	}
+	return err
+}

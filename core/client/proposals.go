@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import (
+	"context"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/mls"
+)
+
+// A Proposed is a proposal of ours. It is in the outbox and is delivered after the
+// transaction; somebody has to commit it, and it is void when the epoch ends
+// without that.
+type Proposed struct {
+	Ref     mls.ProposalRef
+	Key     MessageKey
+	Message []byte // as it is sent
+}
+
+// ProposeAdd proposes to add the client of a key package.
+func (c *Conversation) ProposeAdd(ctx context.Context, keyPackage []byte) (Proposed, error) {
+	return c.propose(ctx, func(*held) (mls.Proposal, error) {
+		k, err := parseKeyPackage(keyPackage)
+		return &mls.Add{KeyPackage: k}, err
+	})
+}
+
+// ProposeRemove proposes to remove a client; ErrClientNotFound.
+func (c *Conversation) ProposeRemove(ctx context.Context, id core.ClientID) (Proposed, error) {
+	return c.propose(ctx, func(h *held) (mls.Proposal, error) {
+		env := c.tx.own(h)
+		members, err := h.group.Members(ctx, env)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range members {
+			who, err := identify(env, m.Credential, m.SignatureKey)
+			if err != nil {
+				return nil, err
+			}
+			if who == id {
+				return &mls.Remove{Removed: m.Leaf}, nil
+			}
+		}
+		return nil, ErrClientNotFound
+	})
+}
+
+// Leave proposes our own removal, which another member has to commit: then the
+// conversation is wiped here. Nothing can be sent meanwhile, unless the
+// conversation's configuration allows it.
+func (c *Conversation) Leave(ctx context.Context) (Proposed, error) {
+	return c.propose(ctx, func(h *held) (mls.Proposal, error) {
+		return &mls.Remove{Removed: h.group.OwnLeaf()}, nil
+	})
+}
+
+// ProposePSK proposes to mix in a pre-shared key; see SetPSK.
+func (c *Conversation) ProposePSK(ctx context.Context, id []byte) (Proposed, error) {
+	return c.propose(ctx, func(h *held) (mls.Proposal, error) { return h.group.NewExternalPSK(id), nil })
+}
+
+func (c *Conversation) propose(ctx context.Context, make func(h *held) (mls.Proposal, error)) (out Proposed, err error) {
+	err = c.with(ctx, func(h *held) error {
+		proposal, err := make(h)
+		if err != nil {
+			return err
+		}
+		g, message, ref, ws, err := h.group.Propose(ctx, c.tx.own(h), proposal, nil)
+		if err != nil {
+			return err
+		}
+		out, err = c.tx.proposed(ctx, h, g, message, ref, ws)
+		return err
+	})
+	return out, err
+}
+
+// ProposeUpdate proposes a fresh leaf key for ourselves and, if rotate is not nil,
+// that credential of ours with its key.
+func (c *Conversation) ProposeUpdate(ctx context.Context, rotate *Credential) (out Proposed, err error) {
+	err = c.with(ctx, func(h *held) error {
+		var p mls.LeafParams
+		if rotate != nil {
+			signer, err := c.tx.signer(ctx, rotate.SignatureKey)
+			if err != nil {
+				return err
+			}
+			p = mls.LeafParams{Credential: &rotate.Credential, SignatureKey: signer}
+		}
+		g, message, ref, ws, err := h.group.ProposeUpdate(ctx, c.tx.own(h), p, nil)
+		if err != nil {
+			return err
+		}
+		out, err = c.tx.proposed(ctx, h, g, message, ref, ws)
+		return err
+	})
+	return out, err
+}
+
+func (t *Transaction) proposed(ctx context.Context, h *held, g *mls.Group, message []byte, ref mls.ProposalRef, ws *mls.WriteSet) (Proposed, error) {
+	key := newMessageKey()
+	if err := t.enqueue(ctx, h, outgoing{key: key, kind: outProposal, epoch: g.Epoch(), message: message, ref: ref}); err != nil {
+		return Proposed{}, err
+	}
+	t.encrypted(h, g, ws)
+	return Proposed{Ref: ref, Key: key, Message: message}, nil
+}
+
+// PendingProposals lists what waits to be committed.
+func (c *Conversation) PendingProposals(ctx context.Context) (list []mls.ReceivedProposal, err error) {
+	err = c.with(ctx, func(h *held) error {
+		for p, err := range h.group.PendingProposals(ctx, c.tx.own(h)) {
+			if err != nil {
+				return err
+			}
+			list = append(list, p)
+		}
+		return nil
+	})
+	return list, err
+}
+
+// ClearPendingProposal forgets one that the service refused for good;
+// core.ErrNotFound if it does not wait.
+func (c *Conversation) ClearPendingProposal(ctx context.Context, ref mls.ProposalRef) error {
+	return c.with(ctx, func(h *held) error {
+		g, ws, err := h.group.DropProposal(ctx, c.tx.own(h), ref)
+		if err != nil {
+			return err
+		}
+		c.tx.advance(h, g, ws)
+		return nil
+	})
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import (
+	"bytes"
+	"context"
+	"maps"
+	"slices"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/seal"
+)
+
+// A segment is the part of a transaction that becomes durable in one Apply. Reads
+// see the committed state and what the segment did so far, in order: what was
+// deleted and then put is there.
+type segment struct {
+	store    *seal.Store
+	changes  map[place]*change
+	expected map[place]map[string]core.Version
+	steps    int // puts and dels so far
+}
+
+// A change is what a segment did to one place: the prefixes it deleted, and the
+// records it put that no later deletion took away.
+type change struct {
+	dels [][]byte
+	puts map[string][]byte
+}
+
+// A query asks a place for the records whose keys begin with a prefix and are
+// greater than after, ascending, at most limit of them (0: all).
+type query struct {
+	place
+	prefix, after []byte
+	limit         int
+	keysOnly      bool
+}
+
+// one asks for one record.
+func one(p place, key []byte) query { return query{place: p, prefix: key, limit: 1} }
+
+func newSegment(store *seal.Store) *segment {
+	return &segment{store: store, changes: map[place]*change{}, expected: map[place]map[string]core.Version{}}
+}
+
+func (s *segment) empty() bool { return len(s.changes) == 0 }
+
+func (s *segment) change(p place) *change {
+	c, ok := s.changes[p]
+	if !ok {
+		c = &change{puts: map[string][]byte{}}
+		s.changes[p] = c
+	}
+	return c
+}
+
+// put writes a record; the value is taken over.
+func (s *segment) put(p place, key, value []byte) {
+	s.steps++
+	s.change(p).puts[string(key)] = value
+}
+
+// del deletes every record whose key begins with the prefix.
+func (s *segment) del(p place, prefix []byte) {
+	s.steps++
+	c := s.change(p)
+	for key := range c.puts {
+		if bytes.HasPrefix([]byte(key), prefix) {
+			delete(c.puts, key)
+		}
+	}
+	if !slices.ContainsFunc(c.dels, func(d []byte) bool { return bytes.HasPrefix(prefix, d) }) {
+		c.dels = append(c.dels, bytes.Clone(prefix))
+	}
+}
+
+// expect makes the write conditional: the committed record must still have the
+// version, or be absent if it is zero. What was expected first counts.
+func (s *segment) expect(p place, key []byte, version core.Version) {
+	if s.expected[p] == nil {
+		s.expected[p] = map[string]core.Version{}
+	}
+	if _, ok := s.expected[p][string(key)]; !ok {
+		s.expected[p][string(key)] = version
+	}
+}
+
+// read answers all queries with one read of the store. A record of the segment
+// itself has no version.
+func (s *segment) read(ctx context.Context, queries ...query) ([][]seal.Record, error) {
+	asked := make([]seal.Query, len(queries))
+	for i, q := range queries {
+		asked[i] = seal.Query{Table: q.table, Scope: []byte(q.scope), Prefix: q.prefix, After: q.after, Limit: q.limit, KeysOnly: q.keysOnly}
+		if s.changes[q.place] != nil {
+			asked[i].Limit = 0 // some of the first may be deleted here
+		}
+	}
+	answers, err := s.store.Read(ctx, asked)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.whole(ctx, queries, answers); err != nil {
+		return nil, err
+	}
+	for i, q := range queries {
+		if c := s.changes[q.place]; c != nil {
+			answers[i] = c.over(answers[i], q)
+		}
+	}
+	return answers, nil
+}
+
+// over puts the change over what is committed.
+func (c *change) over(committed []seal.Record, q query) []seal.Record {
+	records := slices.DeleteFunc(committed, func(r seal.Record) bool {
+		_, replaced := c.puts[string(r.Key)]
+		return replaced || slices.ContainsFunc(c.dels, func(d []byte) bool { return bytes.HasPrefix(r.Key, d) })
+	})
+	for key, value := range c.puts {
+		k := []byte(key)
+		if bytes.HasPrefix(k, q.prefix) && (len(q.after) == 0 || bytes.Compare(k, q.after) > 0) {
+			r := seal.Record{Key: k}
+			if !q.keysOnly {
+				r.Value = bytes.Clone(value)
+			}
+			records = append(records, r)
+		}
+	}
+	slices.SortFunc(records, func(a, b seal.Record) int { return bytes.Compare(a.Key, b.Key) })
+	if q.limit > 0 && len(records) > q.limit {
+		records = records[:q.limit]
+	}
+	return records
+}
+
+// get reads one record; found is false if it is absent.
+func (s *segment) get(ctx context.Context, p place, key []byte) (r seal.Record, found bool, err error) {
+	answers, err := s.read(ctx, one(p, key))
+	if err != nil || len(answers[0]) == 0 {
+		return seal.Record{}, false, err
+	}
+	return answers[0][0], true, nil
+}
+
+// getExpected reads one record and expects that it stays as it is until the
+// segment is durable.
+func (s *segment) getExpected(ctx context.Context, p place, key []byte) (r seal.Record, found bool, err error) {
+	r, found, err = s.get(ctx, p, key)
+	if c := s.changes[p]; err == nil && (c == nil || !c.touches(key)) {
+		s.expect(p, key, r.Version)
+	}
+	return r, found, err
+}
+
+func (c *change) touches(key []byte) bool {
+	_, put := c.puts[string(key)]
+	return put || slices.ContainsFunc(c.dels, func(d []byte) bool { return bytes.HasPrefix(key, d) })
+}
+
+// apply makes the segment durable. The result tells the versions of what was put.
+func (s *segment) apply(ctx context.Context) (map[place]map[string]core.Version, error) {
+	var b seal.Batch
+	for p, keys := range s.expected {
+		for key, version := range keys {
+			b.Expect = append(b.Expect, seal.Expectation{Table: p.table, Scope: []byte(p.scope), Key: []byte(key), Version: version})
+		}
+	}
+	del := func(p place, prefix []byte) {
+		b.Dels = append(b.Dels, seal.Range{Table: p.table, Scope: []byte(p.scope), Prefix: prefix})
+	}
+	put := func(p place, key, value []byte) {
+		b.Puts = append(b.Puts, seal.Put{Table: p.table, Scope: []byte(p.scope), Key: key, Value: value})
+	}
+	for p, c := range s.changes {
+		for _, prefix := range c.dels {
+			del(p, prefix)
+			if mayBeLong(p, prefix) {
+				del(partsOf(p), prefix)
+			}
+		}
+		for _, name := range slices.Sorted(maps.Keys(c.puts)) {
+			key, value := []byte(name), c.puts[name]
+			if !mayBeLong(p, key) {
+				put(p, key, value)
+				continue
+			}
+			first, parts := split(value)
+			put(p, key, first)
+			del(partsOf(p), key)
+			for i, part := range parts {
+				put(partsOf(p), partKey(key, i), part)
+			}
+		}
+	}
+	versions, err := s.store.Apply(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	out := map[place]map[string]core.Version{}
+	for i, written := range b.Puts {
+		p := place{written.Table, string(written.Scope)}
+		if out[p] == nil {
+			out[p] = map[string]core.Version{}
+		}
+		out[p][string(written.Key)] = versions[i]
+	}
+	return out, nil
+}

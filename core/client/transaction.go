@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/conclave-mls/conclave/core"
+)
+
+// A Transaction is a sequence of segments, each durable whole or not at all; see
+// the package comment. It may be used by several goroutines, one operation at a
+// time. After Finish or Abort every method is [ErrInvalidTransaction].
+type Transaction struct {
+	client  *Client
+	gate    chan struct{} // holds whoever is in an operation
+	outside atomic.Bool   // the operation waits for the delivery service
+	ended   bool
+	broken  error // an operation failed half way: nothing may come of the segment
+
+	segment *segment
+	held    map[core.ConversationID]*held
+	events  []Event
+	deliver []core.ConversationID // outboxes to look at once this is durable
+	keys    []keyID               // made in this segment, journalled
+	crossed bool                  // a boundary: an abort does not undo everything
+	blocked []core.ConversationID // outboxes to deliver before the next try
+}
+
+// insideKey marks the context of a transaction's callback with its client.
+type insideKey struct{ client *Client }
+
+// outsideContext is the context for a Transport, which may start transactions.
+func (c *Client) outsideContext(ctx context.Context) context.Context {
+	return context.WithValue(ctx, insideKey{c}, false)
+}
+
+// Begin starts a transaction; see [Client.Transaction], which is harder to get
+// wrong. A context within a transaction of this client is ErrNestedTransaction.
+func (c *Client) Begin(ctx context.Context) (*Transaction, error) {
+	if inside, _ := ctx.Value(insideKey{c}).(bool); inside {
+		return nil, ErrNestedTransaction
+	}
+	return c.begin(ctx)
+}
+
+func (c *Client) begin(ctx context.Context) (*Transaction, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := c.open(); err != nil {
+		return nil, err
+	}
+	t := &Transaction{client: c, gate: make(chan struct{}, 1)}
+	t.reset()
+	return t, nil
+}
+
+// maxTries bounds how often a callback is run over conflicts.
+const maxTries = 8
+
+// Transaction runs f and finishes, or aborts if f returns an error, panics or ends
+// its goroutine. On a conflict with another transaction it runs f again, unless f
+// crossed a boundary; so f must not have effects of its own outside. The context
+// that f gets is the one to use within.
+func (c *Client) Transaction(ctx context.Context, f func(ctx context.Context, tx *Transaction) error) error {
+	if inside, _ := ctx.Value(insideKey{c}).(bool); inside {
+		return ErrNestedTransaction
+	}
+	return c.transaction(ctx, f)
+}
+
+func (c *Client) transaction(ctx context.Context, f func(context.Context, *Transaction) error) error {
+	for try := 1; ; try++ {
+		tx, err := c.once(ctx, f)
+		if tx == nil || tx.crossed || try == maxTries || !errors.Is(err, core.ErrConflict) {
+			return err
+		}
+		for _, id := range tx.blocked {
+			if err := c.Settle(ctx, id); err != nil {
+				return err
+			}
+		}
+		if err := pause(ctx, try); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *Client) once(ctx context.Context, f func(context.Context, *Transaction) error) (tx *Transaction, err error) {
+	if tx, err = c.begin(ctx); err != nil {
+		return nil, err
+	}
+	returned := false
+	defer func() {
+		if !returned { // a panic goes on its way, and so does Goexit
+			_ = tx.abort(ctx)
+		}
+	}()
+	err = f(context.WithValue(ctx, insideKey{c}, true), tx)
+	returned = true
+	if err != nil {
+		if aborted := tx.abort(ctx); aborted != nil && !errors.Is(aborted, ErrInvalidTransaction) {
+			err = errors.Join(err, aborted)
+		}
+		return tx, err
+	}
+	if err = tx.Finish(ctx); errors.Is(err, ErrInvalidTransaction) {
+		err = nil // f has done it
+	}
+	return tx, err
+}
+
+// pause waits a little longer each time.
+func pause(ctx context.Context, try int) error {
+	limit := time.Millisecond << min(try, 8)
+	select {
+	case <-time.After(limit/2 + rand.N(limit/2)):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// enter begins an operation; leave ends it.
+func (t *Transaction) enter(ctx context.Context) (leave func(), err error) {
+	if leave, err = t.lock(ctx); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(ctx.Err(), t.broken); err != nil {
+		leave()
+		return nil, err
+	}
+	return leave, nil
+}
+
+// lock waits for the operation under way.
+func (t *Transaction) lock(ctx context.Context) (leave func(), err error) {
+	select {
+	case t.gate <- struct{}{}:
+	default:
+		if t.outside.Load() {
+			return nil, ErrNestedTransaction
+		}
+		select {
+		case t.gate <- struct{}{}:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	leave = func() { <-t.gate }
+	if t.ended {
+		leave()
+		return nil, ErrInvalidTransaction
+	}
+	return leave, nil
+}
+
+// do runs an operation. If it fails after it wrote something, the segment is of no
+// use any more and can only be aborted.
+func (t *Transaction) do(ctx context.Context, f func() error) error {
+	leave, err := t.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	s, steps := t.segment, t.segment.steps
+	err = f()
+	if err != nil && t.segment == s && s.steps != steps {
+		t.broken = fmt.Errorf("the transaction failed half way through an operation: %w", err)
+	}
+	return err
+}
+
+func (t *Transaction) reset() {
+	t.segment = newSegment(t.client.store)
+	t.held = map[core.ConversationID]*held{}
+	t.events, t.keys = nil, nil
+}
+
+// Finish makes the open segment durable and ends the transaction, whatever comes
+// of it: after an error the segment is undone. Then it tries once to deliver what
+// was sent; [Client.Settle] tries again.
+func (t *Transaction) Finish(ctx context.Context) error {
+	leave, err := t.lock(context.WithoutCancel(ctx))
+	if err != nil {
+		return err
+	}
+	if err = errors.Join(ctx.Err(), t.broken); err == nil {
+		err = t.close(ctx)
+	}
+	if err != nil {
+		err = errors.Join(err, t.discard(ctx))
+	}
+	t.end()
+	leave()
+	if err != nil {
+		return err
+	}
+	for _, id := range t.deliver {
+		if err := t.client.deliver(ctx, id, false); err != nil {
+			t.client.log.Debug("outbox waits", "conversation", id, "error", err)
+		}
+	}
+	return nil
+}
+
+// Abort undoes the open segment and ends the transaction. What earlier segments
+// made durable stays. An error says that the record of burnt generations could not
+// be written: the conversation concerned stays closed until it is.
+func (t *Transaction) Abort(ctx context.Context) error { return t.abort(ctx) }
+
+func (t *Transaction) abort(ctx context.Context) error {
+	leave, err := t.lock(context.WithoutCancel(ctx))
+	if err != nil {
+		return err
+	}
+	defer leave()
+	err = t.discard(ctx)
+	t.end()
+	return err
+}
+
+func (t *Transaction) end() {
+	t.ended = true
+	t.reset()
+	t.client.done()
+}
+
+// unchanged says that the open segment did nothing yet.
+func (t *Transaction) unchanged() bool {
+	for _, h := range t.held {
+		if h.dirty {
+			return false
+		}
+	}
+	return t.segment.empty()
+}
+
+// close makes the open segment durable and lets go of everything; a new one is
+// open then. After an error the segment is still there, to be discarded.
+func (t *Transaction) close(ctx context.Context) error {
+	for _, h := range t.held {
+		h.write(t.segment)
+	}
+	if t.segment.empty() {
+		t.release(nil)
+		return nil
+	}
+	versions, err := t.segment.apply(ctx)
+	if err != nil {
+		return err
+	}
+	events := t.events
+	t.release(versions)
+	for _, e := range events {
+		t.client.observe(e)
+	}
+	return nil
+}
+
+// release publishes the values of a durable segment and gives the locks back.
+func (t *Transaction) release(versions map[place]map[string]core.Version) {
+	for id, h := range t.held {
+		version := h.version
+		if h.dirty {
+			version = versions[ofConversation(tableConversation, id)][string(theOnly)]
+		}
+		t.client.cache.put(id, version, h.group, h.retired)
+		h.release()
+	}
+	t.reset()
+}
+
+// undoTime is what an abort may take: it must not depend on a context that is
+// cancelled already.
+const undoTime = 10 * time.Second
+
+// discard undoes the open segment.
+func (t *Transaction) discard(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+	defer cancel()
+	var errs []error
+	for id, h := range t.held {
+		if len(h.sent) > 0 {
+			t.client.cache.forget(id) // its ratchets stand below the floors
+			if err := t.client.burn(ctx, id, h.sent); err != nil {
+				errs = append(errs, fmt.Errorf("burnt generations: %w", err))
+			}
+		}
+		h.release()
+	}
+	for _, id := range t.keys {
+		if err := t.client.sweepKey(ctx, id); err != nil {
+			t.client.log.Warn("a key that nothing names stays until the next start", "error", err)
+		}
+	}
+	t.reset()
+	return errors.Join(errs...)
+}
