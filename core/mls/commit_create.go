@@ -44,7 +44,7 @@ func (g *Group) Commit(ctx context.Context, env *Env, p CommitParams) (*Group, *
 		}
 	}
 	list, ownUpdate := g.selectProposals(store, p.Proposals)
-	if err := list.checkList(g.tree, g.own); err != nil {
+	if list, err = g.dropUnfit(ctx, env, list); err != nil {
 		return fail(err)
 	}
 	b := &commitBuilder{g: g, env: env, list: list, params: p, keys: keys}

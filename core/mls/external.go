@@ -66,7 +66,7 @@ func JoinExternal(ctx context.Context, env *Env, p ExternalParams) (*Group, []by
 	for _, id := range p.PSKs {
 		secret, err := env.psk(ctx, id)
 		if err != nil {
-			return fail(fmt.Errorf("%w: %w", ErrMissingPSK, err))
+			return fail(missingPSK(err))
 		}
 		list = append(list, sentProposal{proposal: &PreSharedKey{PSK: id}})
 		psks = append(psks, PSK{ID: id, Secret: secret})

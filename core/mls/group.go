@@ -233,7 +233,7 @@ func (g *Group) gatherPSKs(ctx context.Context, env *Env, ids []PreSharedKeyID) 
 		if !own {
 			var err error
 			if secret, err = env.psk(ctx, id); err != nil {
-				return nil, fmt.Errorf("%w: %w", ErrMissingPSK, err)
+				return nil, missingPSK(err)
 			}
 		}
 		psks = append(psks, PSK{ID: id, Secret: secret})

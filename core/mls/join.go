@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/conclave-mls/conclave/core"
 )
@@ -145,7 +144,7 @@ func welcomePSK(ctx context.Context, env *Env, suite core.Suite, ids []PreShared
 		}
 		secret, err := env.psk(ctx, id)
 		if err != nil {
-			return core.Secret{}, fmt.Errorf("%w: %w", ErrMissingPSK, err)
+			return core.Secret{}, missingPSK(err)
 		}
 		psks = append(psks, PSK{ID: id, Secret: secret})
 	}

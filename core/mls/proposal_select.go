@@ -2,7 +2,13 @@
 
 package mls
 
-import "slices"
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/conclave-mls/conclave/core"
+)
 
 // A proposalSelection chooses what our commit covers: the proposals by value, and
 // of those that wait what may stand beside them (PRP-3, PRP-5).
@@ -95,4 +101,77 @@ func (s *proposalSelection) take(p Proposal, sender Sender) bool {
 		return s.alone
 	}
 	return true
+}
+
+// dropUnfit leaves those proposals of others out that would spoil our commit, be
+// it for what they ask of the other members or for a pre-shared key that we lack:
+// nobody can keep us from committing by a proposal that cannot be committed
+// (PRP-3). What is by value must fit, or the error says why it does not.
+func (g *Group) dropUnfit(ctx context.Context, env *Env, list proposalList) (proposalList, error) {
+	var fit, waiting proposalList
+	for _, p := range list {
+		if len(p.ref) == 0 {
+			fit = append(fit, p)
+			continue
+		}
+		if psk, ok := p.proposal.(*PreSharedKey); ok {
+			_, err := g.gatherPSKs(ctx, env, []PreSharedKeyID{psk.PSK})
+			if errors.Is(err, ErrMissingPSK) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+		waiting = append(waiting, p)
+	}
+	// Almost always all fit, which one look tells.
+	if all := append(slices.Clip(waiting), fit...); g.fits(all) == nil {
+		return all, nil
+	}
+	if err := g.fits(fit); err != nil {
+		return nil, err
+	}
+	// Those that ask least of the others come first, in their order of arrival.
+	slices.SortStableFunc(waiting, func(a, b sentProposal) int { return demand(a.proposal) - demand(b.proposal) })
+	byValue := fit
+	fit = nil
+	for _, p := range waiting {
+		if with := append(slices.Clip(fit), p); g.fits(append(slices.Clip(with), byValue...)) == nil {
+			fit = with
+		}
+	}
+	return append(fit, byValue...), nil
+}
+
+func demand(p Proposal) int {
+	switch p.(type) {
+	case *Remove, *PreSharedKey, *ReInit:
+		return 0
+	case *Update:
+		return 1
+	case *Add:
+		return 2
+	}
+	return 3 // GroupContextExtensions
+}
+
+// fits tries a list on a copy of the tree.
+func (g *Group) fits(list proposalList) error {
+	if err := list.checkList(g.tree, g.own); err != nil {
+		return err
+	}
+	next := g.context
+	work := g.tree.edit()
+	var added []LeafIndex
+	next.Extensions, added = list.apply(work, next.Extensions)
+	return g.checkResult(work, &next, list.freshLeaves(g.own, added, false))
+}
+
+// missingPSK is [ErrMissingPSK] if the key is not there, else the error itself.
+func missingPSK(err error) error {
+	if errors.Is(err, core.ErrNotFound) && !errors.Is(err, ErrMissingPSK) {
+		return errors.Join(ErrMissingPSK, err)
+	}
+	return err
 }
