@@ -3,6 +3,7 @@
 package mls_test
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"testing"
@@ -54,6 +55,76 @@ func TestLateMessageAfterCommit(t *testing.T) {
 					}
 				}
 			})
+		}
+	}
+}
+
+// FS-7: of the tree, the store holds the versions of pages that a kept epoch can
+// ask for and no others, however the tree grows and shrinks.
+func TestPageVersions(t *testing.T) {
+	t.Parallel()
+	for _, window := range []uint32{0, 1, 3} {
+		for _, reload := range []bool{true, false} {
+			t.Run(fmt.Sprintf("window %d reload %v", window, reload), func(t *testing.T) {
+				t.Parallel()
+				config := mls.DefaultConfig
+				config.MaxPastEpochs, config.TreeOutOfBand = window, true
+				alice := newMember(t, 1, "alice", config)
+				alice.reload = reload
+				alice.create("group", nil)
+				seq := 0
+				resize := func(size int) {
+					var p []mls.Proposal
+					members, err := alice.g().Members(t.Context(), alice.env())
+					if err != nil {
+						t.Fatal(err)
+					}
+					for _, m := range members[min(size, len(members)):] {
+						p = append(p, &mls.Remove{Removed: m.Leaf})
+					}
+					for range size - len(members) {
+						seq++
+						p = append(p, &mls.Add{KeyPackage: newMember(t, 1, fmt.Sprint("member ", seq), config).keyPackage()})
+					}
+					if _, err := alice.commit(mls.CommitParams{Proposals: p}); err != nil {
+						t.Fatal(err)
+					}
+					alice.merge()
+					checkPageVersions(t, alice, uint64(window))
+				}
+				for _, size := range []int{3, 9, 3, 20, 70, 5, 5, 5, 5, 40, 2, 17, 66, 17, 17, 1, 9, 1, 1, 1, 1} {
+					resize(size)
+				}
+				if n := len(alice.stored[mls.RecordPage]); n != int(window)+1 {
+					t.Errorf("%d versions of the page of a tree of one leaf", n)
+				}
+			})
+		}
+	}
+}
+
+// checkPageVersions compares what is stored of the tree with what is needed.
+func checkPageVersions(t *testing.T, m *member, window uint64) {
+	t.Helper()
+	now := m.g().Epoch()
+	oldest := now - min(now, window)
+	type version struct {
+		epoch uint64
+		blank bool
+	}
+	pages := map[string][]version{} // newest first
+	for _, rec := range m.stored[mls.RecordPage] {
+		page := string(rec.Key[:5])
+		pages[page] = append(pages[page], version{^binary.BigEndian.Uint64(rec.Key[5:]), len(rec.Value) == 0})
+	}
+	for page, versions := range pages {
+		for i, v := range versions {
+			switch {
+			case i > 0 && versions[i-1].epoch <= oldest:
+				t.Errorf("epoch %d: page %x: version %d is still stored, behind %d", now, page, v.epoch, versions[i-1].epoch)
+			case v.blank && i == len(versions)-1:
+				t.Errorf("epoch %d: page %x: the blank version %d hides nothing", now, page, v.epoch)
+			}
 		}
 	}
 }

@@ -61,9 +61,11 @@ func (g *Group) leave(next *Group, leaving *pastEpoch, replaced []pageVersion, w
 	window := uint64(g.config.MaxPastEpochs)
 	next.oldest = g.oldest
 	if window == 0 {
+		gone := &WriteSet{}
 		for _, p := range replaced {
-			ws.del(RecordPage, p.key())
+			gone.del(RecordPage, p.key())
 		}
+		ws.follow(gone) // blank versions, which hide pages from now on, have nothing to hide
 		deleteEpoch(ws, g.context.Epoch)
 		ws.del(RecordFloors, epochKey(g.context.Epoch))
 		next.oldest = next.context.Epoch

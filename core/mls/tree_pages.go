@@ -36,8 +36,13 @@ func pageLevels(depth int) int {
 // pageTop is the highest node level in pages of a level.
 func pageTop(level int) int { return leafPageLevels - 1 + level*upperPageLevels }
 
-// pageCount is the number of pages of a level.
-func pageCount(depth, level int) int { return 1 << max(depth-pageTop(level), 0) }
+// pageCount is the number of pages of a level, 0 if the tree is too low for it.
+func pageCount(depth, level int) int {
+	if level >= pageLevels(depth) {
+		return 0
+	}
+	return 1 << max(depth-pageTop(level), 0)
+}
 
 // pageNodesAt is how many nodes the topmost page has.
 func pageNodesAt(depth int) int {
