@@ -2,7 +2,10 @@
 
 package mls
 
-import "bytes"
+import (
+	"bytes"
+	"slices"
+)
 
 // parentHash is RFC 9420 section 7.9's: the hash over a parent node that its child
 // on the path carries, where sibling is the other child (TREE-9).
@@ -49,38 +52,27 @@ func (t *tree) validateParentHashes() error {
 
 // linked reports whether p is linked on one side: the resolution of that child
 // holds, apart from the leaves that are unmerged at p, exactly one node, and this
-// node carries the parent hash of p. As every parent is checked, chains end at leaves.
+// node carries the parent hash of p. By TREE-7 all leaves that are unmerged at p and
+// below the child are in that resolution. As every parent is checked, chains end at
+// leaves. An empty parent hash links to nothing.
 func (t *tree) linked(p *ParentNode, child, sibling NodeIndex) bool {
-	first, end := child.leafRange()
-	unmerged := 0 // leaves that are unmerged at p and below child
-	isUnmerged := make(map[NodeIndex]bool, len(p.UnmergedLeaves))
-	for _, i := range p.UnmergedLeaves {
-		if first <= i && i < end {
-			unmerged++
-			isUnmerged[i.node()] = true
+	var d Node
+	for _, n := range t.resolution(child) {
+		if n.isLeaf() {
+			if _, unmerged := slices.BinarySearch(p.UnmergedLeaves, n.leaf()); unmerged {
+				continue
+			}
 		}
-	}
-	resolution := t.resolution(child)
-	if len(resolution) != unmerged+1 {
-		return false
-	}
-	var hash []byte
-	for _, d := range resolution {
-		if isUnmerged[d] {
-			continue
-		}
-		if hash != nil {
+		if d != (Node{}) {
 			return false // a second one
 		}
-		switch node := t.node(d); {
-		case node.Leaf != nil && node.Leaf.Source == LeafCommit:
-			hash = node.Leaf.ParentHash
-		case node.Parent != nil:
-			hash = node.Parent.ParentHash
-		}
-		if len(hash) == 0 {
-			return false // an empty one links to nothing
-		}
+		d = t.node(n)
 	}
-	return bytes.Equal(hash, t.parentHash(p, sibling))
+	switch {
+	case d.Parent != nil && len(d.Parent.ParentHash) > 0:
+		return bytes.Equal(d.Parent.ParentHash, t.parentHash(p, sibling))
+	case d.Leaf != nil && d.Leaf.Source == LeafCommit:
+		return bytes.Equal(d.Leaf.ParentHash, t.parentHash(p, sibling))
+	}
+	return false
 }

@@ -108,6 +108,58 @@ func TestTreeTruncate(t *testing.T) {
 	}
 }
 
+// What a truncation cuts off does not come back when the tree grows again, not even
+// nodes that no honest tree has.
+func TestTreeTruncateForgets(t *testing.T) {
+	t.Parallel()
+	suite := testSuite(t, 1)
+	for _, size := range []int{8, 32, 128} {
+		nodes := make([]Node, size+1)
+		nodes[0], nodes[size] = Node{Leaf: wideLeaf(0)}, Node{Leaf: wideLeaf(size)}
+		tr, err := importTree(suite, nodes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stray := 2*NodeIndex(size) - 3 // the last parent
+		if tr.size() != uint32(size) {
+			t.Fatal("another tree than meant")
+		}
+		tr.put(stray, Node{Parent: &ParentNode{EncryptionKey: []byte("stray")}})
+		tr.ownUpward()
+		tr.touch(LeafIndex(size - 1))
+		tr.hash()
+		tr.removeLeaf(LeafIndex(size / 2))
+		tr.hash()
+		tr.truncate()
+		for i := range size {
+			tr.addLeaf(wideLeaf(1000 + i))
+		}
+		naive := naiveRatchetTree{suite, tr.export()}
+		naive.extend()
+		if !tr.isBlank(stray) || !bytes.Equal(naive.hash(int(tr.root()), nil), tr.hash()) {
+			t.Errorf("%d leaves: tree hash", size)
+		}
+	}
+}
+
+// A tree that has grown for a joiner is hashed with its blank half.
+func TestTreeReserveLeaf(t *testing.T) {
+	t.Parallel()
+	suite := testSuite(t, 1)
+	for _, n := range []int{1, 2, 7, 8, 16, 64, 512} {
+		tr := wideTree(suite, n)
+		i := tr.reserveLeaf()
+		naive := naiveRatchetTree{suite, tr.export()}
+		for len(naive.nodes) < int(2*i)+1 {
+			naive.nodes = append(naive.nodes, Node{})
+		}
+		naive.extend()
+		if int(i) != n || tr.leaf(i) != nil || tr.reserveLeaf() != i || !bytes.Equal(naive.hash(int(tr.root()), nil), tr.hash()) {
+			t.Errorf("leaf %d is reserved in a tree of %d", i, n)
+		}
+	}
+}
+
 // A shared tree does not change, whatever happens to its copies.
 func TestTreeCopies(t *testing.T) {
 	t.Parallel()
@@ -288,6 +340,27 @@ func TestTreeParentHashOfFormerRoot(t *testing.T) {
 		t.Fatal("another tree than meant")
 	}
 	c.check()
+}
+
+// TREE-10: the rest of the resolution must be the unmerged leaves.
+func TestTreeParentHashBesideOthers(t *testing.T) {
+	t.Parallel()
+	suite := testSuite(t, 1)
+	for _, linked := range []LeafIndex{0, 1} {
+		for _, unmerged := range [][]LeafIndex{nil, {1 - linked}} {
+			tr := wideTree(suite, 3)
+			p := &ParentNode{EncryptionKey: []byte("root"), UnmergedLeaves: unmerged}
+			tr.put(3, Node{Parent: p})
+			leaf := *wideLeaf(int(linked))
+			leaf.Source, leaf.ParentHash = LeafCommit, tr.parentHash(p, 5)
+			tr.setLeaf(linked, &leaf)
+			if err := tr.validateParentHashes(); len(unmerged) == 0 {
+				wantRule(t, "beside a merged leaf", "TREE-10", err)
+			} else if err != nil {
+				t.Error(err)
+			}
+		}
+	}
 }
 
 // TREE-12: the last node of the filtered path has an empty parent hash even below

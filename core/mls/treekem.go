@@ -227,7 +227,7 @@ func decryptPath(ctx context.Context, t *tree, own LeafIndex, keys pathKeys, sen
 	if err := checkCiphertexts(steps, path, excluded); err != nil {
 		return fail(err)
 	}
-	keys = keys.kept(t).drop(t.directPath(sender)...)
+	keys = keys.kept(t)
 	for i, n := range recipients(steps[at], leafSet(excluded)) { // PATH-4
 		key, public, err := keys.opened(t.suite, n)
 		if err != nil {
