@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
+	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
 )
 
@@ -126,5 +128,67 @@ func checkPageVersions(t *testing.T, m *member, window uint64) {
 				t.Errorf("epoch %d: page %x: the blank version %d hides nothing", now, page, v.epoch)
 			}
 		}
+	}
+}
+
+// LEAF-4, PRP-3, LEAF-9: neither an outsider nor a member can keep the others from
+// committing by proposing keys that are in the group already, nor have them add a
+// key package that has expired meanwhile.
+func TestProposalsThatCannotBeCommitted(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	alice, bob, mallory, all := threesome(t, mls.DefaultConfig, nil)
+	own, err := bob.g().OwnLeafNode(ctx, bob.env())
+	if err != nil {
+		t.Fatal(err)
+	}
+	forge := func(from mls.Sender, signer core.Signer, p mls.Proposal) {
+		t.Helper()
+		message, err := mls.ForgeProposal(ctx, mallory.env(), mallory.g(), mls.WirePublicMessage, from, signer, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		party{alice, bob}.deliver(t, nil, message)
+	}
+	add := func(name string, signer core.Signer, change func(*mls.KeyPackage)) *mls.Add {
+		t.Helper()
+		kp := newMember(t, 1, name, mls.DefaultConfig).keyPackage()
+		kp.LeafNode.SignatureKey = signer.Public()
+		change(kp)
+		if err := mls.ForgeKeyPackage(ctx, signer, kp); err != nil {
+			t.Fatal(err)
+		}
+		return &mls.Add{KeyPackage: kp}
+	}
+	member := mls.Sender{Type: mls.SenderMember, Leaf: mallory.g().OwnLeaf()}
+	one, two, three := mallory.newSigner(), mallory.newSigner(), mallory.newSigner()
+	forge(mls.Sender{Type: mls.SenderNewMemberProposal}, one, add("zoe", one, func(kp *mls.KeyPackage) { kp.LeafNode.EncryptionKey = own.EncryptionKey }))
+	forge(member, mallory.signers[0], add("yves", two, func(*mls.KeyPackage) {}))
+	forge(member, mallory.signers[0], add("yvonne", two, func(*mls.KeyPackage) {}))
+	forge(member, mallory.signers[0], add("xavier", three, func(kp *mls.KeyPackage) { kp.LeafNode.Lifetime.NotAfter = 1_000_000 }))
+	leaf, err := mallory.g().OwnLeafNode(ctx, mallory.env())
+	if err != nil {
+		t.Fatal(err)
+	}
+	update := *leaf
+	update.Source, update.EncryptionKey = mls.LeafUpdate, own.EncryptionKey
+	if err := mls.ForgeLeaf(ctx, mallory.signers[0], mallory.g(), &update); err != nil {
+		t.Fatal(err)
+	}
+	forge(member, mallory.signers[0], &mls.Update{LeafNode: &update})
+
+	env := alice.env()
+	env.Now = time.Unix(1_000_001, 0)
+	g, pending, ws, err := alice.g().Commit(ctx, env, mls.CommitParams{})
+	if err != nil {
+		t.Fatalf("commit: %v", err)
+	}
+	alice.set(g, ws)
+	alice.pending = pending
+	all[:2].deliver(t, alice, pending.Message())
+	result := alice.merge()
+	all[:2].agree(t)
+	if len(result.Added) != 1 || string(result.Added[0].Credential.Identity) != "yves" || len(result.Unused) != 4 {
+		t.Errorf("added %v, %d unused", result.Added, len(result.Unused))
 	}
 }

@@ -104,8 +104,8 @@ func (s *proposalSelection) take(p Proposal, sender Sender) bool {
 }
 
 // dropUnfit leaves those proposals of others out that would spoil our commit, be
-// it for what they ask of the other members or for a pre-shared key that we lack:
-// nobody can keep us from committing by a proposal that cannot be committed
+// it for what they ask of the other members, for a pre-shared key that we lack or
+// for a key package that has expired: nobody can keep us from committing by a proposal that cannot be committed
 // (PRP-3). What is by value must fit, or the error says why it does not.
 func (g *Group) dropUnfit(ctx context.Context, env *Env, list proposalList) (proposalList, error) {
 	var fit, waiting proposalList
@@ -114,13 +114,18 @@ func (g *Group) dropUnfit(ctx context.Context, env *Env, list proposalList) (pro
 			fit = append(fit, p)
 			continue
 		}
-		if psk, ok := p.proposal.(*PreSharedKey); ok {
-			_, err := g.gatherPSKs(ctx, env, []PreSharedKeyID{psk.PSK})
+		switch body := p.proposal.(type) {
+		case *PreSharedKey:
+			_, err := g.gatherPSKs(ctx, env, []PreSharedKeyID{body.PSK})
 			if errors.Is(err, ErrMissingPSK) {
 				continue
 			}
 			if err != nil {
 				return nil, err
+			}
+		case *Add: // LEAF-9: the lifetime binds who commits
+			if !env.Now.IsZero() && !body.KeyPackage.LeafNode.Lifetime.Contains(env.Now) {
+				continue
 			}
 		}
 		waiting = append(waiting, p)

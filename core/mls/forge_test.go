@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mls
+
+import (
+	"context"
+
+	"github.com/conclave-mls/conclave/core"
+)
+
+// What members and outsiders can make who do not keep the rules, for the tests
+// outside this package.
+
+// ForgeProposal frames a proposal that nobody has checked, from any sender. A
+// member's is tagged or encrypted with the keys of g's epoch.
+func ForgeProposal(ctx context.Context, env *Env, g *Group, wire WireFormat, from Sender, signer core.Signer, p Proposal) ([]byte, error) {
+	c := g.content(nil)
+	c.Sender, c.ContentType, c.Proposal = from, ContentProposal, p
+	a, err := signFramedContent(ctx, signer, wire, c, g.contextBytes)
+	if err != nil {
+		return nil, err
+	}
+	_, message, err := g.protect(ctx, env, a, &WriteSet{})
+	return message, err
+}
+
+// ForgeCommit is [Group.Commit] over exactly these proposals, which nobody has
+// checked.
+func ForgeCommit(ctx context.Context, env *Env, g *Group, proposals []Proposal) (*Group, *PendingCommit, *WriteSet, error) {
+	if err := g.tree.needAll(ctx, env.Fetch); err != nil {
+		return nil, nil, nil, err
+	}
+	keys, err := g.loadKeys(ctx, env)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	b := &commitBuilder{g: g, env: env, keys: keys}
+	for _, p := range proposals {
+		b.list = append(b.list, sentProposal{proposal: p, sender: Sender{Type: SenderMember, Leaf: g.own}})
+	}
+	return b.build(ctx)
+}
+
+// ForgeExternalCommit changes an external commit and signs it again.
+func ForgeExternalCommit(ctx context.Context, g *Group, signer core.Signer, message []byte, change func(*Commit)) ([]byte, error) {
+	m, err := UnmarshalMLSMessage(message)
+	if err != nil {
+		return nil, err
+	}
+	change(m.PublicMessage.Content.Commit)
+	a, err := signFramedContent(ctx, signer, WirePublicMessage, m.PublicMessage.Content, g.contextBytes)
+	if err != nil {
+		return nil, err
+	}
+	m.PublicMessage.Auth.Signature = a.Auth.Signature
+	return m.Marshal(), nil
+}
+
+// ForgeGroupInfo changes the GroupInfo of g and signs it again.
+func ForgeGroupInfo(ctx context.Context, env *Env, g *Group, signer core.Signer, change func(*GroupInfo)) ([]byte, error) {
+	message, err := g.GroupInfo(ctx, env)
+	if err != nil {
+		return nil, err
+	}
+	m, err := UnmarshalMLSMessage(message)
+	if err != nil {
+		return nil, err
+	}
+	change(m.GroupInfo)
+	if m.GroupInfo.Signature, err = signWithLabel(ctx, signer, "GroupInfoTBS", m.GroupInfo.tbs()); err != nil {
+		return nil, err
+	}
+	return m.Marshal(), nil
+}
+
+// ForgeKeyPackage signs a key package that was changed.
+func ForgeKeyPackage(ctx context.Context, signer core.Signer, k *KeyPackage) (err error) {
+	if err = k.LeafNode.sign(ctx, signer, nil, 0); err != nil {
+		return err
+	}
+	k.Signature, err = signWithLabel(ctx, signer, "KeyPackageTBS", k.tbs())
+	return err
+}
+
+// ForgeLeaf signs a leaf of source update that was changed, for g's own place.
+func ForgeLeaf(ctx context.Context, signer core.Signer, g *Group, leaf *LeafNode) error {
+	return leaf.sign(ctx, signer, g.context.GroupID, g.own)
+}
