@@ -105,8 +105,9 @@ func (s *proposalSelection) take(p Proposal, sender Sender) bool {
 
 // dropUnfit leaves those proposals of others out that would spoil our commit, be
 // it for what they ask of the other members, for a pre-shared key that we lack or
-// for a key package that has expired: nobody can keep us from committing by a proposal that cannot be committed
-// (PRP-3). What is by value must fit, or the error says why it does not.
+// for a key package that has expired: nobody can keep us from committing by a
+// proposal that cannot be committed (PRP-3). What is by value must fit, or the
+// error says why it does not.
 func (g *Group) dropUnfit(ctx context.Context, env *Env, list proposalList) (proposalList, error) {
 	var fit, waiting proposalList
 	for _, p := range list {
