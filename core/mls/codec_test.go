@@ -537,6 +537,59 @@ func TestManyExtensions(t *testing.T) {
 	}
 }
 
+// COD-9: nor does a leaf with long lists take long to check, against itself, the
+// group and what others use.
+func TestManyCapabilities(t *testing.T) {
+	t.Parallel()
+	suite := suiteOf(t, core.SuiteX25519AES128Ed25519)
+	key, err := suite.GenerateKeyPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := Pure.GenerateKey(t.Context(), core.KeySpec{Algorithm: core.Ed25519, Use: core.UseSign})
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf := sampleLeaf(LeafKeyPackage)
+	leaf.EncryptionKey, leaf.SignatureKey = key.Public(), signer.Public()
+	leaf.Extensions, leaf.Capabilities.Extensions = nil, nil
+	var required RequiredCapabilities
+	for i := range 30_000 {
+		code := uint16(i + 0x100)
+		leaf.Extensions = append(leaf.Extensions, Extension{Type: ExtensionType(code)})
+		leaf.Capabilities.Extensions = append(leaf.Capabilities.Extensions, ExtensionType(code))
+		leaf.Capabilities.Proposals = append(leaf.Capabilities.Proposals, ProposalType(code))
+		leaf.Capabilities.Credentials = append(leaf.Capabilities.Credentials, core.CredentialType(code))
+	}
+	required.Extensions = slices.Clone(leaf.Capabilities.Extensions)
+	required.Proposals = slices.Clone(leaf.Capabilities.Proposals)
+	required.Credentials = slices.Clone(leaf.Capabilities.Credentials)
+	slices.Reverse(required.Extensions)
+	gc := &GroupContext{Version: MLS10, Suite: 1, Extensions: append(Extensions{required.Extension()}, leaf.Extensions...)}
+	tree := newTree(suite)
+	tree.addLeaf(leaf)
+	start := time.Now()
+	if err := errors.Join(leaf.checkContent(suite), leaf.checkFits(gc), checkCredentialTypes(tree)); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(start); took > 500*time.Millisecond {
+		t.Errorf("took %v", took)
+	}
+	for rule, change := range map[string]func(*LeafNode){
+		"LEAF-5": func(n *LeafNode) { n.Capabilities.Extensions = n.Capabilities.Extensions[1:] },
+		"LEAF-7": func(n *LeafNode) { n.Capabilities.Proposals = n.Capabilities.Proposals[:20_000] },
+		"CRD-4":  func(n *LeafNode) { n.Capabilities.Credentials = n.Capabilities.Credentials[1:] },
+	} {
+		other := *leaf
+		change(&other)
+		err := errors.Join(other.checkContent(suite), other.checkFits(gc))
+		var breached *RuleError
+		if !errors.As(err, &breached) || breached.Rule != rule {
+			t.Errorf("%s: %v", rule, err)
+		}
+	}
+}
+
 // COD-3: content at the boundaries of the length's widths, also when nested.
 func TestNestedBoundaries(t *testing.T) {
 	t.Parallel()

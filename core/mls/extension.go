@@ -56,6 +56,14 @@ func (l Extensions) Find(t ExtensionType) ([]byte, bool) {
 	return nil, false
 }
 
+func (l Extensions) types() []ExtensionType {
+	types := make([]ExtensionType, len(l))
+	for i, e := range l {
+		types[i] = e.Type
+	}
+	return types
+}
+
 // checkUnique refuses two extensions of one type (GRE-4) in linear time (COD-9).
 func (l Extensions) checkUnique() error {
 	if len(l) < 2 {

@@ -117,7 +117,7 @@ func NewKeyPackage(ctx context.Context, p KeyPackageParams) (*KeyPackageBundle, 
 	}
 	if p.LastResort {
 		k.Extensions = Extensions{{Type: ExtensionLastResort}}
-		if !k.LeafNode.Capabilities.supportsExtension(ExtensionLastResort) { // KP-9
+		if !slices.Contains(k.LeafNode.Capabilities.Extensions, ExtensionLastResort) { // KP-9
 			k.LeafNode.Capabilities.Extensions = append(slices.Clip(k.LeafNode.Capabilities.Extensions), ExtensionLastResort)
 		}
 	}

@@ -21,13 +21,40 @@ func DefaultCapabilities(suites []core.SuiteID) Capabilities {
 	}
 }
 
-func (c Capabilities) supportsExtension(t ExtensionType) bool {
-	return t.isDefault() || slices.Contains(c.Extensions, t)
+// lackedExtension returns one of the types that is not supported, if there is one.
+func (c Capabilities) lackedExtension(types []ExtensionType) (t ExtensionType, missing bool) {
+	return firstMissing(slices.DeleteFunc(slices.Clone(types), ExtensionType.isDefault), c.Extensions)
 }
 
-func (c Capabilities) supportsProposal(t ProposalType) bool {
-	return t.isDefault() || slices.Contains(c.Proposals, t)
+// firstMissing returns the first code of need that have does not list. Both may
+// be long and a peer's, so the time is linear in both (COD-9).
+func firstMissing[T ~uint16](need, have []T) (code T, missing bool) {
+	const few = 8
+	if len(need) <= few {
+		for _, n := range need {
+			if !slices.Contains(have, n) {
+				return n, true
+			}
+		}
+		return 0, false
+	}
+	var set codeSet
+	for _, h := range have {
+		set.add(uint16(h))
+	}
+	for _, n := range need {
+		if !set.has(uint16(n)) {
+			return n, true
+		}
+	}
+	return 0, false
 }
+
+// A codeSet has a bit for every code point, 8 KiB in all.
+type codeSet [1 << 10]uint64
+
+func (s *codeSet) add(code uint16)      { s[code>>6] |= 1 << (code & 63) }
+func (s *codeSet) has(code uint16) bool { return s[code>>6]&(1<<(code&63)) != 0 }
 
 // checkLists is the part of LEAF-6 that is ours alone: what we make lists the
 // version and the suite that it is made for.
@@ -57,10 +84,10 @@ func (n *LeafNode) checkContent(suite core.Suite) error {
 	if err := n.Extensions.checkUnique(); err != nil {
 		return err
 	}
+	if t, missing := n.Capabilities.lackedExtension(n.Extensions.types()); missing {
+		return breach("LEAF-5", "leaf extension 0x%04X is not in its capabilities", uint16(t))
+	}
 	for _, e := range n.Extensions {
-		if !n.Capabilities.supportsExtension(e.Type) {
-			return breach("LEAF-5", "leaf extension 0x%04X is not in its capabilities", uint16(e.Type))
-		}
 		switch e.Type {
 		case ExtensionRatchetTree, ExtensionRequiredCapabilities, ExtensionExternalPub, ExtensionExternalSenders:
 			return breach("LEAF-5", "extension 0x%04X does not belong in a leaf", uint16(e.Type))
@@ -83,43 +110,36 @@ func (n *LeafNode) checkFits(gc *GroupContext) error {
 	if err != nil {
 		return err
 	}
-	for _, t := range required.Extensions {
-		if !n.Capabilities.supportsExtension(t) {
-			return breach("LEAF-7", "required extension 0x%04X is not supported", uint16(t))
-		}
+	if t, missing := n.Capabilities.lackedExtension(required.Extensions); missing {
+		return breach("LEAF-7", "required extension 0x%04X is not supported", uint16(t))
 	}
-	for _, t := range required.Proposals {
-		if !n.Capabilities.supportsProposal(t) {
-			return breach("LEAF-7", "required proposal type 0x%04X is not supported", uint16(t))
-		}
+	proposals := slices.DeleteFunc(slices.Clone(required.Proposals), ProposalType.isDefault)
+	if t, missing := firstMissing(proposals, n.Capabilities.Proposals); missing {
+		return breach("LEAF-7", "required proposal type 0x%04X is not supported", uint16(t))
 	}
-	for _, t := range required.Credentials {
-		if !slices.Contains(n.Capabilities.Credentials, t) {
-			return breach("LEAF-7", "required credential type %d is not supported", t)
-		}
+	if t, missing := firstMissing(required.Credentials, n.Capabilities.Credentials); missing {
+		return breach("LEAF-7", "required credential type %d is not supported", t)
 	}
-	for _, e := range gc.Extensions {
-		if !n.Capabilities.supportsExtension(e.Type) {
-			return breach("LEAF-8", "group extension 0x%04X is not supported", uint16(e.Type))
-		}
+	if t, missing := n.Capabilities.lackedExtension(gc.Extensions.types()); missing {
+		return breach("LEAF-8", "group extension 0x%04X is not supported", uint16(t))
 	}
 	return nil
 }
 
 // checkCredentialTypes is CRD-4 over a whole group: every leaf supports every
-// credential type in use. The types in use are few, so this is linear.
+// credential type in use.
 func checkCredentialTypes(t *tree) error {
 	var used []core.CredentialType
+	var known codeSet
 	for _, n := range t.leaves() {
-		if !slices.Contains(used, n.Credential.Type) {
+		if code := uint16(n.Credential.Type); !known.has(code) {
+			known.add(code)
 			used = append(used, n.Credential.Type)
 		}
 	}
 	for i, n := range t.leaves() {
-		for _, c := range used {
-			if !slices.Contains(n.Capabilities.Credentials, c) {
-				return breach("CRD-4", "leaf %d does not support credential type %d, which is in use", i, c)
-			}
+		if c, missing := firstMissing(used, n.Capabilities.Credentials); missing {
+			return breach("CRD-4", "leaf %d does not support credential type %d, which is in use", i, c)
 		}
 	}
 	return nil
