@@ -3,6 +3,7 @@
 package mls_test
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -190,5 +191,42 @@ func TestProposalsThatCannotBeCommitted(t *testing.T) {
 	all[:2].agree(t)
 	if len(result.Added) != 1 || string(result.Added[0].Credential.Identity) != "yves" || len(result.Unused) != 4 {
 		t.Errorf("added %v, %d unused", result.Added, len(result.Unused))
+	}
+}
+
+// PSK-3, RE-2, RE-5: what a Welcome says of another group by a resumption PSK of
+// usage reinit or branch is checked or refused, never believed.
+func TestWelcomeOfAnotherGroupsSuccessor(t *testing.T) {
+	t.Parallel()
+	for _, usage := range []mls.ResumptionUsage{mls.ResumptionReInit, mls.ResumptionBranch} {
+		alice, zoe := newMember(t, 1, "alice", mls.DefaultConfig), newMember(t, 1, "zoe", mls.DefaultConfig)
+		alice.create("successor", nil)
+		env := func(m *member) *mls.Env {
+			env := m.env()
+			env.PSK = func(context.Context, mls.PreSharedKeyID) (core.Secret, error) {
+				return core.NewSecret([]byte("resumption")), nil
+			}
+			return env
+		}
+		psk := alice.g().NewResumptionPSK(7)
+		psk.PSK.Usage, psk.PSK.GroupID = usage, []byte("predecessor")
+		g, pending, ws, err := mls.ForgeCommit(t.Context(), env(alice), alice.g(), []mls.Proposal{psk, &mls.Add{KeyPackage: zoe.keyPackage()}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		alice.set(g, ws)
+		b, err := pending.Bundle(t.Context(), alice.env(), alice.g())
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := mls.UnmarshalMLSMessage(b.Welcome)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, _, err = mls.Join(t.Context(), env(zoe), mls.JoinParams{Welcome: m.Welcome, Config: zoe.config,
+			KeyPackage: func(context.Context, []byte) (*mls.KeyPackageBundle, error) { return zoe.bundle, nil }})
+		if !errors.Is(err, core.ErrUnsupported) {
+			t.Errorf("usage %d: %v", usage, err)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/conclave-mls/conclave/core"
 )
@@ -127,7 +128,6 @@ func openGroupSecrets(ctx context.Context, suite core.Suite, bundle *KeyPackageB
 func welcomePSK(ctx context.Context, env *Env, suite core.Suite, ids []PreSharedKeyID) (core.Secret, error) {
 	var psks []PSK
 	seen := map[string]bool{}
-	resumed := 0
 	for _, id := range ids {
 		if len(id.Nonce) != suite.Parameters().Nh {
 			return core.Secret{}, breach("PSK-1", "nonce of %d bytes", len(id.Nonce))
@@ -138,9 +138,9 @@ func welcomePSK(ctx context.Context, env *Env, suite core.Suite, ids []PreShared
 		}
 		seen[key] = true
 		if id.Type == PSKResumption && id.Usage != ResumptionApplication {
-			if resumed++; resumed > 1 {
-				return core.Secret{}, breach("PSK-3", "two PSKs of usage reinit or branch")
-			}
+			// Who joins has to compare the group with the one before it (RFC 9420
+			// sections 11.2 and 11.3). To believe the Welcome instead is not safe.
+			return core.Secret{}, fmt.Errorf("mls: Welcome to the successor of another group: %w", core.ErrUnsupported)
 		}
 		secret, err := env.psk(ctx, id)
 		if err != nil {
