@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"sync"
 	"testing"
 
 	"github.com/conclave-mls/conclave/core"
@@ -204,12 +205,8 @@ func vectorSeeds(t testing.TB, name string, n int) (seeds [][]byte) {
 	if !ok {
 		return nil
 	}
-	data, err := os.ReadFile(path)
+	cases, err := messageVectors(path)
 	if err != nil {
-		t.Fatal(err)
-	}
-	var cases []map[string]hexBytes
-	if err := json.Unmarshal(data, &cases); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range cases[:min(n, len(cases))] {
@@ -221,6 +218,23 @@ func vectorSeeds(t testing.TB, name string, n int) (seeds [][]byte) {
 	}
 	return seeds
 }
+
+// messageVectors reads the file once for all targets.
+func messageVectors(path string) ([]map[string]hexBytes, error) {
+	messagesOnce.Do(func() {
+		var data []byte
+		if data, messagesErr = os.ReadFile(path); messagesErr == nil {
+			messagesErr = json.Unmarshal(data, &messagesCases)
+		}
+	})
+	return messagesCases, messagesErr
+}
+
+var (
+	messagesOnce  sync.Once
+	messagesCases []map[string]hexBytes
+	messagesErr   error
+)
 
 // The seeds are what their targets accept: else they would fuzz nothing.
 func TestVectorSeeds(t *testing.T) {
