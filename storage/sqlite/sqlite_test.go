@@ -64,13 +64,13 @@ func TestPaths(t *testing.T) {
 		path := filepath.Join(folder, name)
 		s := open(t, path)
 		apply(t, s, "a", "b")
-		info, err := os.Stat(path)
-		if err != nil {
-			t.Fatalf("%q: %v", name, err)
-		}
 		for _, suffix := range []string{"", "-wal", "-shm"} {
-			if info, err = os.Stat(path + suffix); err != nil || info.Mode().Perm() != 0o600 {
-				t.Errorf("%q%s: mode %v, error %v, want 0600", name, suffix, info.Mode(), err)
+			info, err := os.Stat(path + suffix)
+			if err != nil {
+				t.Fatalf("%q: %v", name, err)
+			}
+			if info.Mode().Perm() != 0o600 {
+				t.Errorf("%q%s: mode %v, want 0600", name, suffix, info.Mode())
 			}
 		}
 		if err := s.Close(); err != nil {

@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package seal stands between an engine and a [core.Keystore]: values are
+// encrypted, keys are blinded, and a batch whose outcome is unknown is found out
+// about. Start with [Open].
+//
+// The store behind it sees how many records there are, how large they are and
+// which of them change together. It sees no name and no value, and it cannot
+// change a value, nor pass one off as another's, without that being ErrDamaged.
+// What it can do is to leave records out and to show older ones; the keys and
+// versions of a KeysOnly query are its word alone.
+//
+// A key in the store is 16 bytes of HMAC-SHA-256 over tenant, table and scope and
+// then the caller's own 0 to 32 bytes in clear, so that the records of a scope
+// lie together in the caller's order. Put nothing secret there. Within a table
+// and scope no key may be the beginning of another.
+//
+// A value is sealed with XChaCha20-Poly1305. The nonce is the record's version,
+// which is 16 random bytes drawn here and never used twice; tenant, table, key
+// and version are authenticated with it. The data key is made when a store is
+// first opened and kept there, under a [core.KeyWrapper].
+//
+// Table 0 is this package's own. Closing a Store does not close the keystore:
+// several tenants may share one.
+package seal
+
+import (
+	"bytes"
+	"context"
+	"crypto/cipher"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/crypto/chacha20poly1305"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/vlbytes"
+)
+
+const (
+	// MaxKey is the longest clear part of a key, in bytes.
+	MaxKey = core.MaxKey - blindLen
+	// MaxValue is the longest value, in bytes. Longer ones are for the caller to
+	// split: it knows where.
+	MaxValue = core.MaxValue - headerLen - chacha20poly1305.Overhead
+
+	blindLen     = 16
+	headerLen    = 1 + 4 // format, generation of the data key
+	recordFormat = 1
+)
+
+// ownTable holds the root record and the receipts.
+const ownTable core.Table = 0
+
+// A Query asks for the records of a table and scope whose key begins with
+// Prefix, ascending by key; see [core.Query].
+type Query struct {
+	Table         core.Table
+	Scope         []byte
+	Prefix, After []byte
+	Limit         int
+	KeysOnly      bool
+}
+
+// A Record is what was put. Table and Scope are those of the query.
+type Record struct {
+	Table      core.Table
+	Scope      []byte
+	Key, Value []byte
+	Version    core.Version
+}
+
+// An Expectation holds if the record has exactly this version before the batch;
+// zero: it is absent.
+type Expectation struct {
+	Table      core.Table
+	Scope, Key []byte
+	Version    core.Version
+}
+
+// A Range names the records of a table and scope whose key begins with Prefix;
+// all of the scope if it is empty.
+type Range struct {
+	Table         core.Table
+	Scope, Prefix []byte
+}
+
+// A Put writes one record, new or not.
+type Put struct {
+	Table             core.Table
+	Scope, Key, Value []byte
+}
+
+// A Batch is applied whole or not at all; see [core.Batch].
+type Batch struct {
+	Expect []Expectation
+	Dels   []Range
+	Puts   []Put
+}
+
+// Stats counts what a Store has handed to the keystore since it was opened.
+type Stats struct {
+	Batches int64 // calls of Apply, receipts of their own included
+	Bytes   int64 // keys and sealed values in them
+}
+
+// A Store seals for one tenant of a keystore. It is safe for concurrent use.
+type Store struct {
+	ks     core.Keystore
+	tenant string
+
+	mu      sync.RWMutex // held for reading by each call, for writing by Close
+	closed  bool
+	ring    *keyring
+	slots   slots
+	batches atomic.Int64
+	bytes   atomic.Int64
+}
+
+// Open opens the records of a tenant. If there are none, it makes the tenant's
+// keys and has w wrap them. ErrWrongKey: they were wrapped by another key than
+// w's; nothing is changed. ErrDamaged: the record that holds them is broken.
+// ErrUnsupported: a newer version of this package made it.
+func Open(ctx context.Context, ks core.Keystore, w core.KeyWrapper, tenant string) (*Store, error) {
+	ring, err := openRoot(ctx, ks, w, tenant)
+	if err != nil {
+		return nil, fmt.Errorf("seal: open: %w", err)
+	}
+	return &Store{ks: ks, tenant: tenant, ring: ring}, nil
+}
+
+// Read answers all queries from one consistent state. ErrDamaged: a record does
+// not authenticate, or is not one that was asked for.
+func (s *Store) Read(ctx context.Context, queries []Query) ([][]Record, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return nil, core.ErrClosed
+	}
+	blinded := make([]core.Query, len(queries))
+	for i, q := range queries {
+		if q.Table == ownTable {
+			return nil, errOwnTable
+		}
+		scope := s.blind(q.Table, q.Scope)
+		blinded[i] = core.Query{Table: q.Table, Prefix: join(scope, q.Prefix), Limit: q.Limit, KeysOnly: q.KeysOnly}
+		if len(q.After) > 0 {
+			blinded[i].After = join(scope, q.After)
+		}
+	}
+	found, err := s.ks.Read(ctx, blinded)
+	if err != nil {
+		return nil, err
+	}
+	if len(found) != len(queries) {
+		return nil, damaged(0, "the store gave %d answers to %d queries", len(found), len(queries))
+	}
+	answers := make([][]Record, len(queries))
+	for i, q := range queries {
+		answers[i] = make([]Record, len(found[i]))
+		for j, r := range found[i] {
+			if !bytes.HasPrefix(r.Key, blinded[i].Prefix) {
+				return nil, damaged(q.Table, "a record that was not asked for")
+			}
+			out := Record{Table: q.Table, Scope: q.Scope, Key: r.Key[blindLen:], Version: r.Version}
+			if !q.KeysOnly {
+				if out.Value, err = s.open(q.Table, r); err != nil {
+					return nil, err
+				}
+			}
+			answers[i][j] = out
+		}
+	}
+	return answers, nil
+}
+
+// Apply seals and applies a batch, and returns the versions of its puts in their
+// order. ErrConflict: an expectation failed, nothing changed. ErrUnavailable: it
+// did not happen, and a later try may succeed. ErrUnknownOutcome is left only
+// where the context ends, or the store is closed, before the outcome of a batch
+// that was lost on its way is found out. ErrInvalid: table 0, or a key that is
+// put twice. ErrTooLarge: a key over MaxKey, a value over MaxValue, or a batch
+// over core.MaxBatch.
+func (s *Store) Apply(ctx context.Context, b Batch) ([]core.Version, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return nil, core.ErrClosed
+	}
+	sealed, versions, err := s.sealBatch(b)
+	if err != nil {
+		return nil, err
+	}
+	if len(b.Dels)+len(b.Puts) == 0 {
+		return nil, s.check(ctx, sealed)
+	}
+	if err := s.applyWithReceipt(ctx, sealed); err != nil {
+		return nil, err
+	}
+	return versions, nil
+}
+
+// check applies a batch that changes nothing, so that it does not matter whether
+// a lost one happened.
+func (s *Store) check(ctx context.Context, b core.Batch) error {
+	err := s.apply(ctx, b)
+	if errors.Is(err, core.ErrUnknownOutcome) {
+		return fmt.Errorf("seal: %w", core.ErrUnavailable)
+	}
+	return err
+}
+
+// apply hands a batch to the store and counts it.
+func (s *Store) apply(ctx context.Context, b core.Batch) error {
+	n := 0
+	for i := range b.Expect {
+		n += len(b.Expect[i].Key)
+	}
+	for i := range b.Dels {
+		n += len(b.Dels[i].Prefix)
+	}
+	for i := range b.Puts {
+		n += len(b.Puts[i].Key) + len(b.Puts[i].Value)
+	}
+	s.batches.Add(1)
+	s.bytes.Add(int64(n))
+	return s.ks.Apply(ctx, b)
+}
+
+// Stats returns the counts so far.
+func (s *Store) Stats() Stats {
+	return Stats{Batches: s.batches.Load(), Bytes: s.bytes.Load()}
+}
+
+// Close waits for calls under way, removes the Store's receipts and forgets the
+// keys. Calls after it are ErrClosed; closing twice is not an error. An error
+// means only that receipts were left, which cost a few bytes each.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	err := s.removeReceipts()
+	s.ring.wipe()
+	return err
+}
+
+func (s *Store) sealBatch(b Batch) (core.Batch, []core.Version, error) {
+	out := core.Batch{
+		Expect: make([]core.Expectation, len(b.Expect), len(b.Expect)+1), // one more for the receipt
+		Dels:   make([]core.Range, len(b.Dels)),
+		Puts:   make([]core.Put, len(b.Puts), len(b.Puts)+1),
+	}
+	for i, e := range b.Expect {
+		if e.Table == ownTable {
+			return core.Batch{}, nil, errOwnTable
+		}
+		out.Expect[i] = core.Expectation{Table: e.Table, Key: join(s.blind(e.Table, e.Scope), e.Key), Version: e.Version}
+	}
+	for i, d := range b.Dels {
+		if d.Table == ownTable {
+			return core.Batch{}, nil, errOwnTable
+		}
+		out.Dels[i] = core.Range{Table: d.Table, Prefix: join(s.blind(d.Table, d.Scope), d.Prefix)}
+	}
+	versions := make([]core.Version, len(b.Puts))
+	for i, p := range b.Puts {
+		if p.Table == ownTable {
+			return core.Batch{}, nil, errOwnTable
+		}
+		if len(p.Value) > MaxValue {
+			return core.Batch{}, nil, fmt.Errorf("seal: value of %d bytes in table %d: %w", len(p.Value), p.Table, core.ErrTooLarge)
+		}
+		versions[i] = core.NewVersion()
+		key := join(s.blind(p.Table, p.Scope), p.Key)
+		out.Puts[i] = core.Put{Table: p.Table, Key: key, Value: s.seal(p.Table, key, p.Value, versions[i]), Version: versions[i]}
+	}
+	return out, versions, nil
+}
+
+// blind hides a scope: 16 bytes that nobody can match to it without the key.
+func (s *Store) blind(table core.Table, scope []byte) []byte {
+	mac := hmac.New(sha256.New, s.ring.blinding.Bytes())
+	mac.Write(append(vlbytes.Append(nil, []byte(s.tenant)), byte(table)))
+	mac.Write(scope)
+	return mac.Sum(nil)[:blindLen]
+}
+
+// seal makes a stored value: format, generation, ciphertext.
+func (s *Store) seal(table core.Table, key, value []byte, v core.Version) []byte {
+	out := make([]byte, headerLen, headerLen+len(value)+chacha20poly1305.Overhead)
+	out[0] = recordFormat
+	binary.BigEndian.PutUint32(out[1:], s.ring.newest)
+	return s.ring.keys[s.ring.newest].Seal(out, nonce(v), value, s.associated(table, key, v))
+}
+
+// open is the reverse of seal. It never says which check failed.
+func (s *Store) open(table core.Table, r core.Record) ([]byte, error) {
+	if len(r.Value) < headerLen || r.Value[0] != recordFormat {
+		return nil, damaged(table, "unknown format")
+	}
+	var aead cipher.AEAD = s.ring.keys[binary.BigEndian.Uint32(r.Value[1:])]
+	if aead == nil {
+		return nil, damaged(table, "no such data key")
+	}
+	value, err := aead.Open(nil, nonce(r.Version), r.Value[headerLen:], s.associated(table, r.Key, r.Version))
+	if err != nil {
+		return nil, damaged(table, "does not authenticate")
+	}
+	return value, nil
+}
+
+func (s *Store) associated(table core.Table, key []byte, v core.Version) []byte {
+	aad := make([]byte, 0, 64+len(s.tenant)+len(key))
+	aad = append(aad, recordFormat)
+	aad = vlbytes.Append(aad, []byte(s.tenant))
+	aad = append(aad, byte(table))
+	aad = vlbytes.Append(aad, key)
+	return append(aad, v[:]...)
+}
+
+// nonce is the version and eight zeros: as unique as versions are.
+func nonce(v core.Version) []byte {
+	n := make([]byte, chacha20poly1305.NonceSizeX)
+	copy(n, v[:])
+	return n
+}
+
+func join(scope, rest []byte) []byte {
+	return append(append(make([]byte, 0, len(scope)+len(rest)), scope...), rest...)
+}
+
+var errOwnTable = fmt.Errorf("seal: table %d is not for use: %w", ownTable, core.ErrInvalid)
+
+func damaged(table core.Table, why string, args ...any) error {
+	return fmt.Errorf("seal: record of table %d: %s: %w", table, fmt.Sprintf(why, args...), core.ErrDamaged)
+}
