@@ -41,7 +41,12 @@ PRAGMA user_version = 1;`
 // prepareFile makes the schema in a new file, and else refuses, without changing
 // anything, what this package did not write or does not understand.
 func prepareFile(ctx context.Context, c *conn) error {
-	fresh, err := isNew(c)
+	// In a transaction, because another process may make the schema meanwhile.
+	var fresh bool
+	err := c.inTransaction(ctx, &c.begin, "BEGIN", func() (err error) {
+		fresh, err = isNew(c)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -49,8 +54,7 @@ func prepareFile(ctx context.Context, c *conn) error {
 	if err := useLog(ctx, c); err != nil || !fresh {
 		return err
 	}
-	// Another process may be doing the same at this moment: whoever comes second
-	// finds it done.
+	// Whoever comes second finds it done.
 	return c.inTransaction(ctx, &c.beginWrite, "BEGIN IMMEDIATE", func() error {
 		fresh, err := isNew(c)
 		if err != nil || !fresh {
