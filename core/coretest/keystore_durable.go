@@ -41,16 +41,20 @@ func TestDurableKeystore(t *testing.T, open OpenAt) {
 	}
 	TestKeystore(t, func(t *testing.T) core.Keystore { return openAt(t, open, t.TempDir()) })
 	runChecks(t, durableChecks, func(t *testing.T) OpenAt { return open })
-	// At the top level, because the process runs the test by its name.
-	location := t.TempDir()
+	name, location := t.Name(), t.TempDir()
 	t.Run("killed", func(t *testing.T) {
-		parent := strings.TrimSuffix(t.Name(), "/killed")
-		keystoreKilled(t, open, location, func(ctx context.Context) *exec.Cmd {
-			cmd := exec.CommandContext(ctx, os.Args[0], "-test.run", exactly(parent), "-test.count", "1", "-test.timeout", "60s")
-			cmd.Env = append(os.Environ(), killedAt+"="+location)
-			return cmd
-		})
+		during := func(long time.Duration) { beside(t, open, location, long) }
+		keystoreKilled(t, open, location, againUntilKilled(name, location), during)
 	})
+}
+
+// againUntilKilled runs a test of this binary again, as the process to be killed.
+func againUntilKilled(name, location string) func(context.Context) *exec.Cmd {
+	return func(ctx context.Context) *exec.Cmd {
+		cmd := exec.CommandContext(ctx, os.Args[0], "-test.run", exactly(name), "-test.count", "1", "-test.timeout", "60s")
+		cmd.Env = append(os.Environ(), killedAt+"="+location)
+		return cmd
+	}
 }
 
 var durableChecks = []check[OpenAt]{
@@ -142,7 +146,7 @@ const killedRows = 40
 
 // applyUntilKilled puts batch after batch, says so after each, and never ends by
 // itself (but for a limit, should nobody kill it).
-func applyUntilKilled(t *testing.T, open OpenAt, location string) {
+func applyUntilKilled(t testing.TB, open OpenAt, location string) {
 	k := &kit{TB: t, store: openAt(t, open, location)}
 	n := 0
 	var head core.Version
@@ -170,38 +174,85 @@ func applyUntilKilled(t *testing.T, open OpenAt, location string) {
 }
 
 // keystoreKilled kills the process at random moments and looks at what is left:
-// whole batches only, and none lost that was reported.
-func keystoreKilled(t *testing.T, open OpenAt, location string, command func(context.Context) *exec.Cmd) {
+// whole batches only, and none lost that was reported. In every other round
+// during runs beside the process.
+func keystoreKilled(t testing.TB, open OpenAt, location string, command func(context.Context) *exec.Cmd, during func(time.Duration)) {
 	last := 0
 	for round := range 10 {
-		reported := killOnce(t, command, time.Duration(rand.IntN(30_000))*time.Microsecond)
+		reported := killOnce(t, command, func() {
+			delay := time.Duration(rand.IntN(30_000)) * time.Microsecond
+			if round%2 == 0 {
+				during(delay)
+			} else {
+				time.Sleep(delay)
+			}
+		})
 		if reported == 0 {
 			t.Fatal("the process applied nothing")
 		}
 		k := &kit{TB: t, store: openAt(t, open, location)}
-		answers := k.read(query(1, ""), query(2, ""), query(3, ""))
+		n, err := wholeBatch(t.Context(), k.store)
+		if err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
 		if err := k.store.Close(); err != nil {
 			t.Fatalf("round %d: close: %v", round, err)
 		}
-		if len(answers[0]) != 1 || len(answers[1]) != killedRows/2 || len(answers[2]) != killedRows/2 {
-			t.Fatalf("round %d: %d, %d and %d records are left", round, len(answers[0]), len(answers[1]), len(answers[2]))
-		}
-		n, err := strconv.Atoi(string(answers[0][0].Value))
-		if err != nil || n < reported || n > reported+1 || n <= last {
-			t.Fatalf("round %d: batch %d was reported as applied, the store is at %q", round, reported, answers[0][0].Value)
+		if n < reported || n > reported+1 || n <= last {
+			t.Fatalf("round %d: batch %d was reported as applied, after %d, and the store is at %d", round, reported, last, n)
 		}
 		last = n
-		for _, r := range append(answers[1], answers[2]...) {
-			if strings.TrimSpace(string(r.Value)) != fmt.Sprint(n) {
-				t.Fatalf("round %d: parts of two batches are left: %d and %.20q", round, n, r.Value)
-			}
+	}
+}
+
+// wholeBatch reads what the process writes and returns the number of the batch,
+// or an error if there are parts of several.
+func wholeBatch(ctx context.Context, store core.Keystore) (int, error) {
+	answers, err := store.Read(ctx, []core.Query{query(1, ""), query(2, ""), query(3, "")})
+	if err != nil {
+		return 0, fmt.Errorf("read: %w", err)
+	}
+	if len(answers[0]) != 1 || len(answers[1]) != killedRows/2 || len(answers[2]) != killedRows/2 {
+		return 0, fmt.Errorf("there are %d, %d and %d records", len(answers[0]), len(answers[1]), len(answers[2]))
+	}
+	head := string(answers[0][0].Value)
+	for _, r := range append(answers[1], answers[2]...) {
+		if strings.TrimSpace(string(r.Value)) != head {
+			return 0, fmt.Errorf("there are parts of two batches: %s and %.20q", head, r.Value)
+		}
+	}
+	return strconv.Atoi(head)
+}
+
+// beside uses the store while the other process does, if it can be open twice.
+func beside(t testing.TB, open OpenAt, location string, long time.Duration) {
+	store, err := open(t.Context(), location)
+	if errors.Is(err, core.ErrUnavailable) {
+		return
+	}
+	if err != nil {
+		t.Errorf("open beside another process: %v", err)
+		return
+	}
+	defer store.Close()
+	last := 0
+	for end := time.Now().Add(long); time.Now().Before(end); {
+		n, err := wholeBatch(t.Context(), store)
+		if err != nil || n < last {
+			t.Errorf("beside another process: batch %d after %d, error %v", n, last, err)
+			return
+		}
+		last = n
+		if err := retry(func() error { return store.Apply(t.Context(), core.Batch{Puts: []core.Put{put(4, "beside", "")}}) }); err != nil {
+			t.Errorf("apply beside another process: %v", err)
+			return
 		}
 	}
 }
 
 // killOnce starts the process, lets it apply at least one batch, kills it after
-// the delay and returns the number that it reported last.
-func killOnce(t *testing.T, command func(context.Context) *exec.Cmd, delay time.Duration) (reported int) {
+// during and returns the number that it reported last.
+func killOnce(t testing.TB, command func(context.Context) *exec.Cmd, during func()) (reported int) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	cmd := command(ctx)
@@ -215,6 +266,7 @@ func killOnce(t *testing.T, command func(context.Context) *exec.Cmd, delay time.
 		t.Fatal(err)
 	}
 	var output strings.Builder
+	var killer sync.WaitGroup
 	lines := bufio.NewScanner(io.TeeReader(stdout, &output))
 	for lines.Scan() {
 		var n int
@@ -222,10 +274,14 @@ func killOnce(t *testing.T, command func(context.Context) *exec.Cmd, delay time.
 			continue
 		}
 		if reported == 0 {
-			time.AfterFunc(delay, func() { _ = cmd.Process.Kill() })
+			killer.Go(func() {
+				during()
+				_ = cmd.Process.Kill()
+			})
 		}
 		reported = n
 	}
+	killer.Wait()
 	if err := cmd.Wait(); err == nil || reported == 0 {
 		t.Fatalf("the process to kill ended with %v after batch %d:\n%s%s", err, reported, output.String(), stderr.String())
 	}
