@@ -113,9 +113,11 @@ func TestTreeTruncate(t *testing.T) {
 func TestTreeTruncateForgets(t *testing.T) {
 	t.Parallel()
 	suite := testSuite(t, 1)
-	for _, size := range []int{8, 32, 128} {
+	for _, c := range []struct{ size, keep int }{{8, 0}, {32, 0}, {32, 8}, {64, 16}, {64, 12}, {128, 0}, {256, 20}, {512, 64}, {512, 129}} {
+		size := c.size
 		nodes := make([]Node, size+1)
-		nodes[0], nodes[size] = Node{Leaf: wideLeaf(0)}, Node{Leaf: wideLeaf(size)}
+		nodes[2*c.keep] = Node{Leaf: wideLeaf(c.keep)}
+		nodes[size] = Node{Leaf: wideLeaf(size)}
 		tr, err := importTree(suite, nodes)
 		if err != nil {
 			t.Fatal(err)
@@ -131,7 +133,7 @@ func TestTreeTruncateForgets(t *testing.T) {
 		tr.removeLeaf(LeafIndex(size / 2))
 		tr.hash()
 		tr.truncate()
-		for i := range size {
+		for i := 0; tr.size() < uint32(size); i++ {
 			tr.addLeaf(wideLeaf(1000 + i))
 		}
 		naive := naiveRatchetTree{suite, tr.export()}

@@ -239,6 +239,18 @@ func TestPathSecretOfOtherKeys(t *testing.T) {
 		_, err := pathFromSecret(work, 4, 1, core.NewSecret(secret))
 		wantRule(t, "a joiner's secret", "PATH-5", err)
 	}
+	// Secrets of another length whose keys fit are no path secrets either.
+	for _, length := range []int{31, 33} {
+		secret := core.NewSecret(bytes.Repeat([]byte{1}, length))
+		key, _, err := deriveNode(p.suite, secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		two := wideTree(p.suite, 2)
+		two.put(1, Node{Parent: &ParentNode{EncryptionKey: key.Public()}})
+		_, err = pathFromSecret(two, 0, 1, secret)
+		wantRule(t, "a secret of another length", "PATH-5", err)
+	}
 	_, err := pathFromSecret(work, 7, 1, core.NewSecret(make([]byte, 32)))
 	wantRule(t, "a blank joiner", "TREE-3", err)
 	_, _, err = decryptPath(context.Background(), work, 4, pathKeys{}, 1, p.path, p.added, p.context(work.hash()))
