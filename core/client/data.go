@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/seal"
 )
 
 // maxData is what the application may keep as its checkpoint.
@@ -28,14 +29,17 @@ func (t *Transaction) SetData(ctx context.Context, data []byte) error {
 	return nil
 }
 
-// Data is what SetData kept, in this transaction or before; false if nothing.
+// Data is what SetData kept, in this transaction or before; false if nothing. A
+// transaction that has read it and writes anything is core.ErrConflict if somebody
+// else has set it meanwhile, so that what is read can be changed and set again.
 func (t *Transaction) Data(ctx context.Context) ([]byte, bool, error) {
 	leave, err := t.enter(ctx)
 	if err != nil {
 		return nil, false, err
 	}
 	defer leave()
-	return data(ctx, t.segment)
+	r, found, err := t.segment.getExpected(ctx, at(tableData, ""), theOnly)
+	return decodeData(r, found, err)
 }
 
 // Data is what is durable of [Transaction.SetData].
@@ -47,8 +51,12 @@ func (c *Client) Data(ctx context.Context) ([]byte, bool, error) {
 	return data(ctx, newSegment(c.store))
 }
 
-func data(ctx context.Context, s *segment) (v []byte, found bool, err error) {
+func data(ctx context.Context, s *segment) ([]byte, bool, error) {
 	r, found, err := s.get(ctx, at(tableData, ""), theOnly)
+	return decodeData(r, found, err)
+}
+
+func decodeData(r seal.Record, found bool, err error) (v []byte, _ bool, _ error) {
 	if err != nil || !found {
 		return nil, false, err
 	}
