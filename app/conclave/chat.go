@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/conclave-mls/conclave/app/messenger"
+	"github.com/conclave-mls/conclave/core"
+)
+
+func (p *program) chat() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "chat",
+		Short: "Hold conversations",
+		Long: `Hold conversations. NAME is the name that a conversation was created with, or its
+whole id where several have the name. The delivery service sees the id.`,
+		Example: `  conclave chat create friends
+  conclave chat add friends bob carol
+  conclave chat send friends "hello"
+  conclave chat read friends`,
+	}
+	cmd.AddCommand(p.chatCreate(), p.chatList(), p.chatAdd(), p.chatRemove(), p.chatLeave(), p.chatSend(),
+		p.chatRead(), p.chatMembers(), p.chatInfo(), p.chatJoin(), p.chatUpdate())
+	return cmd
+}
+
+// verb is a command that acts and then says in one line what it has done.
+func (p *program) verb(use, short, long, example string, args cobra.PositionalArgs,
+	act func(context.Context, *messenger.Messenger, []string) (string, error)) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Long: long, Example: example, Args: args,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return p.open(cmd.Context(), func(ctx context.Context, m *messenger.Messenger) error {
+				done, err := act(ctx, m, args)
+				if err == nil {
+					p.printf("%s\n", done)
+				}
+				return err
+			})
+		},
+	}
+}
+
+func (p *program) chatCreate() *cobra.Command {
+	return p.verb("create NAME", "Create a conversation",
+		"Create a conversation with you as its only member, and print its id.",
+		"  conclave chat create friends", cobra.ExactArgs(1),
+		func(ctx context.Context, m *messenger.Messenger, args []string) (string, error) {
+			id, err := m.Create(ctx, args[0])
+			return string(id), err
+		})
+}
+
+func (p *program) chatAdd() *cobra.Command {
+	return p.verb("add NAME ID...", "Add people to a conversation",
+		`Add clients to a conversation, all with one commit. Each must have run "conclave init"
+with the same delivery service. They read what is sent from now on.`,
+		"  conclave chat add friends bob carol", cobra.MinimumNArgs(2),
+		func(ctx context.Context, m *messenger.Messenger, args []string) (string, error) {
+			return p.epochAfter(ctx, m, args[0], "added "+strings.Join(args[1:], ", "), m.Add(ctx, args[0], ids(args[1:])...))
+		})
+}
+
+func (p *program) chatRemove() *cobra.Command {
+	return p.verb("remove NAME ID...", "Remove people from a conversation",
+		`Remove clients from a conversation, all with one commit. They can read nothing that is
+sent from now on.`,
+		"  conclave chat remove friends bob", cobra.MinimumNArgs(2),
+		func(ctx context.Context, m *messenger.Messenger, args []string) (string, error) {
+			return p.epochAfter(ctx, m, args[0], "removed "+strings.Join(args[1:], ", "), m.Remove(ctx, args[0], ids(args[1:])...))
+		})
+}
+
+func (p *program) chatLeave() *cobra.Command {
+	return p.verb("leave NAME", "Leave a conversation",
+		`Propose your own removal and stop sending. The conversation is deleted here when
+another member commits that, which happens with the next command that a member uses
+on the conversation. If there is no other member it is deleted at once.`,
+		"  conclave chat leave friends", cobra.ExactArgs(1),
+		func(ctx context.Context, m *messenger.Messenger, args []string) (string, error) {
+			gone, err := m.Leave(ctx, args[0])
+			if gone {
+				return "left; nothing of it is kept here", err
+			}
+			return "leaving; another member's next command completes it", err
+		})
+}
+
+func (p *program) chatSend() *cobra.Command {
+	return p.verb("send NAME TEXT", "Send a message",
+		`Send a message. If the delivery service cannot be reached, the message is kept and
+sent, once, with the next command that reaches it.`,
+		"  conclave chat send friends \"hello, all\"", cobra.ExactArgs(2),
+		func(ctx context.Context, m *messenger.Messenger, args []string) (string, error) {
+			return "sent", m.Send(ctx, args[0], []byte(args[1]))
+		})
+}
+
+func (p *program) chatJoin() *cobra.Command {
+	return p.verb("join ID", "Join a conversation without being invited",
+		`Join by an external commit: with another device of somebody who is in the
+conversation, or again after your state was lost or fell behind. ID is the whole id.
+
+With basic credentials, anybody who is registered at the delivery service and knows
+the id can do this. The members are told: look at "conclave chat members".`,
+		"  conclave --home ~/laptop chat join friends-1f6b09c2", cobra.ExactArgs(1),
+		func(ctx context.Context, m *messenger.Messenger, args []string) (string, error) {
+			return p.epochAfter(ctx, m, args[0], "joined", m.Join(ctx, core.ConversationID(args[0])))
+		})
+}
+
+func (p *program) chatUpdate() *cobra.Command {
+	return p.verb("update NAME", "Renew your keys in a conversation",
+		`Commit fresh keys of your own, so that whoever had copied the old ones can read
+nothing more. To renew the signature key as well: conclave keys rotate.`,
+		"  conclave chat update friends", cobra.ExactArgs(1),
+		func(ctx context.Context, m *messenger.Messenger, args []string) (string, error) {
+			return p.epochAfter(ctx, m, args[0], "keys renewed", m.Update(ctx, args[0]))
+		})
+}
+
+// epochAfter adds to what was done which epoch it has led to.
+func (p *program) epochAfter(ctx context.Context, m *messenger.Messenger, name, done string, err error) (string, error) {
+	if err != nil {
+		return "", err
+	}
+	s, err := m.Status(ctx, name)
+	return fmt.Sprintf("%s; epoch %d", done, s.Epoch), err
+}
+
+func ids(args []string) (out []core.ClientID) {
+	for _, a := range args {
+		out = append(out, core.ClientID(a))
+	}
+	return out
+}
+
+// synced takes what waits at the service before something is shown. Out of reach,
+// it shows what is known here.
+func (p *program) synced(ctx context.Context, m *messenger.Messenger) error {
+	err := m.Sync(ctx)
+	if errors.Is(err, core.ErrUnavailable) && !errors.Is(err, messenger.ErrFull) {
+		p.notice("the delivery service is out of reach; this is what is known here")
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/conclave-mls/conclave/app/messenger"
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
+	"github.com/conclave-mls/conclave/core/mls"
+)
+
+// hints say what a person can do about an error; the first that matches is meant.
+var hints = []struct {
+	err  error
+	hint string
+}{
+	{client.ErrPendingUnresolved, "a commit of yours was sent more than once and the service does not say what became of it; join the conversation again: conclave chat join ID"},
+	{client.ErrCommitLost, "others commit at the same time; nothing of yours is pending, try again"},
+	{client.ErrConversationNotFound, "you are not in this conversation (any more); conclave chat list shows those that you are in"},
+	{messenger.ErrNotRegistered, "make an identity first, or again if that did not come to its end: conclave init ID"},
+	{messenger.ErrFull, "read the conversations that have unread messages: conclave chat list, conclave chat read NAME"},
+	{messenger.ErrLeaving, "you have left it; another member's next command there completes that"},
+	{mls.ErrPendingProposals, "proposals wait to be committed first, try again"},
+	{core.ErrWrongKey, "the database is sealed with another key; nothing was changed"},
+	{core.ErrUnknownOutcome, "it is not known whether that happened; nothing is lost, and your next command in the conversation finds out. If you are not sure: conclave chat info NAME"},
+	{core.ErrUnavailable, "is the delivery service running, and its address right? What you sent is kept and goes out with your next command"},
+	{core.ErrDamaged, "the database is damaged; join the conversation again (conclave chat join ID), or make a new identity"},
+	{core.ErrConflict, "another process changed the same thing; try again"},
+}
+
+// complain tells a person what went wrong and, on a line of its own, what to do.
+func (p *program) complain(err error) {
+	if errors.Is(err, errVectors) {
+		return // the lines above tell
+	}
+	if errors.Is(err, context.Canceled) {
+		p.notice("interrupted; whatever was sent is on record, and your next command goes on from there")
+		return
+	}
+	p.notice("%s", plain(err.Error()))
+	for _, h := range hints {
+		if errors.Is(err, h.err) {
+			p.notice("%s", h.hint)
+			return
+		}
+	}
+}

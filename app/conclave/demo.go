@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+func (p *program) demo() *cobra.Command {
+	return &cobra.Command{
+		Use:   "demo",
+		Short: "Watch a group of four, in separate processes, killed and brought back",
+		Long: `Start a delivery service and four members in a temporary folder, each in a process of
+its own with its own encrypted database, and have them go through the life of a
+conversation. The exit code is 1 if at any step the members do not agree.`,
+		Example: "  conclave demo",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			begin := time.Now()
+			s, err := newStage(cmd.Context())
+			if err != nil {
+				return err
+			}
+			d := &demo{program: p, stage: s, ctx: cmd.Context()}
+			if err = errors.Join(d.play(), s.close()); err != nil {
+				return fmt.Errorf("the demonstration failed: %w", err)
+			}
+			p.printf("\nAll members agreed after every step. %.1f s; processes and folder are gone.\n", time.Since(begin).Seconds())
+			return nil
+		},
+	}
+}
+
+// A demo is the demonstration under way.
+type demo struct {
+	program *program
+	stage   *stage
+	ctx     context.Context
+	members []*actor // in the conversation
+	id      string   // of the conversation
+	address string   // of the delivery service
+	step    int
+}
+
+func (d *demo) play() error {
+	for _, scene := range []func() error{
+		d.begin, d.create, d.talk, d.remove, d.rotate, d.killed, d.atOnce, d.newDevice,
+	} {
+		if err := scene(); err != nil {
+			return err
+		}
+		if err := d.ctx.Err(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *demo) title(format string, args ...any) {
+	d.step++
+	d.program.printf("\n%d. %s\n", d.step, fmt.Sprintf(format, args...))
+}
+
+func (d *demo) tell(format string, args ...any) {
+	d.program.printf("   "+format+"\n", args...)
+}
+
+// begin: a service and four identities.
+func (d *demo) begin() error {
+	d.title("A delivery service starts, and four people make identities.")
+	service, address, err := d.stage.serve()
+	if err != nil {
+		return err
+	}
+	d.address = address
+	d.tell("process %d: the delivery service at %s", service.pid(), address)
+	for _, name := range []string{"alice", "bob", "carol", "dave"} {
+		a, err := d.stage.enter(name)
+		if err != nil {
+			return err
+		}
+		if _, err := a.do("init", name, "--delivery", address); err != nil {
+			return err
+		}
+		d.tell("process %d: %s, with an encrypted SQLite file", a.pid(), name)
+		d.members = append(d.members, a)
+	}
+	return nil
+}
+
+func (d *demo) create() (err error) {
+	alice := d.members[0]
+	d.title("Alice creates a conversation and adds the other three with one commit.")
+	if d.id, err = alice.do("chat", "create", "friends"); err != nil {
+		return err
+	}
+	if _, err := alice.do("chat", "add", d.id, "bob", "carol", "dave"); err != nil {
+		return err
+	}
+	return d.agree(1)
+}
+
+func (d *demo) talk() error {
+	d.title("They talk.")
+	if err := d.say(d.members[0], "Hello, all of you!"); err != nil {
+		return err
+	}
+	return d.say(d.members[3], "Hello Alice, Dave here.")
+}
+
+// say has a member send a text, and all others read it.
+func (d *demo) say(from *actor, text string) error {
+	for _, m := range d.members {
+		if _, err := m.do("chat", "read", d.id); err != nil { // what came before is not the point
+			return err
+		}
+	}
+	if _, err := from.do("chat", "send", d.id, text); err != nil {
+		return err
+	}
+	var readers []string
+	for _, m := range d.members {
+		if m == from {
+			continue
+		}
+		got, err := m.do("chat", "read", d.id)
+		if err != nil {
+			return err
+		}
+		if want := from.name + ": " + text; got != want {
+			return fmt.Errorf("%s read %q, want %q", m.name, got, want)
+		}
+		readers = append(readers, m.name)
+	}
+	d.tell("%s: %q; read by %s", from.name, text, strings.Join(readers, ", "))
+	return nil
+}
+
+// remove: dave is out, and cannot read what he gets hold of.
+func (d *demo) remove() error {
+	d.title("Alice removes Dave, who has not heard of it yet and still has all his keys.")
+	alice, dave := d.members[0], d.members[3]
+	if _, err := alice.do("chat", "remove", d.id, "dave"); err != nil {
+		return err
+	}
+	d.members = d.members[:3]
+	if err := d.say(alice, "Now without Dave."); err != nil {
+		return err
+	}
+	ciphertext, err := alice.do("demo-ciphertext", d.id)
+	if err != nil {
+		return err
+	}
+	stolen, err := dave.try("demo-open", d.id, ciphertext)
+	if err != nil {
+		return err
+	}
+	if !stolen.failed {
+		return fmt.Errorf("dave, who was removed, opened the message: %q", stolen.out)
+	}
+	d.tell("dave gets hold of the encrypted message and tries his keys on it:")
+	d.tell("  %s", strings.TrimPrefix(firstLine(stolen.err), "conclave: "))
+	got, err := dave.do("chat", "read", d.id)
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(got, "alice removed you") || strings.Contains(got, "without Dave") {
+		return fmt.Errorf("dave, who was removed, read %q", got)
+	}
+	d.tell("dave reads what the service has for him:")
+	d.tell("  %s", got)
+	if refused, err := dave.try("chat", "send", d.id, "Hello?"); err != nil || !refused.failed {
+		return errors.Join(err, errors.New("dave, who was removed, could send"))
+	}
+	return d.agree(2)
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}
+
+func (d *demo) rotate() error {
+	d.title("Bob makes a fresh signature key and takes it into use.")
+	if _, err := d.members[1].do("keys", "rotate"); err != nil {
+		return err
+	}
+	return d.agree(3)
+}
+
+// killed: a process dies when the service has accepted its commit and it has not
+// heard.
+func (d *demo) killed() error {
+	d.title("Carol's process is killed between sending a commit and hearing the answer.")
+	carol := d.members[2]
+	held, err := carol.holdAt(holdAfter, "chat", "update", d.id)
+	if err != nil {
+		return err
+	}
+	if !slices.Equal(held.commits, []int{200}) {
+		return fmt.Errorf("carol's commit got %v", held.commits)
+	}
+	before := carol.pid()
+	carol.kill()
+	d.tell("process %d: the service has accepted carol's commit; killed with SIGKILL", before)
+	if _, err := d.members[0].do("chat", "send", d.id, "Carol, are you there?"); err != nil {
+		return err
+	}
+	d.tell("alice, who has taken the commit, writes in epoch 4: \"Carol, are you there?\"")
+	if carol, err = d.stage.enter("carol"); err != nil {
+		return err
+	}
+	d.members[2] = carol
+	got, err := carol.do("chat", "read", d.id)
+	if err != nil {
+		return err
+	}
+	if !strings.HasSuffix(got, "alice: Carol, are you there?") {
+		return fmt.Errorf("carol, back again, read %q", got)
+	}
+	d.tell("process %d: carol is back and reads it", carol.pid())
+	return d.agree(4)
+}
+
+// atOnce: two commits for one epoch.
+func (d *demo) atOnce() error {
+	d.title("Alice and Bob commit at the same time.")
+	pair := d.members[:2]
+	for _, m := range pair {
+		if _, err := m.holdAt(holdBefore, "chat", "update", d.id); err != nil {
+			return err
+		}
+	}
+	d.tell("both have a commit for epoch 4; now both send it")
+	for _, m := range pair {
+		if err := m.send(order{Release: true}); err != nil {
+			return err
+		}
+	}
+	refused := 0
+	for _, m := range pair {
+		var r result
+		if err := m.hear(&r); err != nil {
+			return err
+		}
+		if r.failed {
+			return fmt.Errorf("%s: %s", m.name, r.err)
+		}
+		if slices.Equal(r.commits, []int{409, 200}) {
+			refused++
+			d.tell("%s was second (409 Conflict), took the other commit and committed again", m.name)
+		} else if !slices.Equal(r.commits, []int{200}) {
+			return fmt.Errorf("the commits of %s got %v", m.name, r.commits)
+		} else {
+			d.tell("%s was first (200 OK)", m.name)
+		}
+	}
+	if refused != 1 {
+		return fmt.Errorf("%d commits were refused, want 1", refused)
+	}
+	return d.agree(6)
+}
+
+// newDevice: an external commit.
+func (d *demo) newDevice() error {
+	d.title("Alice's new laptop joins by an external commit.")
+	laptop, err := d.stage.enter("alice-laptop")
+	if err != nil {
+		return err
+	}
+	if _, err := laptop.do("init", "alice-laptop", "--delivery", d.address); err != nil {
+		return err
+	}
+	if _, err := laptop.do("chat", "join", d.id); err != nil {
+		return err
+	}
+	d.members = append(d.members, laptop)
+	if err := d.agree(7); err != nil {
+		return err
+	}
+	return d.say(laptop, "Same Alice, other device.")
+}
+
+// agree has every member take what waits, and compares what they see.
+func (d *demo) agree(epoch uint64) error {
+	var first view
+	for i, m := range d.members {
+		out, err := m.do("chat", "info", d.id, "--json")
+		if err != nil {
+			return err
+		}
+		var v view
+		if err := json.Unmarshal([]byte(out), &v); err != nil {
+			return fmt.Errorf("%s: %w", m.name, err)
+		}
+		if i == 0 {
+			first = v
+		}
+		d.tell("%-12s epoch %d, fingerprint %s, members %s", m.name, v.Epoch, v.Fingerprint, strings.Join(v.Members, " "))
+		if v.Epoch != epoch || v.Epoch != first.Epoch || v.Fingerprint != first.Fingerprint ||
+			v.Authenticator != first.Authenticator || !slices.Equal(v.Members, first.Members) || len(v.Members) != len(d.members) {
+			return fmt.Errorf("%s is not in epoch %d with the others", m.name, epoch)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/conclave-mls/conclave/app/config"
+	"github.com/conclave-mls/conclave/app/messenger"
+	"github.com/conclave-mls/conclave/app/modules"
+	"github.com/conclave-mls/conclave/core"
+)
+
+func (p *program) init() *cobra.Command {
+	var suite uint16
+	var ask bool
+	cmd := &cobra.Command{
+		Use:   "init ID",
+		Short: "Make an identity and register it at a delivery service",
+		Long: `Make an identity in the home folder and make it known to a delivery service, so
+that others can add it to conversations. ID names one device of a person: each
+device has its own, such as alice and alice-phone.
+
+The folder gets conclave.toml, the encrypted database store.db and store.key, which
+opens it and which only you can read. With --passphrase there is no key file: the
+passphrase is asked for each time, or read from --passphrase-file.
+
+If the service cannot be reached, run the same command again later.`,
+		Example: `  conclave init alice
+  conclave init alice --delivery unix:///run/conclave/delivery.sock
+  conclave --home ~/phone init alice-phone --passphrase`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id := core.ClientID(args[0])
+			if id == "" || len(id) > 128 || plain(args[0]) != args[0] {
+				return fmt.Errorf("an id has 1 to 128 bytes and no control characters: %w", core.ErrInvalid)
+			}
+			c, err := p.prepare(config.Config{Suite: core.SuiteID(suite)}, ask)
+			if err != nil {
+				return err
+			}
+			return p.openWith(cmd.Context(), c, func(ctx context.Context, m *messenger.Messenger) error {
+				if err := m.Register(ctx, id); err != nil {
+					return err
+				}
+				p.printf("%s is ready, in %s\n", id, p.home)
+				return nil
+			})
+		},
+	}
+	cmd.Flags().Uint16Var(&suite, "suite", 0, "cipher suite of RFC 9420, 1 to 7 (default 1)")
+	cmd.Flags().BoolVar(&ask, "passphrase", false, "seal the database with a passphrase instead of a key file")
+	return cmd
+}
+
+// prepare makes the home folder, or finds it as an earlier attempt left it.
+func (p *program) prepare(c config.Config, ask bool) (config.Config, error) {
+	if err := os.MkdirAll(p.home, 0o700); err != nil {
+		return config.Config{}, err
+	}
+	if ask {
+		c.Key = "passphrase:"
+	}
+	flags := p.flags
+	if flags.Delivery != "" {
+		var err error
+		if flags.Delivery, err = absolute(flags.Delivery); err != nil {
+			return config.Config{}, err
+		}
+	}
+	c = config.Default(p.home).Over(c).Over(flags)
+	c.Listen = "" // of a service only
+	file := filepath.Join(p.home, configName)
+	if err := c.Save(file); err != nil && !errors.Is(err, core.ErrConflict) {
+		return config.Config{}, err
+	}
+	c, err := p.configuration()
+	if err != nil {
+		return config.Config{}, err
+	}
+	key, err := c.URI(c.Key)
+	if err != nil || key.Scheme != "file" {
+		return c, err
+	}
+	path, err := key.File()
+	if err != nil {
+		return config.Config{}, err
+	}
+	if err := modules.NewKeyFile(path); err != nil && !errors.Is(err, core.ErrConflict) {
+		return config.Config{}, err
+	}
+	return c, nil
+}

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+
+	"golang.org/x/term"
+
+	"github.com/conclave-mls/conclave/core"
+)
+
+// passphrase reads it from the file of --passphrase-file, or asks for it on the
+// terminal without showing it. The last line break is not part of it.
+func (p *program) passphrase(context.Context) (core.Secret, error) {
+	if p.passphraseFile != "" {
+		text, err := os.ReadFile(p.passphraseFile)
+		if err != nil {
+			return core.Secret{}, fmt.Errorf("passphrase: %w", err)
+		}
+		return notEmpty(bytes.TrimRight(text, "\r\n"))
+	}
+	terminal, ok := p.in.(*os.File)
+	if !ok || !term.IsTerminal(int(terminal.Fd())) {
+		return core.Secret{}, fmt.Errorf("a passphrase is needed and there is no terminal to ask on; use --passphrase-file: %w", core.ErrDenied)
+	}
+	_, _ = fmt.Fprint(p.err, "Passphrase: ")
+	text, err := term.ReadPassword(int(terminal.Fd()))
+	_, _ = fmt.Fprintln(p.err)
+	if err != nil {
+		return core.Secret{}, fmt.Errorf("passphrase: %w", err)
+	}
+	return notEmpty(text)
+}
+
+func notEmpty(text []byte) (core.Secret, error) {
+	if len(text) == 0 {
+		return core.Secret{}, fmt.Errorf("the passphrase is empty: %w", core.ErrInvalid)
+	}
+	return core.NewSecret(text), nil
+}

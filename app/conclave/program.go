@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/fx"
+
+	"github.com/conclave-mls/conclave/app"
+	"github.com/conclave-mls/conclave/app/config"
+	"github.com/conclave-mls/conclave/app/messenger"
+	"github.com/conclave-mls/conclave/app/modules"
+)
+
+// A program is one run of the command line.
+type program struct {
+	in       io.Reader
+	out, err io.Writer
+	options  []fx.Option // of the application; the demonstration puts itself in between
+
+	home           string
+	json           bool
+	verbose        bool
+	passphraseFile string
+	flags          config.Config // over the configuration file
+}
+
+// configName is the configuration file in the home folder.
+const configName = "conclave.toml"
+
+func (p *program) execute(ctx context.Context, args []string) error {
+	root := &cobra.Command{
+		Use:   "conclave",
+		Short: "Encrypted group conversations (MLS, RFC 9420)",
+		Long: `Encrypted group conversations (MLS, RFC 9420).
+
+Everything of one identity is in its home folder: --home, else $CONCLAVE_HOME, else
+.conclave in your own home folder.`,
+		Example: `  conclave demo
+  conclave delivery &
+  conclave init alice
+  conclave chat create friends
+  conclave chat add friends bob
+  conclave chat send friends "hello"
+  conclave chat read friends --follow`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			level := slog.LevelWarn
+			if p.verbose {
+				level = slog.LevelDebug
+			}
+			slog.SetDefault(slog.New(slog.NewTextHandler(p.err, &slog.HandlerOptions{Level: level})))
+			return p.findHome()
+		},
+	}
+	f := root.PersistentFlags()
+	f.StringVar(&p.home, "home", "", "folder of the identity")
+	f.BoolVar(&p.json, "json", false, "print JSON, one value a line, where a command prints results")
+	f.BoolVarP(&p.verbose, "verbose", "v", false, "tell what happens, on the error output")
+	f.StringVar(&p.passphraseFile, "passphrase-file", "", "read the passphrase from this file instead of asking")
+	f.StringVar(&p.flags.Keystore, "keystore", "", "URI of the keystore, instead of the configuration's")
+	f.StringVar(&p.flags.Key, "key", "", "URI of the key that seals the keystore, instead of the configuration's")
+	f.StringVar(&p.flags.Delivery, "delivery", "", "URI of the delivery service, instead of the configuration's")
+	root.AddCommand(p.init(), p.chat(), p.keys(), p.delivery(), p.demo(), p.demoMember(), p.demoCiphertext(), p.demoOpen(),
+		p.vectors(), p.version())
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetArgs(args)
+	root.SetIn(p.in)
+	root.SetOut(p.out)
+	root.SetErr(p.err)
+	return root.ExecuteContext(ctx)
+}
+
+func (p *program) findHome() error {
+	if p.home == "" {
+		p.home = os.Getenv("CONCLAVE_HOME")
+	}
+	if p.home == "" {
+		own, err := os.UserHomeDir()
+		if err != nil {
+			return fmt.Errorf("no home folder; give one with --home: %w", err)
+		}
+		p.home = filepath.Join(own, ".conclave")
+	}
+	home, err := filepath.Abs(p.home)
+	p.home = home
+	return err
+}
+
+// configuration is that of the home folder with what the flags say.
+func (p *program) configuration() (config.Config, error) {
+	c, err := config.Load(filepath.Join(p.home, configName))
+	if err != nil {
+		return config.Config{}, err
+	}
+	flags := p.flags
+	if flags.Delivery != "" {
+		if flags.Delivery, err = absolute(flags.Delivery); err != nil {
+			return config.Config{}, err
+		}
+	}
+	return c.Over(flags), nil
+}
+
+// open runs f with the messenger of the home folder, and closes everything after.
+func (p *program) open(ctx context.Context, f func(context.Context, *messenger.Messenger) error) error {
+	c, err := p.configuration()
+	if err != nil {
+		return err
+	}
+	return p.openWith(ctx, c, f)
+}
+
+func (p *program) openWith(ctx context.Context, c config.Config, f func(context.Context, *messenger.Messenger) error) error {
+	var m *messenger.Messenger
+	options := append([]fx.Option{
+		modules.Messenger(),
+		fx.Replace(modules.Passphrase(p.passphrase)),
+		fx.Populate(&m),
+	}, p.options...)
+	return app.Run(ctx, app.New(c, options...), func(ctx context.Context) error {
+		err := f(ctx, m)
+		for _, notice := range m.Notices() {
+			p.notice("%s", plain(notice))
+		}
+		return err
+	})
+}
+
+// notice tells the person something beside the result.
+func (p *program) notice(format string, args ...any) {
+	_, _ = fmt.Fprintf(p.err, "conclave: "+format+"\n", args...)
+}

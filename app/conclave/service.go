@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/fx"
+
+	"github.com/conclave-mls/conclave/app"
+	"github.com/conclave-mls/conclave/app/config"
+	"github.com/conclave-mls/conclave/app/modules"
+)
+
+func (p *program) delivery() *cobra.Command {
+	var flags config.Config
+	var file string
+	cmd := &cobra.Command{
+		Use:   "delivery",
+		Short: "Run the reference delivery service",
+		Long: `Run a small delivery service until it is interrupted: it hands out key packages,
+orders what is sent to a group and keeps it for the members. It sees no plaintext,
+but it sees who is in which group and when they write.
+
+It keeps its state in delivery.db in the home folder unless --store says otherwise.
+Without a certificate it listens on this machine only: on a Unix socket, which only
+you can open, or on a loopback address.`,
+		Example: `  conclave delivery
+  conclave delivery --listen unix:///run/conclave/delivery.sock --store sqlite:///var/lib/conclave/delivery.db
+  conclave delivery --listen 127.0.0.1:0 --store memory:`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c := config.Default(p.home)
+			c.Keystore = "sqlite:delivery.db"
+			if file != "" {
+				var err error
+				if c, err = config.Load(file); err != nil {
+					return err
+				}
+			}
+			return p.serve(cmd.Context(), c.Over(flags))
+		},
+	}
+	cmd.Flags().StringVar(&file, "config", "", "read this TOML file first")
+	cmd.Flags().StringVar(&flags.Listen, "listen", "", `where to listen: "unix:///PATH" or "HOST:PORT" (default "127.0.0.1:9420")`)
+	cmd.Flags().StringVar(&flags.Keystore, "store", "", `where to keep state: "sqlite:///PATH" or "memory:" (default "sqlite:delivery.db")`)
+	cmd.Flags().StringVar(&flags.Certificate, "tls-cert", "", "PEM file of the certificate, to listen beyond this machine")
+	cmd.Flags().StringVar(&flags.PrivateKey, "tls-key", "", "PEM file of the certificate's private key")
+	return cmd
+}
+
+// serve runs a delivery service until the context ends or it fails.
+func (p *program) serve(ctx context.Context, c config.Config) error {
+	if err := os.MkdirAll(c.Folder, 0o700); err != nil {
+		return err
+	}
+	var s *modules.Service
+	a := app.NewService(c, fx.Populate(&s))
+	return app.Run(ctx, a, func(ctx context.Context) error {
+		p.printf("delivery service at %s\n", s.Address())
+		select {
+		case <-ctx.Done():
+		case <-a.Wait():
+		}
+		return nil
+	})
+}
+
+// absolute makes the path of a "scheme:path" that a person wrote absolute, so that
+// it means the same from every folder.
+func absolute(uri string) (string, error) {
+	u, err := config.Config{}.URI(uri)
+	if err != nil {
+		return "", err
+	}
+	file, err := u.File()
+	if err != nil || u.Scheme != "unix" {
+		return uri, nil // names no file of its own
+	}
+	if file, err = filepath.Abs(file); err != nil {
+		return "", err
+	}
+	return config.FileURI(u.Scheme, file), nil
+}

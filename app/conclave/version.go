@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"github.com/conclave-mls/conclave/providers/pure"
+)
+
+func (p *program) version() *cobra.Command {
+	return &cobra.Command{
+		Use:     "version",
+		Short:   "Say which build this is and which cipher suites it has",
+		Example: "  conclave version --json",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			type suite struct {
+				ID   uint16 `json:"id"`
+				Name string `json:"name"`
+			}
+			var v struct {
+				Version  string  `json:"version"`
+				Revision string  `json:"revision,omitempty"`
+				Go       string  `json:"go"`
+				Platform string  `json:"platform"`
+				Suites   []suite `json:"suites"`
+			}
+			v.Version, v.Go, v.Platform = "(devel)", runtime.Version(), runtime.GOOS+"/"+runtime.GOARCH
+			if info, ok := debug.ReadBuildInfo(); ok {
+				if info.Main.Version != "" {
+					v.Version = info.Main.Version
+				}
+				for _, s := range info.Settings {
+					if s.Key == "vcs.revision" {
+						v.Revision = s.Value
+					}
+				}
+			}
+			software := pure.New()
+			for _, id := range software.Suites() {
+				s, err := software.Suite(id)
+				if err != nil {
+					return err
+				}
+				v.Suites = append(v.Suites, suite{uint16(id), s.Parameters().Name})
+			}
+			if p.json {
+				return p.printJSON(v)
+			}
+			p.printf("conclave %s %s, %s on %s\n", v.Version, v.Revision, v.Go, v.Platform)
+			for _, s := range v.Suites {
+				p.printf("  suite %d  %s\n", s.ID, s.Name)
+			}
+			return nil
+		},
+	}
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
+)
+
+// A Transport is what a [client.Client] needs of a delivery service, over a
+// [Client] of this one. Receive has to be called before a conversation is used.
+type Transport struct {
+	client  *Client
+	receive func(context.Context, core.ConversationID, Entry) error
+}
+
+var (
+	_ client.Transport       = (*Transport)(nil)
+	_ client.GroupInfoSource = (*Transport)(nil)
+)
+
+// NewTransport returns the transport of a client of the service.
+func NewTransport(c *Client) *Transport { return &Transport{client: c} }
+
+// Receive says who takes what waits in a conversation's log. An entry is confirmed
+// once f returned nil: then what came of it has to be durable. It may be given
+// again after a crash.
+func (t *Transport) Receive(f func(context.Context, core.ConversationID, Entry) error) { t.receive = f }
+
+// SubmitCommit implements [client.Transport]. The service knows a commit by its
+// bytes, so the key is not needed.
+func (t *Transport) SubmitCommit(ctx context.Context, _ core.ConversationID, _ string, b client.CommitBundle) (client.Outcome, error) {
+	answer, err := t.client.SubmitCommit(ctx, Commit{
+		Commit: b.Commit, Welcome: b.Welcome, GroupInfo: b.GroupInfo, Added: b.Added, Removed: b.Removed,
+	})
+	return outcome(answer, err)
+}
+
+// SendMessage implements [client.Transport].
+func (t *Transport) SendMessage(ctx context.Context, _ core.ConversationID, key string, message []byte) (client.Outcome, error) {
+	answer, err := t.client.SendMessage(ctx, []byte(key), message)
+	return outcome(answer, err)
+}
+
+func outcome(a Answer, err error) (client.Outcome, error) {
+	if err != nil {
+		return client.Outcome{}, err
+	}
+	switch a.Outcome {
+	case Accepted:
+		return client.Outcome{Kind: client.Accepted}, nil
+	case Competing:
+		return client.Outcome{Kind: client.Competing}, nil
+	case Stale:
+		return client.Outcome{Kind: client.Stale}, nil
+	}
+	// A commit or message from the future shows that the service lost its state;
+	// like every other refusal, that is for a person to hear.
+	return client.Outcome{Kind: client.Refused, Reason: a.Reason.Message}, nil
+}
+
+// Drain implements [client.Transport]. Who was never let into the conversation
+// has nothing waiting there.
+func (t *Transport) Drain(ctx context.Context, id core.ConversationID) error {
+	if t.receive == nil {
+		return fmt.Errorf("delivery service: nobody receives: %w", core.ErrUnsupported)
+	}
+	err := t.client.Drain(ctx, id, func(ctx context.Context, e Entry) error { return t.receive(ctx, id, e) })
+	var refusal *Error
+	if errors.As(err, &refusal) && refusal.Code == CodeDenied {
+		return nil
+	}
+	return err
+}
+
+// GroupInfo implements [client.GroupInfoSource].
+func (t *Transport) GroupInfo(ctx context.Context, id core.ConversationID) ([]byte, error) {
+	return t.client.GroupInfo(ctx, id)
+}

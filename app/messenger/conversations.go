@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package messenger
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
+	"github.com/conclave-mls/conclave/core/mls"
+)
+
+// ErrLeaving: we have said that we leave; nothing more is sent.
+var ErrLeaving = fmt.Errorf("we are leaving this conversation: %w", core.ErrDenied)
+
+// Create makes a conversation with us as its only member. Nobody hears of it yet.
+func (m *Messenger) Create(ctx context.Context, name string) (core.ConversationID, error) {
+	id, err := newID(name)
+	if err != nil {
+		return "", err
+	}
+	return id, m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+		_, err := tx.NewConversation(ctx, id, client.ConversationConfig{Suite: m.suite})
+		return err
+	})
+}
+
+// enter finds a conversation and takes what waits in it.
+func (m *Messenger) enter(ctx context.Context, name string) (core.ConversationID, error) {
+	if err := m.welcomes(ctx); err != nil {
+		return "", err
+	}
+	id, err := m.find(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	if err := m.catchUp(ctx, id); err != nil {
+		return "", err
+	}
+	n, err := parseNote(m.client.Data(ctx))
+	if err != nil {
+		return "", err
+	}
+	if n.leaving(id) {
+		return "", ErrLeaving
+	}
+	return id, nil
+}
+
+// Add adds clients with one commit. core.ErrNotFound: one of them is not known to
+// the service. core.ErrDenied: the service gave somebody else's key package.
+func (m *Messenger) Add(ctx context.Context, name string, clients ...core.ClientID) error {
+	id, err := m.enter(ctx, name)
+	if err != nil {
+		return err
+	}
+	members, err := m.client.ClientIDs(ctx, id)
+	if err != nil {
+		return err
+	}
+	for i, c := range clients {
+		if slices.Contains(members, c) || slices.Contains(clients[:i], c) {
+			return fmt.Errorf("%q is a member already: %w", c, core.ErrInvalid)
+		}
+	}
+	var packages [][]byte
+	for _, c := range clients {
+		k, err := m.service.Claim(ctx, c)
+		if err != nil {
+			return fmt.Errorf("key package of %q: %w", c, err)
+		}
+		if err := belongs(k, c); err != nil {
+			return err
+		}
+		packages = append(packages, k)
+	}
+	return m.commit(ctx, id, client.Changes{Add: packages})
+}
+
+// belongs checks that the service did not hand out a key package of somebody else.
+func belongs(message []byte, c core.ClientID) error {
+	parsed, err := mls.UnmarshalMLSMessage(message)
+	if err != nil {
+		return fmt.Errorf("key package of %q: %w", c, err)
+	}
+	k := parsed.KeyPackage
+	if k == nil || k.LeafNode.Credential.Type != core.CredentialBasic || string(k.LeafNode.Credential.Identity) != string(c) {
+		return fmt.Errorf("the delivery service gave a key package that is not of %q: %w", c, core.ErrDenied)
+	}
+	return nil
+}
+
+// Remove removes clients with one commit. They can read nothing that is sent after.
+func (m *Messenger) Remove(ctx context.Context, name string, clients ...core.ClientID) error {
+	id, err := m.enter(ctx, name)
+	if err != nil {
+		return err
+	}
+	members, err := m.client.ClientIDs(ctx, id)
+	if err != nil {
+		return err
+	}
+	own, err := m.client.ClientID(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range clients {
+		if c == own {
+			return fmt.Errorf("a member cannot remove itself, only leave: %w", core.ErrInvalid)
+		}
+		if !slices.Contains(members, c) {
+			return fmt.Errorf("%q is not a member: %w", c, core.ErrNotFound)
+		}
+	}
+	return m.commit(ctx, id, client.Changes{Remove: clients})
+}
+
+// Update renews our keys in the conversation.
+func (m *Messenger) Update(ctx context.Context, name string) error {
+	id, err := m.enter(ctx, name)
+	if err != nil {
+		return err
+	}
+	return m.commit(ctx, id, client.Changes{Update: true})
+}
+
+// commit commits changes and whatever is proposed.
+func (m *Messenger) commit(ctx context.Context, id core.ConversationID, changes client.Changes) error {
+	return m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+		c, err := tx.Conversation(ctx, id)
+		if err != nil {
+			return err
+		}
+		result, err := c.Commit(ctx, changes)
+		if err != nil {
+			return err
+		}
+		return m.took(ctx, tx, id, result)
+	})
+}
+
+// Send sends a text. It is delivered, once, when Send returns; with
+// core.ErrUnavailable or core.ErrUnknownOutcome it is kept and sent with the next
+// verb that reaches the service.
+func (m *Messenger) Send(ctx context.Context, name string, text []byte) error {
+	id, err := m.enter(ctx, name)
+	if err != nil {
+		return err
+	}
+	err = m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+		c, err := tx.Conversation(ctx, id)
+		if err != nil {
+			return err
+		}
+		_, err = c.Send(ctx, text, nil)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return m.client.Settle(ctx, id)
+}
+
+// Leave proposes our own removal and stops sending. The conversation is deleted
+// here when another member commits the proposal; if there is no other, at once.
+func (m *Messenger) Leave(ctx context.Context, name string) (gone bool, err error) {
+	id, err := m.enter(ctx, name)
+	if err != nil {
+		return false, err
+	}
+	members, err := m.client.ClientIDs(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	if len(members) == 1 {
+		return true, m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+			c, err := tx.Conversation(ctx, id)
+			if err != nil {
+				return err
+			}
+			return c.Wipe(ctx)
+		})
+	}
+	return false, m.proposeLeaving(ctx, id)
+}
+
+func (m *Messenger) proposeLeaving(ctx context.Context, id core.ConversationID) error {
+	err := m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+		c, err := tx.Conversation(ctx, id)
+		if err != nil {
+			return err
+		}
+		if _, err := c.Leave(ctx); err != nil {
+			return err
+		}
+		return edit(ctx, tx, func(n *note) { n.setLeaving(id, true) })
+	})
+	if err != nil {
+		return err
+	}
+	return m.client.Settle(ctx, id)
+}
+
+// A Status is what a conversation is at the moment.
+type Status struct {
+	client.Info
+	Members     []core.ClientID // in leaf order
+	Fingerprint []byte          // of the epoch's exporter secret: equal for all who share it
+	Leaving     bool
+	Unread      int
+}
+
+// Status tells what is known here of a conversation, without asking the service.
+func (m *Messenger) Status(ctx context.Context, name string) (s Status, err error) {
+	id, err := m.find(ctx, name)
+	if err != nil {
+		return s, err
+	}
+	return m.status(ctx, id)
+}
+
+func (m *Messenger) status(ctx context.Context, id core.ConversationID) (s Status, err error) {
+	n, err := parseNote(m.client.Data(ctx))
+	if err != nil {
+		return s, err
+	}
+	s.ID, s.Leaving = id, n.leaving(id)
+	for _, u := range n.Unread {
+		if string(u.Conversation) == string(id) {
+			s.Unread++
+		}
+	}
+	s.Info, err = m.client.Info(ctx, id)
+	if errors.Is(err, core.ErrNotFound) { // left, but not read to its end
+		s.ID = id
+		return s, nil
+	}
+	if err != nil {
+		return s, err
+	}
+	if s.Members, err = m.client.ClientIDs(ctx, id); err != nil {
+		return s, err
+	}
+	secret, err := m.client.ExportSecret(ctx, id, 32)
+	if err != nil {
+		return s, err
+	}
+	defer secret.Wipe()
+	sum := sha256.Sum256(append([]byte("conclave fingerprint\x00"), secret.Bytes()...))
+	s.Fingerprint = sum[:10]
+	return s, nil
+}
+
+// List tells what is known here of all conversations, also of those that we have
+// left and have not read to their end.
+func (m *Messenger) List(ctx context.Context) (list []Status, err error) {
+	ids, err := m.client.Conversations(ctx)
+	if err != nil {
+		return nil, err
+	}
+	n, err := parseNote(m.client.Data(ctx))
+	if err != nil {
+		return nil, err
+	}
+	for _, u := range n.Unread {
+		if id := core.ConversationID(u.Conversation); !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	for _, id := range ids {
+		s, err := m.status(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, s)
+	}
+	return list, nil
+}

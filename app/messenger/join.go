@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package messenger
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
+)
+
+// Join enters a conversation by an external commit, without being invited: with
+// another device of somebody who is in it, or again after its state here was lost.
+// It takes the whole id. core.ErrNotFound: no member has published what it takes.
+func (m *Messenger) Join(ctx context.Context, id core.ConversationID) error {
+	if err := m.SignIn(ctx); err != nil {
+		return err
+	}
+	if known, err := m.find(ctx, string(id)); err == nil {
+		id = known
+	}
+	info, err := m.service.GroupInfo(ctx, id)
+	if err != nil {
+		return fmt.Errorf("conversation %q: %w", id, err)
+	}
+	return m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+		c, result, err := tx.JoinByExternalCommit(ctx, info, client.JoinConfig{})
+		if err != nil {
+			return err
+		}
+		if err := m.took(ctx, tx, c.ID(), result); err != nil {
+			return err
+		}
+		return edit(ctx, tx, func(n *note) { n.setLeaving(c.ID(), false) })
+	})
+}
+
+// A Rotation is what became of one conversation.
+type Rotation struct {
+	ID    core.ConversationID
+	Epoch uint64
+	Err   error // nil: the new key is in use there
+}
+
+// Rotate makes a fresh signature key with a new credential, takes both into use in
+// every conversation with a commit of its own, and replaces the key packages. A
+// conversation that fails does not stop the others; Rotate again.
+func (m *Messenger) Rotate(ctx context.Context) (done []Rotation, err error) {
+	if err := m.Sync(ctx); err != nil {
+		return nil, err
+	}
+	ids, err := m.client.Conversations(ctx)
+	if err != nil {
+		return nil, err
+	}
+	suites := []core.SuiteID{m.suite}
+	for _, id := range ids {
+		info, err := m.client.Info(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(suites, info.Suite) {
+			suites = append(suites, info.Suite)
+		}
+	}
+	err = m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+		for _, s := range suites {
+			if _, err := tx.NewCredential(ctx, s); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		r := Rotation{ID: id}
+		r.Err = m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+			c, err := tx.Conversation(ctx, id)
+			if err != nil {
+				return err
+			}
+			result, err := c.Rotate(ctx, core.CredentialBasic)
+			if err != nil {
+				return err
+			}
+			r.Epoch = result.Epoch
+			return m.took(ctx, tx, id, result)
+		})
+		done = append(done, r)
+	}
+	return done, m.publish(ctx, true)
+}

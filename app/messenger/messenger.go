@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package messenger is one person's side of conversations: a [client.Client] and
+// a delivery service under verbs that a command line needs. Start with [New] and
+// [Messenger.Register]; then Create, Add, Send, Read and their like.
+//
+// It promises that what came from the service is confirmed to it only when it is
+// durable here, and that it is told by Read at least once, as a rule exactly once:
+// what is unread waits in the client's own store, sealed, up to 512 KiB in all.
+// Every verb first takes what waits in the conversation, so that it acts on the
+// newest epoch.
+//
+// A conversation is named by its id or, where that is clear, by the name that it
+// was created with: "friends" for "friends-1f6b09c2". The delivery service sees
+// the ids. A client id is believed, because the credentials are basic: compare
+// fingerprints with people by other means.
+package messenger
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/conclave-mls/conclave/app/delivery"
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
+)
+
+// Parts are what a Messenger needs. Transport is the client's, over Service.
+type Parts struct {
+	Client    *client.Client
+	Service   *delivery.Client
+	Transport *delivery.Transport
+	Issuer    core.CredentialIssuer
+	Notices   *Notices // the client's observer; nil: nobody hears of them
+	Suite     core.SuiteID
+}
+
+// A Messenger acts for the client of one store. It is safe for concurrent use.
+type Messenger struct {
+	client    *client.Client
+	service   *delivery.Client
+	transport *delivery.Transport
+	issuer    core.CredentialIssuer
+	notices   *Notices
+	suite     core.SuiteID
+
+	mu    sync.Mutex
+	login bool
+}
+
+// New returns a messenger. It takes over what the transport receives.
+func New(p Parts) *Messenger {
+	m := &Messenger{client: p.Client, service: p.Service, transport: p.Transport, issuer: p.Issuer, notices: p.Notices, suite: p.Suite}
+	p.Transport.Receive(m.receive)
+	return m
+}
+
+// Notices are what a person has to hear of beside the result of a verb. The zero
+// value is ready.
+type Notices struct {
+	mu   sync.Mutex
+	list []string
+}
+
+// Observe is for client.Config.
+func (n *Notices) Observe(e client.Event) {
+	var text string
+	switch e := e.(type) {
+	case client.Undelivered:
+		text = fmt.Sprintf("not delivered to %s: %q: %s", e.Conversation, e.Data, e.Reason)
+	case client.Lapsed:
+		text = fmt.Sprintf("a proposal of ours in %s lapsed: %s", e.Conversation, e.Reason)
+	default:
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.list = append(n.list, text)
+}
+
+// Notices returns what a person has to hear of, once.
+func (m *Messenger) Notices() []string {
+	if m.notices == nil {
+		return nil
+	}
+	m.notices.mu.Lock()
+	defer m.notices.mu.Unlock()
+	list := m.notices.list
+	m.notices.list = nil
+	return list
+}
+
+// ID is who we are. client.ErrNotInitialized: nobody yet.
+func (m *Messenger) ID(ctx context.Context) (core.ClientID, error) { return m.client.ClientID(ctx) }
+
+// SignIn gives the service's client the token that Register kept. The verbs do it
+// by themselves.
+func (m *Messenger) SignIn(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.login {
+		return nil
+	}
+	n, err := parseNote(m.client.Data(ctx))
+	if err != nil {
+		return err
+	}
+	if len(n.Token) == 0 {
+		return ErrNotRegistered
+	}
+	m.service.SetToken(core.NewSecret(n.Token))
+	m.login = true
+	return nil
+}

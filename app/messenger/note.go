@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package messenger
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
+)
+
+// A Kind tells what an Item is.
+type Kind string
+
+// The kinds.
+const (
+	Text    Kind = "text"    // From wrote Text
+	Changed Kind = "changed" // From added Added, removed Removed, or renewed keys
+	Joined  Kind = "joined"  // we are in the conversation now
+	Left    Kind = "left"    // From removed us; nothing of the conversation is kept
+	Lost    Kind = "lost"    // a message could not be opened, for Reason
+)
+
+// An Item is something that happened in a conversation and that nobody has read yet.
+type Item struct {
+	Kind    Kind            `json:"kind"`
+	Time    time.Time       `json:"time"` // when it came here, by the clock of this machine
+	Epoch   uint64          `json:"epoch"`
+	From    core.ClientID   `json:"from,omitempty"`
+	Text    []byte          `json:"text,omitempty"`
+	Added   []core.ClientID `json:"added,omitempty"`
+	Removed []core.ClientID `json:"removed,omitempty"`
+	Reason  string          `json:"reason,omitempty"`
+}
+
+// ErrFull: so much is unread that nothing more is taken from the service. Read it.
+var ErrFull = fmt.Errorf("the unread messages fill the room that there is for them: %w", core.ErrUnavailable)
+
+// A note is what the messenger keeps in the client's store, sealed, beside the
+// conversations: changes of both are durable together.
+type note struct {
+	Format  int      `json:"format"`
+	Key     []byte   `json:"key,omitempty"`   // registration at the delivery service
+	Token   []byte   `json:"token,omitempty"` // what it gave for the key
+	Leaving [][]byte `json:"leaving,omitempty"`
+	Unread  []unread `json:"unread,omitempty"` // oldest first
+}
+
+type unread struct {
+	Conversation []byte `json:"conversation"`
+	Item         Item   `json:"item"`
+}
+
+const noteFormat = 1
+
+func parseNote(data []byte, found bool, err error) (*note, error) {
+	n := &note{Format: noteFormat}
+	if err != nil || !found {
+		return n, err
+	}
+	defer clear(data)
+	if err := json.Unmarshal(data, n); err != nil {
+		return nil, fmt.Errorf("the messenger's note: %w", core.ErrDamaged)
+	}
+	if n.Format != noteFormat {
+		return nil, fmt.Errorf("the messenger's note has format %d: %w", n.Format, core.ErrUnsupported)
+	}
+	return n, nil
+}
+
+// edit changes the note within a transaction.
+func edit(ctx context.Context, tx *client.Transaction, f func(*note)) error {
+	data, found, err := tx.Data(ctx)
+	n, err := parseNote(data, found, err)
+	if err != nil {
+		return err
+	}
+	f(n)
+	if data, err = json.Marshal(n); err != nil {
+		return err
+	}
+	if err = tx.SetData(ctx, data); errors.Is(err, core.ErrTooLarge) {
+		return ErrFull
+	}
+	return err
+}
+
+// keep adds what happened to what is unread.
+func keep(ctx context.Context, tx *client.Transaction, id core.ConversationID, items ...Item) error {
+	if len(items) == 0 {
+		return nil
+	}
+	return edit(ctx, tx, func(n *note) {
+		for _, i := range items {
+			i.Time = time.Now().UTC().Truncate(time.Second)
+			n.Unread = append(n.Unread, unread{[]byte(id), i})
+		}
+	})
+}
+
+func (n *note) leaving(id core.ConversationID) bool {
+	return slices.ContainsFunc(n.Leaving, func(b []byte) bool { return string(b) == string(id) })
+}
+
+func (n *note) setLeaving(id core.ConversationID, leaving bool) {
+	n.Leaving = slices.DeleteFunc(n.Leaving, func(b []byte) bool { return string(b) == string(id) })
+	if leaving {
+		n.Leaving = append(n.Leaving, []byte(id))
+	}
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package messenger
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
+)
+
+// Read gives show what is unread in a conversation, oldest first. What show took
+// counts as read, and is not kept, from then on: it comes again only if the program
+// ends in between.
+func (m *Messenger) Read(ctx context.Context, name string, show func(core.ConversationID, Item) error) error {
+	if err := m.welcomes(ctx); err != nil {
+		return err
+	}
+	id, err := m.find(ctx, name)
+	if err != nil {
+		return err
+	}
+	if err := m.catchUp(ctx, id); err != nil {
+		return err
+	}
+	_, err = m.show(ctx, id, show)
+	return err
+}
+
+// show shows what is unread and forgets it.
+func (m *Messenger) show(ctx context.Context, id core.ConversationID, show func(core.ConversationID, Item) error) (over bool, err error) {
+	n, err := parseNote(m.client.Data(ctx))
+	if err != nil {
+		return false, err
+	}
+	var shown []unread
+	for _, u := range n.Unread {
+		if string(u.Conversation) != string(id) {
+			continue
+		}
+		if err = show(id, u.Item); err != nil {
+			break
+		}
+		over = u.Item.Kind == Left
+		shown = append(shown, u)
+	}
+	if len(shown) == 0 {
+		return over, err
+	}
+	forget := m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+		return edit(ctx, tx, func(n *note) {
+			left := len(shown) // those of the conversation that come first
+			n.Unread = slices.DeleteFunc(n.Unread, func(u unread) bool {
+				if left == 0 || string(u.Conversation) != string(id) {
+					return false
+				}
+				left--
+				return true
+			})
+		})
+	})
+	return over, errors.Join(err, forget)
+}
+
+const (
+	pollTime  = 30 * time.Second
+	retryTime = 2 * time.Second
+)
+
+// Follow is Read again and again, as messages come, until the context ends or we
+// are removed from the conversation. While the service cannot be reached it tries
+// again.
+func (m *Messenger) Follow(ctx context.Context, name string, show func(core.ConversationID, Item) error) error {
+	if err := m.welcomes(ctx); err != nil {
+		return err
+	}
+	id, err := m.find(ctx, name)
+	if err != nil {
+		return err
+	}
+	for {
+		err := m.catchUp(ctx, id)
+		var over bool
+		if err == nil {
+			over, err = m.show(ctx, id, show)
+		}
+		if err == nil && !over {
+			_, _, err = m.service.Log(ctx, id, pollTime)
+		}
+		switch {
+		case ctx.Err() != nil || over && err == nil:
+			return nil
+		case errors.Is(err, core.ErrUnavailable) && !errors.Is(err, ErrFull), errors.Is(err, core.ErrNotFound):
+			// Out of reach; or nobody has written to the conversation yet.
+			select {
+			case <-time.After(retryTime):
+			case <-ctx.Done():
+			}
+		case err != nil:
+			return err
+		}
+	}
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package messenger
+
+import (
+	"context"
+	"errors"
+
+	"github.com/conclave-mls/conclave/app/delivery"
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
+	"github.com/conclave-mls/conclave/core/mls"
+)
+
+// receive takes one message from a conversation's log. It returns nil once what
+// came of it is durable; then the message is confirmed to the service.
+func (m *Messenger) receive(ctx context.Context, id core.ConversationID, e delivery.Entry) error {
+	err := m.decrypt(ctx, id, e)
+	if errors.Is(err, client.ErrConversationNotFound) {
+		joined, joinErr := m.joinAgain(ctx, id, e.Seq)
+		if joinErr != nil {
+			return joinErr
+		}
+		if joined {
+			err = m.decrypt(ctx, id, e)
+		}
+	}
+	if errors.Is(err, client.ErrConversationNotFound) {
+		return nil // what was sent after we left
+	}
+	return err
+}
+
+func (m *Messenger) decrypt(ctx context.Context, id core.ConversationID, e delivery.Entry) error {
+	var refused error // what the message is to blame for
+	err := m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+		refused = nil
+		r, err := tx.DecryptMessage(ctx, id, e.Message)
+		if err != nil {
+			refused = err
+			return err
+		}
+		return m.took(ctx, tx, id, r)
+	})
+	switch {
+	case err == nil || refused == nil || ours(err) || errors.Is(err, client.ErrConversationNotFound):
+		return err
+	case known(err):
+		return nil
+	}
+	return m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+		return keep(ctx, tx, id, Item{Kind: Lost, Reason: err.Error()})
+	})
+}
+
+// ours says that the message may be good and our side cannot take it now.
+func ours(err error) bool {
+	for _, e := range []error{
+		core.ErrUnavailable, core.ErrUnknownOutcome, core.ErrConflict, core.ErrDamaged, core.ErrClosed,
+		core.ErrWrongKey, core.ErrRolledBack, context.Canceled, context.DeadlineExceeded,
+	} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// known says that a message has nothing new: it was taken before a crash, it is
+// our own, or of an epoch that we have left.
+func known(err error) bool {
+	for _, e := range []error{
+		mls.ErrDuplicateMessage, mls.ErrOwnMessage, client.ErrStaleCommit, client.ErrStaleProposal,
+	} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// took keeps what a message, and those that had waited for it, have to tell.
+func (m *Messenger) took(ctx context.Context, tx *client.Transaction, id core.ConversationID, r client.Received) error {
+	items, replayed := itemsOf(r)
+	for _, x := range replayed {
+		if x.Err != nil {
+			if !known(x.Err) {
+				items = append(items, Item{Kind: Lost, Reason: x.Err.Error()})
+			}
+			continue
+		}
+		more, _ := itemsOf(x.Received)
+		items = append(items, more...)
+	}
+	if err := keep(ctx, tx, id, items...); err != nil {
+		return err
+	}
+	if c, ok := r.(*client.CommitResult); ok && !c.Active {
+		return edit(ctx, tx, func(n *note) { n.setLeaving(id, false) })
+	}
+	return nil
+}
+
+func itemsOf(r client.Received) (items []Item, replayed []client.Replayed) {
+	switch r := r.(type) {
+	case *client.Text:
+		return []Item{{Kind: Text, Epoch: r.Epoch, From: r.Sender, Text: r.Data}}, r.Replayed
+	case *client.ProposalResult:
+		return nil, r.Replayed
+	case *client.CommitResult:
+		item := Item{Kind: Changed, Epoch: r.Epoch, From: r.Committer, Added: r.Added, Removed: r.Removed}
+		if !r.Active {
+			item.Kind = Left
+		}
+		if r.Own { // who did it knows
+			return nil, r.Replayed
+		}
+		return []Item{item}, r.Replayed
+	}
+	return nil, nil // buffered: it is durable and comes again with another message
+}

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package messenger
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
+)
+
+// poolSize is how many key packages wait at the service to be used once.
+const poolSize = 20
+
+// ErrNotRegistered: Register was not called, or did not come to its end.
+var ErrNotRegistered = fmt.Errorf("not registered at the delivery service: %w", core.ErrNotFound)
+
+// Register makes the identity, if there is none, makes it known to the delivery
+// service and publishes key packages, so that others can add us. It may be called
+// again until it succeeds. core.ErrConflict: we are somebody else already.
+// core.ErrDenied: the service knows another client of this id. core.ErrUnsupported:
+// the issuer's credentials are not basic, which is all that there is so far.
+func (m *Messenger) Register(ctx context.Context, id core.ClientID) error {
+	switch info, err := m.issuer.Describe(ctx); {
+	case err != nil:
+		return err
+	case info.Type != core.CredentialBasic:
+		return fmt.Errorf("credentials of issuer %q: %w", info.Name, core.ErrUnsupported)
+	}
+	var key []byte
+	err := m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+		switch have, err := tx.ClientID(ctx); {
+		case errors.Is(err, client.ErrNotInitialized):
+			if err := tx.InitMLS(ctx, id, m.suite); err != nil {
+				return err
+			}
+		case err != nil:
+			return err
+		case have != id:
+			return fmt.Errorf("this is %q already: %w", have, core.ErrConflict)
+		}
+		return edit(ctx, tx, func(n *note) {
+			if len(n.Key) == 0 {
+				n.Key = make([]byte, 32)
+				_, _ = rand.Read(n.Key) // never fails, see crypto/rand
+			}
+			key = n.Key
+		})
+	})
+	if err != nil {
+		return err
+	}
+	token, err := m.service.Register(ctx, id, core.NewSecret(key))
+	if err != nil {
+		return err
+	}
+	defer token.Wipe()
+	err = m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+		return edit(ctx, tx, func(n *note) { n.Token = token.Bytes() })
+	})
+	if err != nil {
+		return err
+	}
+	return m.publish(ctx, true)
+}
+
+// publish tops the key packages at the service up.
+func (m *Messenger) publish(ctx context.Context, lastResort bool) error {
+	var packages [][]byte
+	var last client.KeyPackage
+	err := m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+		packages = nil
+		list, err := tx.KeyPackages(ctx, m.suite, core.CredentialBasic, poolSize)
+		if err != nil {
+			return err
+		}
+		for _, k := range list {
+			packages = append(packages, k.Message)
+		}
+		if lastResort {
+			last, err = tx.NewLastResortKeyPackage(ctx, m.suite, core.CredentialBasic)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	_, err = m.service.Upload(ctx, packages, last.Message)
+	return err
+}

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package modules
+
+import (
+	"go.uber.org/fx"
+
+	"github.com/conclave-mls/conclave/app/config"
+	"github.com/conclave-mls/conclave/app/delivery"
+	"github.com/conclave-mls/conclave/app/messenger"
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
+)
+
+// Messenger is what the command line acts with. It is no fx.Module, because it
+// replaces the Observer for the whole application.
+func Messenger() fx.Option {
+	return fx.Options(
+		fx.Supply(new(messenger.Notices)),
+		fx.Decorate(func(_ Observer, n *messenger.Notices) Observer { return n.Observe }),
+		fx.Provide(func(c *client.Client, s *delivery.Client, t *delivery.Transport, i core.CredentialIssuer,
+			n *messenger.Notices, cfg config.Config) *messenger.Messenger {
+			return messenger.New(messenger.Parts{Client: c, Service: s, Transport: t, Issuer: i, Notices: n, Suite: cfg.Suite})
+		}))
+}
