@@ -387,6 +387,7 @@ func (t *tree) load(ctx context.Context, fetch Fetch, want []pageID) error {
 			if err := t.proveBlank(level, index); err != nil {
 				return fmt.Errorf("tree page %d of level %d: %w", id.index, id.level, err)
 			}
+			s = pageState{} // an empty record goes with the versions it hides
 		}
 		t.pages[level][index].state.CompareAndSwap(nil, &s)
 	}
