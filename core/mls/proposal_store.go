@@ -10,19 +10,24 @@ import (
 	"github.com/conclave-mls/conclave/core"
 )
 
-// maxProposals bounds what waits to be committed in one epoch (PRP-13).
-const maxProposals = 1000
+// What waits to be committed in one epoch is bounded (PRP-13).
+const (
+	maxProposals     = 1000
+	maxProposalBytes = 8 << 20 // of their records
+)
 
 // A proposalStore holds the proposals of the current epoch that were sent on
 // their own, in order of arrival; an immutable value.
 type proposalStore struct {
-	list []storedProposal
-	next uint32 // sequence number of the next one
+	list  []storedProposal
+	next  uint32 // sequence number of the next one
+	bytes int    // of the records
 }
 
 type storedProposal struct {
 	sentProposal
 	sequence uint32
+	bytes    int // of the record
 }
 
 // loadProposals returns the store, from memory or from its records.
@@ -36,7 +41,7 @@ func (g *Group) loadProposals(ctx context.Context, env *Env) (*proposalStore, er
 	}
 	s := &proposalStore{}
 	for _, rec := range answers[0] {
-		var p storedProposal
+		p := storedProposal{bytes: len(rec.Value)}
 		err := unmarshalRecord("proposal", rec.Value, func(r *reader) {
 			p.ref = r.opaque()
 			p.sender = readSender(r)
@@ -51,6 +56,7 @@ func (g *Group) loadProposals(ctx context.Context, env *Env) (*proposalStore, er
 			return nil, fmt.Errorf("proposal key: %w", core.ErrDamaged)
 		}
 		s.list = append(s.list, p)
+		s.bytes += p.bytes
 	}
 	return s, nil
 }
@@ -69,14 +75,15 @@ func (s *proposalStore) with(p sentProposal, ws *WriteSet) (*proposalStore, erro
 	if _, known := s.find(p.ref); known {
 		return s, nil
 	}
-	if len(s.list) >= maxProposals {
-		return nil, fmt.Errorf("%d proposals wait already: %w", maxProposals, core.ErrTooLarge)
+	record := appendProposal(p.proposal, p.sender.append(appendOpaque([]byte{recordFormat}, p.ref)))
+	if len(s.list) >= maxProposals || s.bytes+len(record) > maxProposalBytes {
+		return nil, fmt.Errorf("%d proposals of %d bytes wait already: %w", len(s.list), s.bytes, core.ErrTooLarge)
 	}
-	b := appendOpaque([]byte{recordFormat}, p.ref)
-	ws.put(RecordProposal, appendU32(nil, s.next), appendProposal(p.proposal, p.sender.append(b)))
+	ws.put(RecordProposal, appendU32(nil, s.next), record)
 	return &proposalStore{
-		list: append(slices.Clip(s.list), storedProposal{p, s.next}),
-		next: s.next + 1,
+		list:  append(slices.Clip(s.list), storedProposal{p, s.next, len(record)}),
+		next:  s.next + 1,
+		bytes: s.bytes + len(record),
 	}, nil
 }
 
@@ -87,5 +94,5 @@ func (s *proposalStore) without(ref ProposalRef, ws *WriteSet) (*proposalStore, 
 		return s, false
 	}
 	ws.del(RecordProposal, appendU32(nil, s.list[i].sequence))
-	return &proposalStore{list: slices.Delete(slices.Clone(s.list), i, i+1), next: s.next}, true
+	return &proposalStore{list: slices.Delete(slices.Clone(s.list), i, i+1), next: s.next, bytes: s.bytes - s.list[i].bytes}, true
 }
