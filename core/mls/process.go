@@ -143,11 +143,6 @@ func (g *Group) processPrivate(ctx context.Context, env *Env, m *PrivateMessage)
 	if m.ContentType != ContentApplication && g.config.Handshake != HandshakePrivate && !g.config.AcceptAnyWire {
 		return nil, nil, nil, breach("FR-11", "handshakes of this group are PublicMessages")
 	}
-	if m.ContentType != ContentApplication {
-		if err := g.tree.needAll(ctx, env.Fetch); err != nil {
-			return nil, nil, nil, err
-		}
-	}
 	view := epochView{suite: g.suite, contextBytes: g.contextBytes, senderData: g.secrets.senderData, own: g.own, tree: g.tree, messages: g.messages}
 	// A handshake is worked through while its key is held, so that one that is
 	// refused uses nothing up.
@@ -156,9 +151,13 @@ func (g *Group) processPrivate(ctx context.Context, env *Env, m *PrivateMessage)
 	handled := &WriteSet{}
 	ws := &WriteSet{}
 	messages, a, sender, err := view.open(ctx, env, m, ws, func(a *AuthenticatedContent) (err error) {
-		if a.Content.ContentType != ContentApplication {
-			next, result, err = g.handle(ctx, env, a, handled)
+		if a.Content.ContentType == ContentApplication {
+			return nil
 		}
+		if err := g.tree.needAll(ctx, env.Fetch); err != nil {
+			return err
+		}
+		next, result, err = g.handle(ctx, env, a, handled)
 		return err
 	})
 	if err != nil {
