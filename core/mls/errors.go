@@ -3,7 +3,6 @@
 package mls
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/conclave-mls/conclave/core"
@@ -39,11 +38,11 @@ var (
 	// ErrNoKeyPackage: a Welcome is for none of our key packages.
 	ErrNoKeyPackage = fmt.Errorf("mls: no matching key package: %w", core.ErrNotFound)
 	// ErrPendingProposals: application data may not be sent while proposals wait (RFC 9420 section 12.4).
-	ErrPendingProposals = errors.New("mls: proposals wait to be committed")
+	ErrPendingProposals = fmt.Errorf("mls: proposals wait to be committed: %w", core.ErrUnavailable)
 	// ErrInactive: we are no longer a member, or the group was re-initialised.
 	ErrInactive = fmt.Errorf("mls: group is no longer active: %w", core.ErrDenied)
 	// ErrExhausted: a ratchet is at its end; commit to enter a new epoch.
-	ErrExhausted = errors.New("mls: ratchet exhausted")
+	ErrExhausted = fmt.Errorf("mls: ratchet exhausted: %w", core.ErrUnavailable)
 )
 
 // An EpochError tells the epoch of a message and of the group. It matches [ErrWrongEpoch].
