@@ -117,8 +117,11 @@ func openGroupSecrets(ctx context.Context, suite core.Suite, bundle *KeyPackageB
 		return nil, err
 	}
 	plaintext, err := decryptWithLabel(ctx, recipient, "Welcome", w.EncryptedGroupInfo, sealed)
-	if err != nil {
+	if errors.Is(err, core.ErrInvalid) {
 		return nil, ErrAuthentication
+	}
+	if err != nil { // the key could not be used
+		return nil, err
 	}
 	defer clear(plaintext)
 	return UnmarshalGroupSecrets(plaintext)
@@ -163,11 +166,18 @@ func openGroupInfo(suite core.Suite, joiner, psk core.Secret, sealed []byte) (*G
 	return UnmarshalGroupInfo(plaintext)
 }
 
+// maxEpoch is the last epoch in which a group is entered. No group gets there by
+// commits; from here on none comes to the end of the counter.
+const maxEpoch = 1 << 63
+
 // openTree takes the tree of a GroupInfo and checks it whole, with the signature of
 // the GroupInfo (WEL-2, WEL-3, WEL-4, EXT-6).
 func openTree(env *Env, suite core.Suite, info *GroupInfo, outOfBand []byte) (*tree, error) {
 	if info.GroupContext.Suite != suite.ID() {
 		return nil, breach("WEL-1", "GroupInfo of suite %v", info.GroupContext.Suite)
+	}
+	if info.GroupContext.Epoch > maxEpoch {
+		return nil, breach("WEL-4", "epoch %d", info.GroupContext.Epoch)
 	}
 	for _, l := range []Extensions{info.Extensions, info.GroupContext.Extensions} {
 		if err := l.checkUnique(); err != nil {
