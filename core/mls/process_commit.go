@@ -130,6 +130,9 @@ func (g *Group) processCommit(ctx context.Context, env *Env, a *AuthenticatedCon
 func (g *Group) resolve(env *Env, c *FramedContent, store *proposalStore) (list proposalList, err error) {
 	for _, p := range c.Commit.Proposals {
 		if p.Proposal == nil {
+			if c.Sender.Type == SenderNewMemberCommit { // whatever it names; nobody has to look for it
+				return nil, breach("EXT-2", "proposal by reference in an external commit")
+			}
 			found, ok := store.find(p.Reference)
 			if !ok {
 				return nil, fmt.Errorf("%x: %w", []byte(p.Reference), ErrMissingProposal) // PRP-1

@@ -270,9 +270,6 @@ func (l proposalList) checkExternalList() error {
 	inits, removes := 0, 0
 	psks := map[string]bool{}
 	for _, p := range l {
-		if len(p.ref) != 0 {
-			return breach("EXT-2", "proposal by reference in an external commit")
-		}
 		switch body := p.proposal.(type) {
 		case *ExternalInit:
 			inits++
