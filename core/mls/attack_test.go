@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"testing"
 	"time"
 
@@ -229,4 +230,136 @@ func TestWelcomeOfAnotherGroupsSuccessor(t *testing.T) {
 			t.Errorf("usage %d: %v", usage, err)
 		}
 	}
+}
+
+// EXT-2: an outsider's commit that names a proposal is invalid, not in want of the
+// proposal: nobody waits for it.
+func TestExternalCommitWithReference(t *testing.T) {
+	t.Parallel()
+	alice, bob, _, _ := threesome(t, mls.DefaultConfig, nil)
+	info, err := alice.g().GroupInfo(t.Context(), alice.env())
+	if err != nil {
+		t.Fatal(err)
+	}
+	zoe := newMember(t, 1, "zoe", mls.DefaultConfig)
+	commit, err := zoe.joinExternal(info)
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit, err = mls.ForgeExternalCommit(t.Context(), bob.g(), zoe.signer(), commit, func(c *mls.Commit) {
+		c.Proposals = append([]mls.ProposalOrRef{{Reference: make([]byte, 32)}}, c.Proposals...)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bob.process(commit); errors.Is(err, mls.ErrMissingProposal) || !errors.Is(err, core.ErrInvalid) {
+		t.Errorf("%v", err)
+	}
+}
+
+// LEAF-5, CRD-4: a commit of ours whose leaf all others would refuse is not made.
+func TestOwnPathLeafIsChecked(t *testing.T) {
+	t.Parallel()
+	alice, _, _, _ := threesome(t, mls.DefaultConfig, nil)
+	for name, p := range map[string]mls.LeafParams{
+		"extension": {Extensions: &mls.Extensions{{Type: 0xF001}}},
+		"twice":     {Extensions: &mls.Extensions{{Type: mls.ExtensionApplicationID}, {Type: mls.ExtensionApplicationID}}},
+	} {
+		if _, err := alice.commit(mls.CommitParams{Leaf: p}); !errors.Is(err, core.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Each outcome that an application branches on says as well what to do next.
+func TestOutcomesMatchSentinels(t *testing.T) {
+	t.Parallel()
+	for _, err := range []error{
+		mls.ErrMalformed, mls.ErrAuthentication, mls.ErrWrongGroup, mls.ErrWrongEpoch, mls.ErrDuplicateMessage, mls.ErrTooOld,
+		mls.ErrTooFarAhead, mls.ErrOwnMessage, mls.ErrMissingProposal, mls.ErrMissingPSK, mls.ErrMissingTree, mls.ErrNoKeyPackage,
+		mls.ErrPendingProposals, mls.ErrInactive, mls.ErrExhausted,
+	} {
+		n := 0
+		for _, sentinel := range []error{core.ErrInvalid, core.ErrNotFound, core.ErrDenied, core.ErrUnavailable} {
+			if errors.Is(err, sentinel) {
+				n++
+			}
+		}
+		if n != 1 {
+			t.Errorf("%v matches %d sentinels", err, n)
+		}
+	}
+}
+
+// A group that claims to be at its last epoch is not entered: the next one would be
+// epoch 0, before everything that is stored.
+func TestLastEpoch(t *testing.T) {
+	t.Parallel()
+	alice := newMember(t, 1, "alice", mls.DefaultConfig)
+	alice.create("group", nil)
+	for epoch, want := range map[uint64]error{0: nil, 1 << 40: nil, math.MaxUint64: core.ErrInvalid} {
+		info, err := mls.ForgeGroupInfo(t.Context(), alice.env(), alice.g(), alice.signer(), func(i *mls.GroupInfo) { i.GroupContext.Epoch = epoch })
+		if err != nil {
+			t.Fatal(err)
+		}
+		zoe := newMember(t, 1, "zoe", mls.DefaultConfig)
+		if _, err = zoe.joinExternal(info); !errors.Is(err, want) {
+			t.Errorf("epoch %d: %v", epoch, err)
+		}
+	}
+}
+
+// Garbage that nobody in the group made costs no reading of the tree.
+func TestGarbageIsCheap(t *testing.T) {
+	t.Parallel()
+	config := mls.DefaultConfig
+	config.Handshake = mls.HandshakePrivate
+	alice, bob, _, _ := threesome(t, config, nil)
+	b, err := alice.commit(mls.CommitParams{ForcePath: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := mls.UnmarshalMLSMessage(b.Commit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.PrivateMessage.EncryptedSenderData[0] ^= 1
+	env := bob.env()
+	env.Fetch = func(context.Context, []mls.RecordQuery) ([][]mls.Record, error) {
+		t.Error("the store is read")
+		return nil, core.ErrUnavailable
+	}
+	if _, _, _, err := bob.g().Process(t.Context(), env, m); !errors.Is(err, mls.ErrAuthentication) {
+		t.Errorf("%v", err)
+	}
+}
+
+// PRP-13: what waits to be committed is bounded in bytes as well as in number.
+func TestProposalFlood(t *testing.T) {
+	t.Parallel()
+	alice, bob, mallory, _ := threesome(t, mls.DefaultConfig, nil)
+	total := 0
+	for i := range 100 {
+		leaf := make([]byte, 1<<17)
+		leaf[0] = byte(i)
+		message, err := mls.ForgeProposal(t.Context(), mallory.env(), mallory.g(), mls.WirePublicMessage,
+			mls.Sender{Type: mls.SenderMember, Leaf: mallory.g().OwnLeaf()}, mallory.signers[0],
+			&mls.GroupContextExtensions{Extensions: mls.Extensions{{Type: 0xF001, Data: leaf}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		total += len(message)
+		if _, err := bob.process(message); errors.Is(err, core.ErrTooLarge) {
+			if total < 8<<20 {
+				t.Errorf("refused after %d bytes", total)
+			}
+			if _, err := alice.commit(mls.CommitParams{ForcePath: true}); err != nil {
+				t.Error(err)
+			}
+			return
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Errorf("%d bytes wait", total)
 }
