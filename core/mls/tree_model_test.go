@@ -478,8 +478,8 @@ func TestTreeRandom(t *testing.T) {
 				}
 			}
 			c.forget(c.epoch - 1)
-			if n, most := len(c.store.records), len(c.tree.pages[0])*2+2; n > most {
-				t.Errorf("%d page records are left of a tree of %d leaves", n, c.tree.size())
+			if n := len(c.store.records); n != pagesOf(c.tree) {
+				t.Errorf("%d records are left of a tree of %d pages", n, pagesOf(c.tree))
 			}
 		})
 	}
