@@ -117,15 +117,6 @@ func (t *tree) directPath(i LeafIndex) []NodeIndex {
 	return path
 }
 
-// copath holds the siblings of the leaf and of its direct path without the root.
-func (t *tree) copath(i LeafIndex) []NodeIndex {
-	path := make([]NodeIndex, 0, t.depth)
-	for n := i.node(); n != t.root(); n = n.parent() {
-		path = append(path, n.sibling())
-	}
-	return path
-}
-
 // resolution is RFC 9420 section 4.1.1's (TREE-6): the smallest set of nodes that
 // are not blank and cover all members below n.
 func (t *tree) resolution(n NodeIndex) []NodeIndex { return t.appendResolution(nil, n) }
@@ -169,13 +160,7 @@ func (t *tree) filteredDirectPath(i LeafIndex) []pathStep {
 	return steps
 }
 
-// hasKey reports whether a node has this encryption key (LEAF-4, PATH-6).
-func (t *tree) hasKey(encryptionKey []byte) bool {
-	_, found := t.findKey(map[string]bool{string(encryptionKey): true})
-	return found
-}
-
-// findKey returns the first node whose encryption key is in the set.
+// findKey returns the first node whose encryption key is in the set (PATH-6).
 func (t *tree) findKey(keys map[string]bool) (NodeIndex, bool) {
 	for n := range 2*NodeIndex(t.size()) - 1 {
 		if !t.isBlank(n) && keys[string(t.encryptionKey(n))] {
@@ -192,16 +177,6 @@ func (t *tree) encryptionKey(n NodeIndex) []byte {
 		return node.Leaf.EncryptionKey
 	}
 	return node.Parent.EncryptionKey
-}
-
-// hasSignatureKey reports whether another leaf has this signature key (LEAF-4).
-func (t *tree) hasSignatureKey(key []byte, except LeafIndex) bool {
-	for i, leaf := range t.leaves() {
-		if i != except && string(leaf.SignatureKey) == string(key) {
-			return true
-		}
-	}
-	return false
 }
 
 // put changes one node of a working copy; the caller calls touch afterwards.

@@ -54,9 +54,3 @@ func (n NodeIndex) covers(m NodeIndex) bool {
 
 // rootNode is the root of a tree of a power of two of leaves.
 func rootNode(leaves uint32) NodeIndex { return NodeIndex(leaves - 1) }
-
-// commonAncestor is the lowest node over both leaves, which differ.
-func commonAncestor(a, b LeafIndex) NodeIndex {
-	k := bits.Len32(uint32(a.node() ^ b.node()))
-	return a.node()>>k<<k | 1<<(k-1) - 1
-}

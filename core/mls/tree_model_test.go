@@ -496,3 +496,12 @@ func allSuites(t testing.TB) (suites []core.Suite) {
 	}
 	return suites
 }
+
+func testSuite(t testing.TB, id core.SuiteID) core.Suite {
+	t.Helper()
+	suite, err := pure.New().Suite(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return suite
+}

@@ -46,7 +46,6 @@ type pathParams struct {
 
 // A createdPath is the private side of a path.
 type createdPath struct {
-	own          LeafIndex
 	commitSecret core.Secret
 	keys         pathKeys
 	steps        []pathStep
@@ -79,7 +78,7 @@ func createPath(ctx context.Context, p pathParams) (_ *UpdatePath, _ *createdPat
 	if err != nil {
 		return nil, nil, err
 	}
-	c := &createdPath{own: p.own, steps: t.filteredDirectPath(p.own)}
+	c := &createdPath{steps: t.filteredDirectPath(p.own)}
 	c.keys = p.keys.kept(t).drop(t.directPath(p.own)...).with(p.own.node(), leafKey)
 	random := make([]byte, suite.Parameters().Nh)
 	_, _ = rand.Read(random)
