@@ -11,15 +11,20 @@ import (
 // What members and outsiders can make who do not keep the rules, for the tests
 // outside this package.
 
-// ForgeProposal frames a proposal that nobody has checked, from any sender. A
-// member's is tagged or encrypted with the keys of g's epoch.
-func ForgeProposal(ctx context.Context, env *Env, g *Group, wire WireFormat, from Sender, signer core.Signer, p Proposal) ([]byte, error) {
+// ForgeMessage frames a content that nobody has checked, from any sender, with a
+// confirmation tag of the caller's choice. A member's is tagged or encrypted with
+// the keys of g's epoch.
+func ForgeMessage(ctx context.Context, env *Env, g *Group, wire WireFormat, from Sender, signer core.Signer, p Proposal, commit *Commit, tag []byte) ([]byte, error) {
 	c := g.content(nil)
 	c.Sender, c.ContentType, c.Proposal = from, ContentProposal, p
+	if commit != nil {
+		c.ContentType, c.Commit = ContentCommit, commit
+	}
 	a, err := signFramedContent(ctx, signer, wire, c, g.contextBytes)
 	if err != nil {
 		return nil, err
 	}
+	a.Auth.ConfirmationTag = tag
 	_, message, err := g.protect(ctx, env, a, &WriteSet{})
 	return message, err
 }
