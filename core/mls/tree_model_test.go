@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	"github.com/conclave-mls/conclave/core"
-	"github.com/conclave-mls/conclave/providers/pure"
 )
 
 // A crowd is a group without messages: the tree, its pages in a store, and the
@@ -49,7 +48,7 @@ func newCrowd(t testing.TB, suite core.Suite, n int) *crowd {
 
 // newMember makes a leaf as from a key package; its key is held at node 0.
 func (c *crowd) newMember() (*LeafNode, *crowdMember) {
-	signer, err := pure.New().GenerateKey(context.Background(), core.KeySpec{Algorithm: c.suite.Parameters().Signature, Use: core.UseSign})
+	signer, err := Pure.GenerateKey(context.Background(), core.KeySpec{Algorithm: c.suite.Parameters().Signature, Use: core.UseSign})
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -486,7 +485,7 @@ func TestTreeRandom(t *testing.T) {
 }
 
 func allSuites(t testing.TB) (suites []core.Suite) {
-	for _, id := range pure.New().Suites() {
+	for _, id := range Pure.Suites() {
 		if id <= core.SuiteP384AES256P384 {
 			suites = append(suites, testSuite(t, id))
 		}
@@ -499,7 +498,7 @@ func allSuites(t testing.TB) (suites []core.Suite) {
 
 func testSuite(t testing.TB, id core.SuiteID) core.Suite {
 	t.Helper()
-	suite, err := pure.New().Suite(id)
+	suite, err := Pure.Suite(id)
 	if err != nil {
 		t.Fatal(err)
 	}
