@@ -157,9 +157,10 @@ func (b *commitBuilder) build(ctx context.Context) (*Group, *PendingCommit, *Wri
 	a.Auth.ConfirmationTag = secrets.confirmationTag(next.ConfirmedTranscriptHash)
 	pending := &PendingCommit{
 		epoch: g.context.Epoch, content: a, list: b.list, context: next,
-		joiner: joiner, psk: psk, keys: keys, tree: b.work, added: b.added, secrets: secrets,
+		joiner: joiner, psk: psk, keys: keys, tree: b.work, added: b.added,
 	}
-	err = b.makeGroupInfo(ctx, pending)
+	err = b.makeGroupInfo(ctx, pending, secrets)
+	secrets.wipe() // Merge derives them again
 	if b.path != nil {
 		b.path.wipe()
 	}
@@ -196,14 +197,14 @@ func (b *commitBuilder) makePath(ctx context.Context, next *GroupContext) (*Upda
 
 // makeGroupInfo signs the GroupInfo of the new epoch with our leaf's new key
 // (COM-6) and encrypts the group secrets to each joiner.
-func (b *commitBuilder) makeGroupInfo(ctx context.Context, p *PendingCommit) error {
-	external, err := p.secrets.externalKeyPair() // KS-5
+func (b *commitBuilder) makeGroupInfo(ctx context.Context, p *PendingCommit, secrets *epochSecrets) error {
+	external, err := secrets.externalKeyPair() // KS-5
 	if err != nil {
 		return err
 	}
 	p.externalPub = external.Public()
 	p.withTree = !b.g.config.TreeOutOfBand
-	info := p.groupInfo(b.g.own)
+	info := p.groupInfo(b.work, b.g.own)
 	if info.Signature, err = signWithLabel(ctx, b.newSigner, "GroupInfoTBS", info.tbs()); err != nil {
 		return err
 	}

@@ -250,7 +250,7 @@ func (g *Group) PendingProposals(ctx context.Context, env *Env) iter.Seq2[Receiv
 			return
 		}
 		for _, p := range store.list {
-			if !yield(ReceivedProposal{Ref: p.ref, Proposal: p.proposal, Sender: p.sender}, nil) {
+			if !yield(p.received(), nil) {
 				return
 			}
 		}

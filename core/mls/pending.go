@@ -10,9 +10,10 @@ import (
 	"github.com/conclave-mls/conclave/core"
 )
 
-// A PendingCommit is a commit of our own that nobody has accepted yet. With the
-// group that made it, or what traffic has made of that group since, it gives the
-// next epoch, and the messages to deliver; it is all that has to be stored.
+// A PendingCommit is a commit of our own that nobody has accepted yet: an immutable
+// value. With the group that made it, or what traffic has made of that group since,
+// it gives the next epoch, and the messages to deliver; it is all that has to be
+// stored.
 type PendingCommit struct {
 	epoch   uint64 // that it ends
 	message []byte // MLSMessage, as it is sent
@@ -28,9 +29,8 @@ type PendingCommit struct {
 	withTree      bool   // GroupInfo carries the ratchet tree
 	infoSignature []byte
 
-	tree    *tree         // nil after loading: made again
-	added   []LeafIndex   // likewise
-	secrets *epochSecrets // likewise
+	tree  *tree       // of the next epoch; nil if loaded: see apply
+	added []LeafIndex // likewise
 }
 
 // Epoch is the epoch that the commit ends.
@@ -50,7 +50,7 @@ func (p *PendingCommit) Added() (leaves []*LeafNode) {
 // Proposals lists what the commit covers, by reference or by value.
 func (p *PendingCommit) Proposals() (list []ReceivedProposal) {
 	for _, s := range p.list {
-		list = append(list, ReceivedProposal{Ref: s.ref, Proposal: s.proposal, Sender: s.sender})
+		list = append(list, s.received())
 	}
 	return list
 }
@@ -121,39 +121,35 @@ func LoadPending(suites core.SuiteSource, data []byte) (*PendingCommit, error) {
 	return p, err
 }
 
-// apply makes the tree and the secrets of the next epoch again, from the group
-// whose epoch the commit ends.
-func (p *PendingCommit) apply(ctx context.Context, env *Env, g *Group) error {
+// apply returns the tree of the next epoch and the leaves that were added, made
+// again from the group whose epoch the commit ends unless they are at hand.
+func (p *PendingCommit) apply(ctx context.Context, env *Env, g *Group) (*tree, []LeafIndex, error) {
+	fail := func(err error) (*tree, []LeafIndex, error) { return nil, nil, err }
 	if g.context.Epoch != p.epoch {
-		return &EpochError{Message: p.epoch, Group: g.context.Epoch}
+		return fail(&EpochError{Message: p.epoch, Group: g.context.Epoch})
 	}
 	if err := g.tree.needAll(ctx, env.Fetch); err != nil {
-		return err
+		return fail(err)
 	}
-	if p.secrets != nil {
-		return nil
+	if p.tree != nil {
+		return p.tree, p.added, nil
 	}
 	work := g.tree.edit()
 	_, added := p.list.apply(work, nil)
 	if path := p.content.Content.Commit.Path; path != nil {
 		if err := mergePublicPath(work, g.own, path, added); err != nil {
-			return err
+			return fail(err)
 		}
 	}
 	if !bytes.Equal(work.hash(), p.context.TreeHash) {
-		return fmt.Errorf("pending commit of epoch %d: tree hash: %w", p.epoch, core.ErrDamaged)
+		return fail(fmt.Errorf("pending commit of epoch %d: tree hash: %w", p.epoch, core.ErrDamaged))
 	}
-	secrets, err := epochFromJoiner(g.suite, p.joiner, p.psk, marshal(&p.context))
-	if err != nil {
-		return err
-	}
-	p.tree, p.added, p.secrets = work, added, secrets
-	return nil
+	return work, added, nil
 }
 
-// groupInfo rebuilds the GroupInfo of the next epoch; the tree is applied.
-func (p *PendingCommit) groupInfo(own LeafIndex) *GroupInfo {
-	info := newGroupInfo(p.context, p.content.Auth.ConfirmationTag, own, p.tree, p.withTree, p.externalPub)
+// groupInfo rebuilds the GroupInfo of the next epoch, of which t is the tree.
+func (p *PendingCommit) groupInfo(t *tree, own LeafIndex) *GroupInfo {
+	info := newGroupInfo(p.context, p.content.Auth.ConfirmationTag, own, t, p.withTree, p.externalPub)
 	info.Signature = p.infoSignature
 	return info
 }
@@ -175,10 +171,11 @@ type CommitBundle struct {
 
 // Bundle rebuilds the messages, byte for byte the same each time.
 func (p *PendingCommit) Bundle(ctx context.Context, env *Env, g *Group) (CommitBundle, error) {
-	if err := p.apply(ctx, env, g); err != nil {
+	t, _, err := p.apply(ctx, env, g)
+	if err != nil {
 		return CommitBundle{}, err
 	}
-	info := p.groupInfo(g.own)
+	info := p.groupInfo(t, g.own)
 	b := CommitBundle{Commit: p.Message(), GroupInfo: (&MLSMessage{GroupInfo: info}).Marshal()}
 	if len(p.joiners) == 0 {
 		return b, nil
@@ -198,7 +195,12 @@ func (g *Group) Merge(ctx context.Context, env *Env, p *PendingCommit) (*Group, 
 	if !g.active {
 		return nil, nil, nil, ErrInactive
 	}
-	if err := p.apply(ctx, env, g); err != nil {
+	t, added, err := p.apply(ctx, env, g)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	secrets, err := epochFromJoiner(g.suite, p.joiner, p.psk, marshal(&p.context))
+	if err != nil {
 		return nil, nil, nil, err
 	}
 	leaving, err := g.leavingEpoch(ctx, env)
@@ -209,13 +211,11 @@ func (g *Group) Merge(ctx context.Context, env *Env, p *PendingCommit) (*Group, 
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	result := g.describe(p.list, p.added, p.content.Content, store)
+	result := g.describe(p.list, added, p.content.Content, store)
 	ws := &WriteSet{}
 	ws.retire(p.joiner, p.psk)
-	secrets := p.secrets
-	p.secrets = nil // now the next value's; merging again, after an abort, derives them again
 	next := g.enter(transition{
-		tree: p.tree.edit(), context: p.context, secrets: secrets, tag: p.content.Auth.ConfirmationTag,
+		tree: t.edit(), context: p.context, secrets: secrets, tag: p.content.Auth.ConfirmationTag,
 		own: g.own, keys: p.keys, reinit: p.list.reinit(), leaving: leaving,
 	}, ws)
 	return next, result, ws, nil

@@ -209,7 +209,7 @@ func (g *Group) describe(list proposalList, leaves []LeafIndex, c *FramedContent
 	added := list.of(ProposalAdd)
 	for _, p := range list {
 		used[string(p.ref)] = true
-		r.Proposals = append(r.Proposals, ReceivedProposal{Ref: p.ref, Proposal: p.proposal, Sender: p.sender})
+		r.Proposals = append(r.Proposals, p.received())
 		switch body := p.proposal.(type) {
 		case *Remove:
 			r.Removed = append(r.Removed, memberAt(body.Removed, g.tree.leaf(body.Removed)))
@@ -226,7 +226,7 @@ func (g *Group) describe(list proposalList, leaves []LeafIndex, c *FramedContent
 	}
 	for _, p := range store.list {
 		if !used[string(p.ref)] {
-			r.Unused = append(r.Unused, ReceivedProposal{Ref: p.ref, Proposal: p.proposal, Sender: p.sender})
+			r.Unused = append(r.Unused, p.received())
 		}
 	}
 	return r

@@ -18,6 +18,10 @@ type sentProposal struct {
 	ref      ProposalRef
 }
 
+func (p sentProposal) received() ReceivedProposal {
+	return ReceivedProposal{Ref: p.ref, Proposal: p.proposal, Sender: p.sender}
+}
+
 // A proposalList is what one commit covers, in the commit's order.
 type proposalList []sentProposal
 
@@ -381,8 +385,4 @@ func (l proposalList) pskIDs() (ids []PreSharedKeyID) {
 		ids = append(ids, p.proposal.(*PreSharedKey).PSK)
 	}
 	return ids
-}
-
-func containsRef(refs []ProposalRef, ref ProposalRef) bool {
-	return slices.ContainsFunc(refs, func(r ProposalRef) bool { return bytes.Equal(r, ref) })
 }

@@ -140,7 +140,7 @@ func (g *Group) keepProposal(ctx context.Context, env *Env, a *AuthenticatedCont
 	if err != nil {
 		return nil, nil, err
 	}
-	ref := ProposalRef(refHash(g.suite, "MLS 1.0 Proposal Reference", marshal(a)))
+	ref := a.proposalRef(g.suite)
 	store, err = store.with(sentProposal{proposal: a.Content.Proposal, sender: a.Content.Sender, ref: ref}, ws)
 	if err != nil {
 		return nil, nil, err
