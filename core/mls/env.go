@@ -57,9 +57,9 @@ type Config struct {
 	ResumptionEpochs  uint32 // epochs whose resumption PSK is kept, apart from the current one
 	OutOfOrder        uint32 // generations of a sender kept for late messages
 	MaxForward        uint32 // generations that a sender may jump ahead
-	PadTo             uint32 // ciphertexts are padded to a multiple of it; 0 or 1 for none
-	TreeOutOfBand     bool   // leave the ratchet tree out of GroupInfo and Welcome
-	SendWithProposals bool   // allow application messages while proposals wait (PRP-10)
+	PadTo             Padding
+	TreeOutOfBand     bool // leave the ratchet tree out of GroupInfo and Welcome
+	SendWithProposals bool // allow application messages while proposals wait (PRP-10)
 }
 
 // DefaultConfig is what peers in the field use.
@@ -69,13 +69,13 @@ var DefaultConfig = Config{
 	ResumptionEpochs: 1,
 	OutOfOrder:       2,
 	MaxForward:       1000,
-	PadTo:            128,
+	PadTo:            Padding128,
 }
 
 func (c Config) append(b []byte) []byte {
 	b = append(b, byte(c.Handshake))
 	b = appendPresent(b, c.AcceptAnyWire)
-	for _, v := range []uint32{c.MaxPastEpochs, c.ResumptionEpochs, c.OutOfOrder, c.MaxForward, c.PadTo} {
+	for _, v := range []uint32{c.MaxPastEpochs, c.ResumptionEpochs, c.OutOfOrder, c.MaxForward, uint32(c.PadTo)} {
 		b = appendU32(b, v)
 	}
 	return appendPresent(appendPresent(b, c.TreeOutOfBand), c.SendWithProposals)
@@ -89,7 +89,7 @@ func readConfig(r *reader) Config {
 		ResumptionEpochs:  r.u32(),
 		OutOfOrder:        r.u32(),
 		MaxForward:        r.u32(),
-		PadTo:             r.u32(),
+		PadTo:             Padding(r.u32()),
 		TreeOutOfBand:     r.present(),
 		SendWithProposals: r.present(),
 	}
