@@ -24,6 +24,8 @@ whole id where several have the name. The delivery service sees the id.`,
   conclave chat add friends bob carol
   conclave chat send friends "hello"
   conclave chat read friends`,
+		Args: cobra.NoArgs, // what is no command of ours is an error
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(p.chatCreate(), p.chatList(), p.chatAdd(), p.chatRemove(), p.chatLeave(), p.chatSend(),
 		p.chatRead(), p.chatMembers(), p.chatInfo(), p.chatJoin(), p.chatUpdate())
@@ -145,9 +147,13 @@ func ids(args []string) (out []core.ClientID) {
 // it shows what is known here.
 func (p *program) synced(ctx context.Context, m *messenger.Messenger) error {
 	err := m.Sync(ctx)
-	if errors.Is(err, core.ErrUnavailable) && !errors.Is(err, messenger.ErrFull) {
+	switch {
+	case errors.Is(err, messenger.ErrFull):
+		p.notice("more waits at the delivery service; read what is unread to make room for it")
+	case errors.Is(err, core.ErrUnavailable):
 		p.notice("the delivery service is out of reach; this is what is known here")
-		return nil
+	default:
+		return err
 	}
-	return err
+	return nil
 }

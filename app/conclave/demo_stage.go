@@ -56,6 +56,7 @@ type actor struct {
 func (s *stage) enter(name string) (*actor, error) {
 	a := &actor{name: name, stage: s}
 	a.process = exec.CommandContext(s.ctx, s.self, "--home", filepath.Join(s.folder, name), "demo-member")
+	a.process.Args[0] = "conclave"
 	a.process.Stderr = os.Stderr
 	orders, err := a.process.StdinPipe()
 	if err != nil {

@@ -67,12 +67,9 @@ func (p *program) prepare(c config.Config, ask bool) (config.Config, error) {
 	if ask {
 		c.Key = "passphrase:"
 	}
-	flags := p.flags
-	if flags.Delivery != "" {
-		var err error
-		if flags.Delivery, err = absolute(flags.Delivery); err != nil {
-			return config.Config{}, err
-		}
+	flags, err := fromHere(p.flags)
+	if err != nil {
+		return config.Config{}, err
 	}
 	c = config.Default(p.home).Over(c).Over(flags)
 	c.Listen = "" // of a service only
@@ -80,8 +77,7 @@ func (p *program) prepare(c config.Config, ask bool) (config.Config, error) {
 	if err := c.Save(file); err != nil && !errors.Is(err, core.ErrConflict) {
 		return config.Config{}, err
 	}
-	c, err := p.configuration()
-	if err != nil {
+	if c, err = p.configuration(); err != nil {
 		return config.Config{}, err
 	}
 	key, err := c.URI(c.Key)

@@ -36,6 +36,16 @@ type program struct {
 const configName = "conclave.toml"
 
 func (p *program) execute(ctx context.Context, args []string) error {
+	root := p.root()
+	root.SetArgs(args)
+	root.SetIn(p.in)
+	root.SetOut(p.out)
+	root.SetErr(p.err)
+	return root.ExecuteContext(ctx)
+}
+
+// root is the tree of commands.
+func (p *program) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "conclave",
 		Short: "Encrypted group conversations (MLS, RFC 9420)",
@@ -72,11 +82,7 @@ Everything of one identity is in its home folder: --home, else $CONCLAVE_HOME, e
 	root.AddCommand(p.init(), p.chat(), p.keys(), p.delivery(), p.demo(), p.demoMember(), p.demoCiphertext(), p.demoOpen(),
 		p.vectors(), p.version())
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.SetArgs(args)
-	root.SetIn(p.in)
-	root.SetOut(p.out)
-	root.SetErr(p.err)
-	return root.ExecuteContext(ctx)
+	return root
 }
 
 func (p *program) findHome() error {
@@ -101,13 +107,8 @@ func (p *program) configuration() (config.Config, error) {
 	if err != nil {
 		return config.Config{}, err
 	}
-	flags := p.flags
-	if flags.Delivery != "" {
-		if flags.Delivery, err = absolute(flags.Delivery); err != nil {
-			return config.Config{}, err
-		}
-	}
-	return c.Over(flags), nil
+	flags, err := fromHere(p.flags)
+	return c.Over(flags), err
 }
 
 // open runs f with the messenger of the home folder, and closes everything after.

@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/fx"
@@ -41,7 +40,11 @@ you can open, or on a loopback address.`,
 					return err
 				}
 			}
-			return p.serve(cmd.Context(), c.Over(flags))
+			here, err := fromHere(flags)
+			if err != nil {
+				return err
+			}
+			return p.serve(cmd.Context(), c.Over(here))
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", "", "read this TOML file first")
@@ -67,21 +70,4 @@ func (p *program) serve(ctx context.Context, c config.Config) error {
 		}
 		return nil
 	})
-}
-
-// absolute makes the path of a "scheme:path" that a person wrote absolute, so that
-// it means the same from every folder.
-func absolute(uri string) (string, error) {
-	u, err := config.Config{}.URI(uri)
-	if err != nil {
-		return "", err
-	}
-	file, err := u.File()
-	if err != nil || u.Scheme != "unix" {
-		return uri, nil // names no file of its own
-	}
-	if file, err = filepath.Abs(file); err != nil {
-		return "", err
-	}
-	return config.FileURI(u.Scheme, file), nil
 }

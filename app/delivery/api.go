@@ -35,6 +35,7 @@ type (
 	uploadRequest struct {
 		KeyPackages [][]byte `json:"key_packages,omitempty"`
 		LastResort  []byte   `json:"last_resort,omitempty"`
+		Replace     bool     `json:"replace,omitempty"` // throw away those that wait
 	}
 	countAnswer struct {
 		Count int `json:"count"`

@@ -66,8 +66,18 @@ func (c *Client) Register(ctx context.Context, id core.ClientID, key core.Secret
 // last-resort one if it is not empty. It returns how many can be handed out; what
 // was uploaded before does not count again.
 func (c *Client) Upload(ctx context.Context, keyPackages [][]byte, lastResort []byte) (int, error) {
+	return c.upload(ctx, uploadRequest{KeyPackages: keyPackages, LastResort: lastResort})
+}
+
+// Replace is Upload after throwing away all that wait, the last-resort one
+// included: for key packages that should be used no more.
+func (c *Client) Replace(ctx context.Context, keyPackages [][]byte, lastResort []byte) (int, error) {
+	return c.upload(ctx, uploadRequest{KeyPackages: keyPackages, LastResort: lastResort, Replace: true})
+}
+
+func (c *Client) upload(ctx context.Context, in uploadRequest) (int, error) {
 	var out countAnswer
-	err := c.do(ctx, http.MethodPost, "/v1/key-packages", uploadRequest{KeyPackages: keyPackages, LastResort: lastResort}, &out)
+	err := c.do(ctx, http.MethodPost, "/v1/key-packages", in, &out)
 	return out.Count, err
 }
 

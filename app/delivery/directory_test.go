@@ -102,6 +102,18 @@ func TestKeyPackages(t *testing.T) {
 	if _, err := alice.Upload(t.Context(), nil, []byte("newer")); err != nil || claim() != "newer" {
 		t.Errorf("the last resort was not replaced: %v", err)
 	}
+	if _, err := alice.Upload(t.Context(), [][]byte{[]byte("three"), []byte("four")}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := alice.Replace(t.Context(), [][]byte{[]byte("one"), []byte("four")}, nil); err != nil || n != 1 {
+		t.Errorf("replace: %d, %v; one of the two was claimed before", n, err)
+	}
+	if p := claim(); p != "four" {
+		t.Errorf("claimed %q after the others were replaced", p)
+	}
+	if p, err := bob.Claim(t.Context(), "alice"); !errors.Is(err, core.ErrNotFound) {
+		t.Errorf("claimed %q, %v: the last resort was replaced by none", p, err)
+	}
 }
 
 // A hundred packages, a hundred who want one, two services: nobody shares.

@@ -21,8 +21,8 @@ func packageID(keyPackage []byte) []byte {
 	return sum[:8]
 }
 
-// upload adds key packages to the caller's own. One that is there already, or
-// was claimed once, is not added again.
+// upload adds key packages to the caller's own, or replaces them. One that is there
+// already, or was claimed once, is not added again.
 func (s *Server) upload(r *http.Request, caller core.ClientID) (any, error) {
 	var in uploadRequest
 	if err := readBody(r, (MaxUpload+1)*(MaxKeyPackage/3*4+64), &in); err != nil {
@@ -47,12 +47,16 @@ func (s *Server) upload(r *http.Request, caller core.ClientID) (any, error) {
 			return b, err
 		}
 		known := map[string]bool{}
-		for _, records := range answers {
+		for i, records := range answers {
 			for _, record := range records {
-				known[string(record.Key)] = true
+				known[string(record.Key)] = i == 1 || !in.Replace
 			}
 		}
 		count = countOf(answers[0])
+		if in.Replace {
+			count = 0
+			b.Dels = []core.Range{{Table: tablePackage, Prefix: sc.key()}}
+		}
 		for _, p := range in.KeyPackages {
 			key := sc.key(packageID(p))
 			if len(p) == 0 {
@@ -63,7 +67,10 @@ func (s *Server) upload(r *http.Request, caller core.ClientID) (any, error) {
 			}
 			known[string(key)] = true
 			count++
-			b.Expect = append(b.Expect, core.Expectation{Table: tablePackage, Key: key}, core.Expectation{Table: tableSpent, Key: key})
+			if !in.Replace {
+				b.Expect = append(b.Expect, core.Expectation{Table: tablePackage, Key: key})
+			}
+			b.Expect = append(b.Expect, core.Expectation{Table: tableSpent, Key: key})
 			b.Puts = append(b.Puts, put(tablePackage, key, append([]byte{format1}, p...)))
 		}
 		if count > MaxKeyPackages {

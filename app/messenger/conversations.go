@@ -147,6 +147,9 @@ func (m *Messenger) commit(ctx context.Context, id core.ConversationID, changes 
 // core.ErrUnavailable or core.ErrUnknownOutcome it is kept and sent with the next
 // verb that reaches the service.
 func (m *Messenger) Send(ctx context.Context, name string, text []byte) error {
+	if len(text) > MaxText {
+		return fmt.Errorf("a text of %d bytes, the longest is %d: %w", len(text), MaxText, core.ErrTooLarge)
+	}
 	id, err := m.enter(ctx, name)
 	if err != nil {
 		return err

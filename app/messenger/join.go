@@ -76,7 +76,14 @@ func (m *Messenger) Rotate(ctx context.Context) (done []Rotation, err error) {
 	if err != nil {
 		return nil, err
 	}
+	n, err := parseNote(m.client.Data(ctx))
+	if err != nil {
+		return nil, err
+	}
 	for _, id := range ids {
+		if n.leaving(id) {
+			continue
+		}
 		r := Rotation{ID: id}
 		r.Err = m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
 			c, err := tx.Conversation(ctx, id)

@@ -38,17 +38,22 @@ type Item struct {
 	Reason  string          `json:"reason,omitempty"`
 }
 
+// MaxText is the longest text in bytes that is sent and taken.
+const MaxText = 64 << 10
+
 // ErrFull: so much is unread that nothing more is taken from the service. Read it.
 var ErrFull = fmt.Errorf("the unread messages fill the room that there is for them: %w", core.ErrUnavailable)
 
 // A note is what the messenger keeps in the client's store, sealed, beside the
 // conversations: changes of both are durable together.
 type note struct {
-	Format  int      `json:"format"`
-	Key     []byte   `json:"key,omitempty"`   // registration at the delivery service
-	Token   []byte   `json:"token,omitempty"` // what it gave for the key
-	Leaving [][]byte `json:"leaving,omitempty"`
-	Unread  []unread `json:"unread,omitempty"` // oldest first
+	Format int    `json:"format"`
+	Key    []byte `json:"key,omitempty"`   // registration at the delivery service
+	Token  []byte `json:"token,omitempty"` // what it gave for the key
+	// LastResort is the reference of the key package that survives its use.
+	LastResort []byte   `json:"last_resort,omitempty"`
+	Leaving    [][]byte `json:"leaving,omitempty"`
+	Unread     []unread `json:"unread,omitempty"` // oldest first
 }
 
 type unread struct {

@@ -23,18 +23,30 @@ func (m *Messenger) Read(ctx context.Context, name string, show func(core.Conver
 	if err != nil {
 		return err
 	}
-	if err := m.catchUp(ctx, id); err != nil {
-		return err
-	}
-	_, err = m.show(ctx, id, show)
+	_, err = m.read(ctx, id, show)
 	return err
 }
 
+// read takes what waits and shows what is unread, in turns where there is more
+// than there is room for. It is over when we are out of the conversation.
+func (m *Messenger) read(ctx context.Context, id core.ConversationID, show func(core.ConversationID, Item) error) (over bool, err error) {
+	for {
+		err := m.catchUp(ctx, id)
+		if err != nil && !errors.Is(err, ErrFull) {
+			return false, err
+		}
+		shown, over, showErr := m.show(ctx, id, show)
+		if showErr != nil || err == nil || shown == 0 {
+			return over, errors.Join(showErr, err)
+		}
+	}
+}
+
 // show shows what is unread and forgets it.
-func (m *Messenger) show(ctx context.Context, id core.ConversationID, show func(core.ConversationID, Item) error) (over bool, err error) {
+func (m *Messenger) show(ctx context.Context, id core.ConversationID, show func(core.ConversationID, Item) error) (count int, over bool, err error) {
 	n, err := parseNote(m.client.Data(ctx))
 	if err != nil {
-		return false, err
+		return 0, false, err
 	}
 	var shown []unread
 	for _, u := range n.Unread {
@@ -48,7 +60,7 @@ func (m *Messenger) show(ctx context.Context, id core.ConversationID, show func(
 		shown = append(shown, u)
 	}
 	if len(shown) == 0 {
-		return over, err
+		return 0, over, err
 	}
 	forget := m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
 		return edit(ctx, tx, func(n *note) {
@@ -62,7 +74,7 @@ func (m *Messenger) show(ctx context.Context, id core.ConversationID, show func(
 			})
 		})
 	})
-	return over, errors.Join(err, forget)
+	return len(shown), over, errors.Join(err, forget)
 }
 
 const (
@@ -82,11 +94,7 @@ func (m *Messenger) Follow(ctx context.Context, name string, show func(core.Conv
 		return err
 	}
 	for {
-		err := m.catchUp(ctx, id)
-		var over bool
-		if err == nil {
-			over, err = m.show(ctx, id, show)
-		}
+		over, err := m.read(ctx, id, show)
 		if err == nil && !over {
 			_, _, err = m.service.Log(ctx, id, pollTime)
 		}

@@ -5,6 +5,7 @@ package messenger
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/conclave-mls/conclave/app/delivery"
 	"github.com/conclave-mls/conclave/core"
@@ -104,7 +105,11 @@ func (m *Messenger) took(ctx context.Context, tx *client.Transaction, id core.Co
 func itemsOf(r client.Received) (items []Item, replayed []client.Replayed) {
 	switch r := r.(type) {
 	case *client.Text:
-		return []Item{{Kind: Text, Epoch: r.Epoch, From: r.Sender, Text: r.Data}}, r.Replayed
+		item := Item{Kind: Text, Epoch: r.Epoch, From: r.Sender, Text: r.Data}
+		if len(r.Data) > MaxText { // it would take the room of all others
+			item.Kind, item.Text, item.Reason = Lost, nil, fmt.Sprintf("a text of %d bytes", len(r.Data))
+		}
+		return []Item{item}, r.Replayed
 	case *client.ProposalResult:
 		return nil, r.Replayed
 	case *client.CommitResult:

@@ -67,27 +67,63 @@ func (m *Messenger) Register(ctx context.Context, id core.ClientID) error {
 	return m.publish(ctx, true)
 }
 
-// publish tops the key packages at the service up.
-func (m *Messenger) publish(ctx context.Context, lastResort bool) error {
+// publish tops the key packages at the service up. With fresh ones only, those of
+// before are thrown away, there and then here.
+func (m *Messenger) publish(ctx context.Context, fresh bool) error {
 	var packages [][]byte
 	var last client.KeyPackage
-	err := m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
-		packages = nil
-		list, err := tx.KeyPackages(ctx, m.suite, core.CredentialBasic, poolSize)
-		if err != nil {
-			return err
+	var old [][]byte
+	err := m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) (err error) {
+		packages, old = nil, nil
+		var list []client.KeyPackage
+		if !fresh {
+			list, err = tx.KeyPackages(ctx, m.suite, core.CredentialBasic, poolSize)
+		} else {
+			list, last, old, err = m.renewPackages(ctx, tx)
 		}
 		for _, k := range list {
 			packages = append(packages, k.Message)
-		}
-		if lastResort {
-			last, err = tx.NewLastResortKeyPackage(ctx, m.suite, core.CredentialBasic)
 		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	_, err = m.service.Upload(ctx, packages, last.Message)
-	return err
+	if !fresh {
+		_, err = m.service.Upload(ctx, packages, nil)
+		return err
+	}
+	if _, err = m.service.Replace(ctx, packages, last.Message); err != nil || len(old) == 0 {
+		return err
+	}
+	return m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+		return tx.DeleteKeyPackages(ctx, old...)
+	})
+}
+
+func (m *Messenger) renewPackages(ctx context.Context, tx *client.Transaction) (list []client.KeyPackage, last client.KeyPackage, old [][]byte, err error) {
+	fail := func(err error) ([]client.KeyPackage, client.KeyPackage, [][]byte, error) { return nil, last, nil, err }
+	n, err := tx.CountKeyPackages(ctx, m.suite, core.CredentialBasic)
+	if err != nil {
+		return fail(err)
+	}
+	if list, err = tx.KeyPackages(ctx, m.suite, core.CredentialBasic, n); err != nil {
+		return fail(err)
+	}
+	for _, k := range list {
+		old = append(old, k.Ref)
+	}
+	if list, err = tx.NewKeyPackages(ctx, m.suite, core.CredentialBasic, poolSize); err != nil {
+		return fail(err)
+	}
+	if last, err = tx.NewLastResortKeyPackage(ctx, m.suite, core.CredentialBasic); err != nil {
+		return fail(err)
+	}
+	err = edit(ctx, tx, func(n *note) {
+		if len(n.LastResort) > 0 {
+			old = append(old, n.LastResort)
+		}
+		n.LastResort = last.Ref
+	})
+	return list, last, old, err
 }

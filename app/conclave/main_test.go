@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
+
+	"github.com/conclave-mls/conclave/core/coretest"
+	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/providers/pure"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"conclave": main})
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"waitfor":  waitFor,
+			"sameline": sameLine,
+		},
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("HOME", e.WorkDir)
+			return nil
+		},
+	})
+}
+
+// waitfor PATH waits until something listens on the Unix socket; waitfor PATH TEXT,
+// until the file has the text.
+func waitFor(ts *testscript.TestScript, neg bool, args []string) {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if len(args) == 2 {
+			if text, err := os.ReadFile(ts.MkAbs(args[0])); err == nil && strings.Contains(string(text), args[1]) {
+				return
+			}
+		} else if c, err := net.Dial("unix", ts.MkAbs(args[0])); err == nil {
+			_ = c.Close()
+			return
+		}
+	}
+	ts.Fatalf("waited in vain for %v", args)
+}
+
+// sameline PATTERN FILE... checks that the first line that matches is the same in
+// all files.
+func sameLine(ts *testscript.TestScript, neg bool, args []string) {
+	pattern := regexp.MustCompile(args[0])
+	var want string
+	for i, file := range args[1:] {
+		var got string
+		for line := range strings.Lines(ts.ReadFile(file)) {
+			if pattern.MatchString(line) {
+				got = line
+				break
+			}
+		}
+		if i == 0 {
+			want = got
+		}
+		if got == "" || (got == want) == neg && i > 0 {
+			ts.Fatalf("%s has %q, %s has %q", args[1], want, file, got)
+		}
+	}
+}
+
+// commands walks the tree.
+func commands(c *cobra.Command, visit func(*cobra.Command)) {
+	visit(c)
+	for _, sub := range c.Commands() {
+		commands(sub, visit)
+	}
+}
+
+// Every command's help has a sentence and an example that is a command line of its
+// own.
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	n := 0
+	commands((&program{}).root(), func(c *cobra.Command) {
+		if c.Hidden || c.Name() == "help" || c.Name() == "completion" {
+			return
+		}
+		n++
+		if c.Short == "" || !strings.Contains(c.Example, "  conclave") {
+			t.Errorf("%q: sentence %q, example %q", c.CommandPath(), c.Short, c.Example)
+		}
+		for line := range strings.Lines(c.Example) {
+			if len(line) > 120 {
+				t.Errorf("%q: a long line: %q", c.CommandPath(), line)
+			}
+		}
+	})
+	if n < 15 {
+		t.Errorf("only %d commands", n)
+	}
+}
+
+func TestPlain(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"hello, wörld ☺":                 "hello, wörld ☺",
+		"two\nlines":                     "two lines",
+		"\x1b[31mred\x1b[0m":             "\ufffd[31mred\ufffd[0m",
+		"title\x1b]0;owned\a":            "title\ufffd]0;owned\ufffd",
+		"right\u202eleft":                "right\ufffdleft",
+		"bell\a, return\r, delete\u007f": "bell\ufffd, return\ufffd, delete\ufffd",
+		"\xff":                           "\ufffd",
+	} {
+		if got := plain(in); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}
+
+// runs the program in this process.
+func output(t *testing.T, args ...string) (out, err string, code int) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	code = run(t.Context(), args, strings.NewReader(""), &stdout, &stderr)
+	return stdout.String(), stderr.String(), code
+}
+
+// The command reports what the tests of the engine report.
+func TestVectors(t *testing.T) {
+	t.Parallel()
+	folder := coretest.Shared(t, "vectors", "mls")
+	out, stderr, code := output(t, "vectors", folder)
+	if code != 0 {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	files, err := filepath.Glob(filepath.Join(folder, "*.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var passed, failed, skipped int
+	software := pure.New()
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := mls.RunVectors(t.Context(), software, software, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		passed, failed, skipped = passed+r.Passed, failed+len(r.Failed), skipped+len(r.Skipped)
+		want := fmt.Sprintf("%s: %s: %d passed, %d failed, %d skipped\n", f, r.Type, r.Passed, len(r.Failed), len(r.Skipped))
+		if !strings.Contains(out, want) {
+			t.Errorf("no line %q", want)
+		}
+	}
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	want := fmt.Sprintf("%d passed, %d failed, %d skipped", passed, failed, skipped)
+	if last := lines[len(lines)-1]; last != want || passed == 0 {
+		t.Errorf("last line %q, want %q", last, want)
+	}
+}
+
+// The demonstration ends well, in time, and cleans up after itself.
+func TestDemo(t *testing.T) {
+	folder := t.TempDir()
+	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+	defer cancel()
+	cmd := real(ctx, t, "demo")
+	cmd.Env = append(os.Environ(), "TMPDIR="+folder)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, want := range []string{
+		"killed with SIGKILL", "409 Conflict", "All members agreed after every step",
+		"the keys here end with epoch 1", "alice-laptop epoch 7",
+	} {
+		if !bytes.Contains(out, []byte(want)) {
+			t.Errorf("nothing of %q in\n%s", want, out)
+		}
+	}
+	left, err := os.ReadDir(folder)
+	if err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// Interrupted, it cleans up as well, and says that it did not end well.
+func TestDemoInterrupted(t *testing.T) {
+	folder := t.TempDir()
+	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+	defer cancel()
+	cmd := real(ctx, t, "demo")
+	cmd.Env = append(os.Environ(), "TMPDIR="+folder)
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for lines := bufio.NewScanner(stdout); lines.Scan(); {
+		if strings.HasPrefix(lines.Text(), "2.") {
+			if err := cmd.Process.Signal(os.Interrupt); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := cmd.Wait(); err == nil || cmd.ProcessState.ExitCode() != 1 {
+		t.Errorf("interrupted: %v", err)
+	}
+	if left, err := os.ReadDir(folder); err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// real is the real main in a process of its own.
+func real(ctx context.Context, t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	path, err := exec.LookPath("conclave") // testscript.Main has put it there
+	if err != nil {
+		t.Fatal(err)
+	}
+	return exec.CommandContext(ctx, path, args...)
+}

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package messenger_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/conclave-mls/conclave/app/messenger"
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
+	"github.com/conclave-mls/conclave/core/vlbytes"
+)
+
+func everything(*http.Request) error { return errNetwork }
+
+func TestRegisterAgain(t *testing.T) {
+	all := people(t, "alice", "bob")
+	alice := all[0]
+	if err := alice.Register(t.Context(), "bob"); !errors.Is(err, core.ErrConflict) {
+		t.Errorf("as somebody else: %v", err)
+	}
+	must(t, alice.Register(t.Context(), "alice"))
+	if n, err := alice.service.Count(t.Context()); err != nil || n != 20 {
+		t.Errorf("%d key packages, %v", n, err)
+	}
+}
+
+// Whether the request or the answer gets lost: a text arrives once.
+func TestTextArrivesOnce(t *testing.T) {
+	for name, lose := range map[string]func(*network, func(*http.Request) error){
+		"request": func(n *network, f func(*http.Request) error) { n.set(f, nil) },
+		"answer":  func(n *network, f func(*http.Request) error) { n.set(nil, f) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			all := people(t, "alice", "bob")
+			alice, bob := all[0], all[1]
+			id := conversation(t, "friends", all)
+			lose(alice.network, failing("POST", "/v1/messages"))
+			if err := alice.Send(t.Context(), id, []byte("hello")); !errors.Is(err, core.ErrUnavailable) {
+				t.Errorf("send: %v", err)
+			}
+			alice.network.set(nil, nil)
+			must(t, alice.Send(t.Context(), id, []byte("world")))
+			same(t, "bob", bob.reads(id), "text alice hello", "text alice world")
+		})
+	}
+}
+
+// Whether the request or the answer gets lost: a commit counts, and the same one
+// is resolved by the next verb.
+func TestCommitOfUnknownOutcome(t *testing.T) {
+	for name, lose := range map[string]func(*network, func(*http.Request) error){
+		"request": func(n *network, f func(*http.Request) error) { n.set(f, nil) },
+		"answer":  func(n *network, f func(*http.Request) error) { n.set(nil, f) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			all := people(t, "alice", "bob", "carol")
+			alice := all[0]
+			id := conversation(t, "friends", all[:2])
+			lose(alice.network, failing("POST", "/v1/commits"))
+			if err := alice.Add(t.Context(), id, "carol"); !errors.Is(err, core.ErrUnknownOutcome) {
+				t.Errorf("add: %v", err)
+			}
+			alice.network.set(nil, nil)
+			if s, err := alice.Status(t.Context(), id); err != nil || !s.PendingCommit || s.Epoch != 1 {
+				t.Errorf("pending %v, epoch %d, %v", s.PendingCommit, s.Epoch, err)
+			}
+			must(t, alice.Sync(t.Context()))
+			agree(t, id, all...)
+		})
+	}
+}
+
+// What the answer to a confirmation loses comes again, and has nothing new.
+func TestConfirmationsLost(t *testing.T) {
+	all := people(t, "alice", "bob")
+	alice, bob := all[0], all[1]
+	id, err := alice.Create(t.Context(), "friends")
+	must(t, err)
+	must(t, alice.Add(t.Context(), string(id), "bob"))
+	must(t, alice.Send(t.Context(), string(id), []byte("hello")))
+	bob.network.set(failing("DELETE", "/v1/welcomes/"), nil)
+	if err := bob.Sync(t.Context()); err == nil {
+		t.Error("the confirmation of the Welcome was not sent")
+	}
+	bob.network.set(failing("POST", "/v1/groups/"), nil)
+	if err := bob.Sync(t.Context()); err == nil {
+		t.Error("the confirmation of the message was not sent")
+	}
+	bob.network.set(nil, nil)
+	same(t, "bob", bob.reads(string(id)), "joined", "text alice hello")
+	same(t, "bob, again", bob.reads(string(id)))
+	bob.network.set(everything, nil)
+	if err := bob.Sync(t.Context()); !errors.Is(err, core.ErrUnavailable) {
+		t.Errorf("no network: %v", err)
+	}
+}
+
+// What nobody can open is told and holds up nothing.
+func TestGarbage(t *testing.T) {
+	all := people(t, "alice", "bob")
+	alice, bob := all[0], all[1]
+	id := conversation(t, "friends", all)
+	garbage := vlbytes.Append([]byte{0, 1, 0, 2}, []byte(id)) // a PrivateMessage of epoch 1
+	garbage = append(garbage, 0, 0, 0, 0, 0, 0, 0, 1, 1)
+	for _, field := range []string{"", "sender data", "ciphertext"} {
+		garbage = vlbytes.Append(garbage, []byte(field))
+	}
+	answer, err := alice.service.SendMessage(t.Context(), []byte("key"), garbage)
+	if err != nil || answer.Reason != nil {
+		t.Fatal(err, answer.Reason)
+	}
+	must(t, alice.Send(t.Context(), id, []byte("after")))
+	same(t, "bob", bob.reads(id), "lost", "text alice after")
+}
+
+// What is unread has its room; what does not fit waits at the service.
+func TestUnreadFillsUp(t *testing.T) {
+	all := people(t, "alice", "bob")
+	alice, bob := all[0], all[1]
+	id := conversation(t, "friends", all)
+	const n, size = 10, messenger.MaxText
+	for range n {
+		must(t, alice.Send(t.Context(), id, []byte(strings.Repeat("x", size))))
+	}
+	if err := bob.Sync(t.Context()); !errors.Is(err, messenger.ErrFull) {
+		t.Fatalf("sync: %v", err)
+	}
+	var read []int
+	for len(read) < n {
+		err := bob.Read(t.Context(), id, func(_ core.ConversationID, i messenger.Item) error {
+			read = append(read, len(i.Text))
+			return nil
+		})
+		if err != nil {
+			t.Fatalf("after %d messages: %v", len(read), err)
+		}
+	}
+	if want := slices.Repeat([]int{size}, n); !slices.Equal(read, want) {
+		t.Errorf("read %v", read)
+	}
+}
+
+func TestTextTooLong(t *testing.T) {
+	all := people(t, "alice", "bob")
+	alice, bob := all[0], all[1]
+	id := conversation(t, "friends", all)
+	text := make([]byte, messenger.MaxText+1)
+	if err := alice.Send(t.Context(), id, text); !errors.Is(err, core.ErrTooLarge) {
+		t.Errorf("send: %v", err)
+	}
+	must(t, alice.client.Transaction(t.Context(), func(ctx context.Context, tx *client.Transaction) error {
+		c, err := tx.Conversation(ctx, core.ConversationID(id))
+		if err != nil {
+			return err
+		}
+		_, err = c.Send(ctx, text, nil)
+		return err
+	}))
+	same(t, "bob", bob.reads(id), "lost alice")
+}
+
+// What show did not take stays unread.
+func TestShowFails(t *testing.T) {
+	all := people(t, "alice", "bob")
+	alice, bob := all[0], all[1]
+	id := conversation(t, "friends", all)
+	for _, text := range []string{"one", "two", "three"} {
+		must(t, alice.Send(t.Context(), id, []byte(text)))
+	}
+	full := errors.New("the disk is full")
+	shown := 0
+	err := bob.Read(t.Context(), id, func(core.ConversationID, messenger.Item) error {
+		if shown++; shown > 1 {
+			return full
+		}
+		return nil
+	})
+	if !errors.Is(err, full) {
+		t.Errorf("read: %v", err)
+	}
+	same(t, "bob", bob.reads(id), "text alice two", "text alice three")
+}
