@@ -74,8 +74,9 @@ unit:
 	go test $(PKGS) | tee bin/unit.log
 
 # -short keeps the random runs few: the race detector makes them ten times slower.
+# The vectors run without it; what they do at once, other tests do as well.
 race:
-	go test -race -short ./core/...
+	go test -race -short -skip Vectors ./core/...
 
 bench:
 	go test -run '^$$' -bench . -benchmem $(PKGS)
