@@ -3,10 +3,12 @@
 package mls_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 	"testing"
 	"time"
@@ -528,6 +530,146 @@ func TestForgedExternalCommits(t *testing.T) {
 		wantRefusal(t, c.what, bob, message, c.rule, c.want)
 	}
 	if _, err := bob.process(good); err != nil {
+		t.Error(err)
+	}
+}
+
+// damages gives a copy of data for every byte, with one bit of it flipped, and
+// some that are cut.
+func damages(data []byte) iter.Seq2[int, []byte] {
+	return func(yield func(int, []byte) bool) {
+		for i := range data {
+			for _, bit := range []byte{0x01, 0x80} {
+				damaged := bytes.Clone(data)
+				damaged[i] ^= bit
+				if !yield(i, damaged) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// COM-13: whatever is damaged inside a handshake that a member signed and tagged is
+// refused; what decodes gets as far as it can.
+func TestDamagedInside(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	alice, bob, mallory, _ := threesome(t, mls.DefaultConfig, nil)
+	me := mls.Sender{Type: mls.SenderMember, Leaf: mallory.g().OwnLeaf()}
+	alice.reload, bob.reload = false, false
+	mallory.psks["psk"], bob.psks["psk"] = []byte("key"), []byte("key")
+	b, err := mallory.commit(mls.CommitParams{Proposals: []mls.Proposal{
+		&mls.Add{KeyPackage: newMember(t, 1, "zoe", mls.DefaultConfig).keyPackage()}, &mls.Remove{Removed: alice.g().OwnLeaf()},
+		mallory.g().NewExternalPSK([]byte("psk")), &mls.GroupContextExtensions{},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := mls.UnmarshalMLSMessage(b.Commit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tried := 0
+	before := bob.stored.dump()
+	for i, damaged := range damages(m.PublicMessage.Content.Commit.Marshal()) {
+		commit, err := mls.UnmarshalCommit(damaged)
+		if err != nil {
+			continue
+		}
+		tried++
+		message, err := mls.ForgeMessage(ctx, mallory.env(), mallory.g(), mls.WirePublicMessage, me, mallory.signers[0], nil, commit, m.PublicMessage.Auth.ConfirmationTag)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := bob.process(message); !errors.Is(err, core.ErrInvalid) && !errors.Is(err, core.ErrNotFound) && !errors.Is(err, core.ErrDenied) {
+			t.Fatalf("byte %d: %v", i, err)
+		}
+	}
+	if bob.stored.dump() != before || tried < 500 {
+		t.Errorf("something has changed, or only %d were tried", tried)
+	}
+
+	// Proposals: what is refused changes nothing, and what is taken keeps nobody
+	// from committing.
+	tried = 0
+	leaf, err := mallory.g().OwnLeafNode(ctx, mallory.env())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []mls.Proposal{
+		&mls.Add{KeyPackage: newMember(t, 1, "yves", mls.DefaultConfig).keyPackage()}, &mls.Update{LeafNode: leaf}, &mls.Remove{Removed: 1},
+		mallory.g().NewResumptionPSK(1), &mls.ReInit{GroupID: []byte("g"), Version: 1, Suite: 1},
+		&mls.GroupContextExtensions{Extensions: mls.Extensions{mls.RequiredCapabilities{Credentials: []core.CredentialType{1}}.Extension()}},
+	} {
+		for i, damaged := range damages(mls.MarshalProposal(p)) {
+			body, err := mls.UnmarshalProposal(damaged)
+			if err != nil {
+				continue
+			}
+			tried++
+			message, err := mls.ForgeMessage(ctx, mallory.env(), mallory.g(), mls.WirePublicMessage, me, mallory.signers[0], body, nil, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := bob.process(message); err != nil && !errors.Is(err, core.ErrInvalid) && !errors.Is(err, core.ErrDenied) {
+				t.Fatalf("%T, byte %d: %v", p, i, err)
+			}
+		}
+	}
+	if _, err := bob.commit(mls.CommitParams{}); err != nil || tried < 200 {
+		t.Errorf("%d were tried: %v", tried, err)
+	}
+}
+
+// WEL-2 to WEL-7, WEL-12: whatever is wrong inside a Welcome that a member signed
+// and encrypted is refused.
+func TestDamagedInsideWelcome(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	alice, _, _, _ := threesome(t, mls.DefaultConfig, nil)
+	zoe := newMember(t, 1, "zoe", mls.DefaultConfig)
+	if _, err := alice.commit(mls.CommitParams{Proposals: []mls.Proposal{&mls.Add{KeyPackage: zoe.keyPackage()}}}); err != nil {
+		t.Fatal(err)
+	}
+	welcome := func(info func(*mls.GroupInfo), secrets func([]byte) []byte) []byte {
+		t.Helper()
+		message, err := mls.ForgeWelcome(ctx, alice.env(), alice.g(), alice.pending, alice.signer(), info, secrets)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return message
+	}
+	sameInfo, same := func(*mls.GroupInfo) {}, func(b []byte) []byte { return b }
+	refused := func(what string, message []byte) {
+		t.Helper()
+		if err := zoe.join(message); !errors.Is(err, core.ErrInvalid) && !errors.Is(err, core.ErrNotFound) && !errors.Is(err, core.ErrUnsupported) || len(zoe.stored) != 0 {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	var secrets []byte
+	welcome(sameInfo, func(b []byte) []byte { secrets = bytes.Clone(b); return b })
+	for i, damaged := range damages(secrets) {
+		refused(fmt.Sprintf("group secrets, byte %d", i), welcome(sameInfo, func([]byte) []byte { return damaged }))
+	}
+	var info []byte
+	welcome(func(i *mls.GroupInfo) {
+		i.Extensions = i.Extensions[:1] // the ratchet tree: who is welcomed needs no external_pub
+		info = i.Marshal()
+	}, same)
+	tried := 0
+	for i, damaged := range damages(info[:len(info)-64]) { // not its signature, which is made anew
+		changed, err := mls.UnmarshalGroupInfo(append(damaged, info[len(info)-64:]...))
+		if err != nil {
+			continue
+		}
+		tried++
+		refused(fmt.Sprintf("GroupInfo, byte %d", i), welcome(func(i *mls.GroupInfo) { *i = *changed }, same))
+	}
+	if tried < 500 {
+		t.Errorf("only %d were tried", tried)
+	}
+	if err := zoe.join(welcome(sameInfo, same)); err != nil {
 		t.Error(err)
 	}
 }

@@ -91,3 +91,30 @@ func ForgeKeyPackage(ctx context.Context, signer core.Signer, k *KeyPackage) (er
 func ForgeLeaf(ctx context.Context, signer core.Signer, g *Group, leaf *LeafNode) error {
 	return leaf.sign(ctx, signer, g.context.GroupID, g.own)
 }
+
+// ForgeWelcome changes what a Welcome says, signs it and encrypts it again. The
+// pending commit adds one member.
+func ForgeWelcome(ctx context.Context, env *Env, g *Group, p *PendingCommit, signer core.Signer, changeInfo func(*GroupInfo), changeSecrets func([]byte) []byte) ([]byte, error) {
+	t, added, err := p.apply(ctx, env, g)
+	if err != nil {
+		return nil, err
+	}
+	info := p.groupInfo(t, g.own)
+	changeInfo(info)
+	if info.Signature, err = signWithLabel(ctx, signer, "GroupInfoTBS", info.tbs()); err != nil {
+		return nil, err
+	}
+	encrypted, err := p.encryptGroupInfo(g.suite, info)
+	if err != nil {
+		return nil, err
+	}
+	secrets := GroupSecrets{JoinerSecret: p.joiner, PSKs: p.list.pskIDs()}
+	kp := p.list.of(ProposalAdd)[len(added)-1].proposal.(*Add).KeyPackage
+	sealed, err := encryptWithLabel(g.suite, kp.InitKey, "Welcome", encrypted, changeSecrets(secrets.Marshal()))
+	if err != nil {
+		return nil, err
+	}
+	w := &Welcome{Suite: g.context.Suite, EncryptedGroupInfo: encrypted,
+		Secrets: []EncryptedGroupSecrets{{NewMember: kp.Ref(g.suite), Secrets: sealed}}}
+	return (&MLSMessage{Welcome: w}).Marshal(), nil
+}

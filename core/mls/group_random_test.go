@@ -251,8 +251,9 @@ func (c *crowd) commit() {
 		}
 		rivals, bundles = append(rivals, m), append(bundles, b)
 	}
-	if c.IntN(3) == 0 {
-		c.send() // traffic goes on meanwhile
+	if c.IntN(3) == 0 { // traffic goes on meanwhile
+		c.send()
+		c.propose()
 	}
 	if c.IntN(8) == 0 { // nobody's commit is accepted
 		for _, m := range rivals {
