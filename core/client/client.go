@@ -50,16 +50,17 @@ type Client struct {
 	maxLag    uint64
 	lease     time.Duration
 
-	process  [16]byte // names this client in leases
-	locks    lockTable
-	sending  lockTable // outboxes
-	cache    groupCache
-	signers  sync.Map // public key to core.Signer
-	mu       sync.Mutex
-	burnt    map[core.ConversationID]map[uint64][]mls.Floor
-	closed   bool
-	underway int
-	idle     chan struct{} // closed when closed and nothing is under way
+	process    [16]byte // names this client in leases
+	locks      lockTable
+	sending    lockTable // outboxes
+	moreToSend sync.Map  // conversations whose outbox somebody wanted to look at meanwhile
+	cache      groupCache
+	signers    sync.Map // public key to core.Signer
+	mu         sync.Mutex
+	burnt      map[core.ConversationID]map[uint64][]mls.Floor
+	closed     bool
+	underway   int
+	idle       chan struct{} // closed when closed and nothing is under way
 }
 
 // Open opens a client on its store. It touches no network; see [Client.Resume].

@@ -29,16 +29,34 @@ const maxPasses = 1000
 const pageOfOutbox = 16
 
 // deliver sends what waits in an outbox, in order, until it is empty: then nil.
-// What cannot be sent now is core.ErrUnavailable and stays.
+// What cannot be sent now is core.ErrUnavailable and stays. Unless it is to be
+// full, it leaves the work to whoever is at it already, and never waits: it may be
+// called, through a Drain, by that very one.
 func (c *Client) deliver(ctx context.Context, id core.ConversationID, full bool) error {
 	if c.transport == nil {
 		return ErrNoTransport
 	}
-	release, err := c.sending.acquire(ctx, id)
-	if err != nil {
-		return err
+	for {
+		c.moreToSend.Store(id, true) // before the try: who has the lock looks after giving it back
+		var release func()
+		if full {
+			var err error
+			if release, err = c.sending.acquire(ctx, id); err != nil {
+				return err
+			}
+		} else if release = c.sending.try(id); release == nil {
+			return nil
+		}
+		c.moreToSend.Delete(id)
+		err := c.deliverLocked(ctx, id, full)
+		release()
+		if _, more := c.moreToSend.Load(id); err != nil || !more {
+			return err
+		}
 	}
-	defer release()
+}
+
+func (c *Client) deliverLocked(ctx context.Context, id core.ConversationID, full bool) error {
 	d := &delivery{c: c, id: id, full: full}
 	ctx = c.outsideContext(ctx)
 	for range maxPasses {

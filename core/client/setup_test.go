@@ -62,6 +62,7 @@ func (w *world) device(id core.ClientID) *clienttest.Device {
 func (w *world) deviceOn(id core.ClientID, ks core.Keystore, cfg client.Config) *clienttest.Device {
 	w.Helper()
 	d := clienttest.NewDevice(w, w.service, id, ks, cfg)
+	d.Join.Group = w.policy
 	w.do(d, func(ctx context.Context, tx *client.Transaction) error { return tx.InitMLS(ctx, id, suite1) })
 	w.devices = append(w.devices, d)
 	return d
@@ -123,30 +124,12 @@ func (w *world) add(by *clienttest.Device, who ...*clienttest.Device) {
 	w.catchUp()
 }
 
-// welcome has a device join what waits for it, with the world's policy.
-func (w *world) welcome(d *clienttest.Device) error {
-	for {
-		waiting, ok := w.service.Welcome(d.Link.ID)
-		if !ok {
-			return nil
-		}
-		err := d.Transaction(w.Context(), func(ctx context.Context, tx *client.Transaction) error {
-			_, err := tx.ProcessWelcome(ctx, waiting.Message, client.JoinConfig{Group: w.policy})
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		w.service.TakeWelcome(d.Link.ID)
-	}
-}
-
 // catchUp lets every device process what waits for it, until nothing changes.
 func (w *world) catchUp() {
 	w.Helper()
 	for range 3 {
 		for _, d := range w.devices {
-			w.must(w.welcome(d))
+			w.must(d.Welcomes(w.Context()))
 			if _, err := d.Info(w.Context(), chat); err == nil {
 				w.must(d.Link.Drain(w.Context(), chat))
 			}

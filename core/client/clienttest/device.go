@@ -88,6 +88,7 @@ func (l *Link) GroupInfo(_ context.Context, id core.ConversationID) ([]byte, err
 type Device struct {
 	*client.Client
 	Link *Link
+	Join client.JoinConfig // for Welcomes
 
 	mu       sync.Mutex
 	received []client.Received
@@ -127,13 +128,21 @@ func NewDevice(t testing.TB, service Backend, id core.ClientID, ks core.Keystore
 }
 
 // receive processes one message in a transaction. What a message is to blame for
-// is recorded and the message taken.
+// is recorded and the message taken. Who was removed and added again has a Welcome
+// to process first.
 func (d *Device) receive(ctx context.Context, id core.ConversationID, message []byte) error {
 	var got client.Received
-	err := d.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) (err error) {
+	decrypt := func(ctx context.Context, tx *client.Transaction) (err error) {
 		got, err = tx.DecryptMessage(ctx, id, message)
 		return err
-	})
+	}
+	err := d.Transaction(ctx, decrypt)
+	if errors.Is(err, client.ErrConversationNotFound) {
+		if err := d.Welcomes(ctx); err != nil {
+			return err
+		}
+		err = d.Transaction(ctx, decrypt)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	switch {
@@ -215,10 +224,13 @@ func (d *Device) Welcomes(ctx context.Context) error {
 			return nil
 		}
 		err := d.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
-			_, err := tx.ProcessWelcome(ctx, w.Message, client.JoinConfig{})
+			_, err := tx.ProcessWelcome(ctx, w.Message, d.Join)
 			return err
 		})
-		if err != nil && !errors.Is(err, client.ErrOrphanWelcome) && !errors.Is(err, client.ErrConversationExists) {
+		switch {
+		case errors.Is(err, client.ErrConversationExists):
+			return nil // the queue has something to say first
+		case err != nil && !errors.Is(err, client.ErrOrphanWelcome):
 			return err
 		}
 		d.Link.Service.TakeWelcome(d.Link.ID)

@@ -45,8 +45,19 @@ type group struct {
 	members map[core.ClientID]*member
 }
 
-// A member reads the log from start up to end, which is -1 while it is a member.
-type member struct{ read, end int }
+// A member reads the log in spans: who is added again reads its removal first. The
+// last span is open while it is a member.
+type member struct {
+	spans []span
+	joins int
+}
+
+// A span is what comes after read, up to end; -1: no end yet.
+type span struct{ read, end int }
+
+func (m *member) in() bool { return m != nil && m.spans[len(m.spans)-1].end < 0 }
+
+func (m *member) last() *span { return &m.spans[len(m.spans)-1] }
 
 // A Welcome waits for a client.
 type Welcome struct {
@@ -83,15 +94,26 @@ func refused(reason string, args ...any) client.Outcome {
 func (s *Service) group(id core.ConversationID, by core.ClientID, create bool) *group {
 	g := s.groups[id]
 	if g == nil && create {
-		g = &group{commits: map[uint64]string{}, sent: map[string]bool{}, members: map[core.ClientID]*member{by: {end: -1}}}
+		g = &group{commits: map[uint64]string{}, sent: map[string]bool{}, members: map[core.ClientID]*member{}}
+		g.join(by, 0)
 		s.groups[id] = g
 	}
 	return g
 }
 
-func (g *group) has(id core.ClientID) bool {
+func (g *group) has(id core.ClientID) bool { return g.members[id].in() }
+
+// join lets a client read what comes after a number.
+func (g *group) join(id core.ClientID, after int) {
 	m := g.members[id]
-	return m != nil && m.end < 0
+	if m == nil {
+		m = &member{}
+		g.members[id] = m
+	} else if m.in() {
+		return
+	}
+	m.spans = append(m.spans, span{read: after, end: -1})
+	m.joins++
 }
 
 // SubmitCommit accepts the first commit for the epoch of its group.
@@ -125,15 +147,15 @@ func (s *Service) SubmitCommit(by core.ClientID, id core.ConversationID, b clien
 	}
 	for _, out := range b.Removed {
 		if g.has(out) {
-			g.members[out].end = len(g.log)
+			g.members[out].last().end = len(g.log)
 		}
 	}
 	for _, in := range b.Added {
-		g.members[in] = &member{read: len(g.log), end: -1}
+		g.join(in, len(g.log))
 		s.welcomes[in] = append(s.welcomes[in], Welcome{id, slices.Clone(b.Welcome)})
 	}
 	if external {
-		g.members[by] = &member{read: len(g.log) - 1, end: -1}
+		g.join(by, len(g.log)-1)
 	}
 	return client.Outcome{Kind: client.Accepted}
 }
@@ -179,14 +201,17 @@ func (s *Service) Next(to core.ClientID, id core.ConversationID) (number int, me
 	if m == nil {
 		return 0, nil, fmt.Errorf("not a member: %w", core.ErrDenied)
 	}
-	end := len(g.log)
-	if m.end >= 0 {
-		end = m.end
+	for len(m.spans) > 1 && m.spans[0].read == m.spans[0].end {
+		m.spans = m.spans[1:]
 	}
-	if m.read >= end {
+	first := m.spans[0]
+	if first.end < 0 {
+		first.end = len(g.log)
+	}
+	if first.read >= first.end {
 		return 0, nil, nil
 	}
-	return m.read + 1, g.log[m.read], nil
+	return first.read + 1, g.log[first.read], nil
 }
 
 // Ack confirms the messages up to a number.
@@ -194,7 +219,8 @@ func (s *Service) Ack(to core.ClientID, id core.ConversationID, number int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if g := s.groups[id]; g != nil && g.members[to] != nil {
-		g.members[to].read = max(g.members[to].read, number)
+		first := &g.members[to].spans[0]
+		first.read = max(first.read, number)
 	}
 }
 
@@ -225,6 +251,24 @@ func (s *Service) GroupInfo(id core.ConversationID) ([]byte, error) {
 		return slices.Clone(g.info), nil
 	}
 	return nil, fmt.Errorf("group info: %w", core.ErrNotFound)
+}
+
+// Delivered says whether a message was accepted under a key.
+func (s *Service) Delivered(by core.ClientID, id core.ConversationID, key string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.groups[id]
+	return g != nil && g.sent[string(by)+" "+key]
+}
+
+// Joins tells how often a client came into a group.
+func (s *Service) Joins(id core.ConversationID, who core.ClientID) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if g := s.groups[id]; g != nil && g.members[who] != nil {
+		return g.members[who].joins
+	}
+	return 0
 }
 
 // Log returns all that was ever accepted for a group.
