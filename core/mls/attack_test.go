@@ -673,3 +673,38 @@ func TestDamagedInsideWelcome(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// COD-5 (OpenMLS #2134): extensions of a known type are decoded to their last byte.
+func TestTrailingBytesInExtensions(t *testing.T) {
+	t.Parallel()
+	alice, _, _, _ := threesome(t, mls.DefaultConfig, nil)
+	zoe := newMember(t, 1, "zoe", mls.DefaultConfig)
+	for what, data := range map[string][]byte{"whole": {1, 'x'}, "longer": {1, 'x', 0}, "cut": {2, 'x'}, "empty": nil} {
+		kp := zoe.keyPackage()
+		kp.LeafNode.Extensions = mls.Extensions{{Type: mls.ExtensionApplicationID, Data: data}}
+		if err := mls.ForgeKeyPackage(t.Context(), zoe.signer(), kp); err != nil {
+			t.Fatal(err)
+		}
+		if err := kp.Validate(zoe.suite, time.Time{}); (err == nil) != (what == "whole") {
+			t.Errorf("application_id, %s: %v", what, err)
+		}
+	}
+	senders := mls.ExternalSendersExtension(nil)
+	senders.Data = append(senders.Data, 0)
+	if _, err := alice.commit(mls.CommitParams{Proposals: []mls.Proposal{&mls.ReInit{Version: 1, Suite: 1, Extensions: mls.Extensions{senders}}}}); !errors.Is(err, mls.ErrMalformed) {
+		t.Errorf("external_senders of a ReInit: %v", err)
+	}
+	zoe.keyPackage()
+	if _, err := alice.commit(mls.CommitParams{Proposals: []mls.Proposal{&mls.Add{KeyPackage: zoe.bundle.KeyPackage}}}); err != nil {
+		t.Fatal(err)
+	}
+	welcome, err := mls.ForgeWelcome(t.Context(), alice.env(), alice.g(), alice.pending, alice.signer(), func(i *mls.GroupInfo) {
+		i.Extensions[1].Data = append(i.Extensions[1].Data, 0)
+	}, func(b []byte) []byte { return b })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := zoe.join(welcome); !errors.Is(err, mls.ErrMalformed) {
+		t.Errorf("external_pub: %v", err)
+	}
+}

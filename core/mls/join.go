@@ -184,6 +184,9 @@ func openTree(env *Env, suite core.Suite, info *GroupInfo, outOfBand []byte) (*t
 			return nil, err
 		}
 	}
+	if _, _, err := info.Extensions.externalPub(); err != nil {
+		return nil, err
+	}
 	data := outOfBand
 	if inside, ok := info.Extensions.Find(ExtensionRatchetTree); ok {
 		data = inside

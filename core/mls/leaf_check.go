@@ -91,6 +91,10 @@ func (n *LeafNode) checkContent(suite core.Suite) error {
 		switch e.Type {
 		case ExtensionRatchetTree, ExtensionRequiredCapabilities, ExtensionExternalPub, ExtensionExternalSenders:
 			return breach("LEAF-5", "extension 0x%04X does not belong in a leaf", uint16(e.Type))
+		case ExtensionApplicationID: // it is for the application, but it is an opaque<V> (COD-5)
+			if _, err := decode("application_id", e.Data, (*reader).opaque); err != nil {
+				return err
+			}
 		}
 	}
 	if !slices.Contains(n.Capabilities.Credentials, n.Credential.Type) {

@@ -157,7 +157,10 @@ func checkGroupExtensions(l Extensions) error {
 			return breach("PRP-8", "extension 0x%04X does not belong in a GroupContext", uint16(e.Type))
 		}
 	}
-	_, err := l.requiredCapabilities()
+	if _, err := l.requiredCapabilities(); err != nil {
+		return err
+	}
+	_, err := l.ExternalSenders()
 	return err
 }
 
