@@ -45,7 +45,7 @@ func (m *Messenger) enter(ctx context.Context, name string) (core.ConversationID
 	if err != nil {
 		return "", err
 	}
-	if n.leaving(id) {
+	if n.chat(id).Leaving {
 		return "", ErrLeaving
 	}
 	return id, nil
@@ -139,7 +139,7 @@ func (m *Messenger) commit(ctx context.Context, id core.ConversationID, changes 
 		if err != nil {
 			return err
 		}
-		return m.took(ctx, tx, id, result)
+		return took(ctx, tx, id, result, 0)
 	})
 }
 
@@ -200,7 +200,7 @@ func (m *Messenger) proposeLeaving(ctx context.Context, id core.ConversationID) 
 		if _, err := c.Leave(ctx); err != nil {
 			return err
 		}
-		return edit(ctx, tx, func(n *note) { n.setLeaving(id, true) })
+		return edit(ctx, tx, func(n *note) { n.chat(id).Leaving = true })
 	})
 	if err != nil {
 		return err
@@ -231,7 +231,7 @@ func (m *Messenger) status(ctx context.Context, id core.ConversationID) (s Statu
 	if err != nil {
 		return s, err
 	}
-	s.ID, s.Leaving = id, n.leaving(id)
+	s.ID, s.Leaving = id, n.chat(id).Leaving
 	for _, u := range n.Unread {
 		if string(u.Conversation) == string(id) {
 			s.Unread++

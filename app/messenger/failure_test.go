@@ -165,6 +165,38 @@ func TestTextTooLong(t *testing.T) {
 	same(t, "bob", bob.reads(id), "lost alice")
 }
 
+// Two processes that have fetched the same messages, the slower one last: it finds
+// nothing new and nothing wrong.
+func TestTwoReaders(t *testing.T) {
+	all := people(t, "alice", "bob")
+	alice, bob := all[0], all[1]
+	id := conversation(t, "friends", all)
+	var want []string
+	for i := range 8 {
+		text := string(rune('a' + i))
+		must(t, alice.Send(t.Context(), id, []byte(text)))
+		want = append(want, "text alice "+text)
+	}
+	fetched, fast := make(chan struct{}), make(chan struct{})
+	first := true
+	bob.network.set(nil, func(r *http.Request) error {
+		if first && strings.HasSuffix(r.URL.Path, "/log") {
+			first = false
+			close(fetched)
+			<-fast
+		}
+		return nil
+	})
+	slow := make(chan error, 1)
+	go func() { slow <- bob.transport.Drain(t.Context(), core.ConversationID(id)) }()
+	<-fetched
+	bob.network.set(nil, nil)
+	same(t, "the fast one", bob.reads(id), want...)
+	close(fast)
+	must(t, <-slow)
+	same(t, "the slow one", bob.reads(id))
+}
+
 // What show did not take stays unread.
 func TestShowFails(t *testing.T) {
 	all := people(t, "alice", "bob")

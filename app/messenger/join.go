@@ -30,10 +30,10 @@ func (m *Messenger) Join(ctx context.Context, id core.ConversationID) error {
 		if err != nil {
 			return err
 		}
-		if err := m.took(ctx, tx, c.ID(), result); err != nil {
+		if err := took(ctx, tx, c.ID(), result, 0); err != nil {
 			return err
 		}
-		return edit(ctx, tx, func(n *note) { n.setLeaving(c.ID(), false) })
+		return edit(ctx, tx, func(n *note) { n.chat(c.ID()).Leaving = false })
 	})
 }
 
@@ -81,7 +81,7 @@ func (m *Messenger) Rotate(ctx context.Context) (done []Rotation, err error) {
 		return nil, err
 	}
 	for _, id := range ids {
-		if n.leaving(id) {
+		if n.chat(id).Leaving {
 			continue
 		}
 		r := Rotation{ID: id}
@@ -95,7 +95,7 @@ func (m *Messenger) Rotate(ctx context.Context) (done []Rotation, err error) {
 				return err
 			}
 			r.Epoch = result.Epoch
-			return m.took(ctx, tx, id, result)
+			return took(ctx, tx, id, result, 0)
 		})
 		done = append(done, r)
 	}

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/conclave-mls/conclave/core"
@@ -52,8 +51,17 @@ type note struct {
 	Token  []byte `json:"token,omitempty"` // what it gave for the key
 	// LastResort is the reference of the key package that survives its use.
 	LastResort []byte   `json:"last_resort,omitempty"`
-	Leaving    [][]byte `json:"leaving,omitempty"`
+	Chats      []chat   `json:"chats,omitempty"`
 	Unread     []unread `json:"unread,omitempty"` // oldest first
+}
+
+// A chat is what the note says of a conversation that we are in or were in.
+type chat struct {
+	Conversation []byte `json:"conversation"`
+	// Seen is the last sequence number that was taken from the log. Of two
+	// processes that read it at once, the slower one sees that it has nothing new.
+	Seen    uint64 `json:"seen,omitempty"`
+	Leaving bool   `json:"leaving,omitempty"`
 }
 
 type unread struct {
@@ -80,13 +88,13 @@ func parseNote(data []byte, found bool, err error) (*note, error) {
 
 // edit changes the note within a transaction.
 func edit(ctx context.Context, tx *client.Transaction, f func(*note)) error {
-	data, found, err := tx.Data(ctx)
-	n, err := parseNote(data, found, err)
+	n, err := parseNote(tx.Data(ctx))
 	if err != nil {
 		return err
 	}
 	f(n)
-	if data, err = json.Marshal(n); err != nil {
+	data, err := json.Marshal(n)
+	if err != nil {
 		return err
 	}
 	if err = tx.SetData(ctx, data); errors.Is(err, core.ErrTooLarge) {
@@ -100,21 +108,23 @@ func keep(ctx context.Context, tx *client.Transaction, id core.ConversationID, i
 	if len(items) == 0 {
 		return nil
 	}
-	return edit(ctx, tx, func(n *note) {
-		for _, i := range items {
-			i.Time = time.Now().UTC().Truncate(time.Second)
-			n.Unread = append(n.Unread, unread{[]byte(id), i})
-		}
-	})
+	return edit(ctx, tx, func(n *note) { n.keep(id, items...) })
 }
 
-func (n *note) leaving(id core.ConversationID) bool {
-	return slices.ContainsFunc(n.Leaving, func(b []byte) bool { return string(b) == string(id) })
-}
-
-func (n *note) setLeaving(id core.ConversationID, leaving bool) {
-	n.Leaving = slices.DeleteFunc(n.Leaving, func(b []byte) bool { return string(b) == string(id) })
-	if leaving {
-		n.Leaving = append(n.Leaving, []byte(id))
+func (n *note) keep(id core.ConversationID, items ...Item) {
+	for _, i := range items {
+		i.Time = time.Now().UTC().Truncate(time.Second)
+		n.Unread = append(n.Unread, unread{[]byte(id), i})
 	}
+}
+
+// chat finds what there is of a conversation, to be read or changed.
+func (n *note) chat(id core.ConversationID) *chat {
+	for i := range n.Chats {
+		if string(n.Chats[i].Conversation) == string(id) {
+			return &n.Chats[i]
+		}
+	}
+	n.Chats = append(n.Chats, chat{Conversation: []byte(id)})
+	return &n.Chats[len(n.Chats)-1]
 }

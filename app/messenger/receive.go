@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/conclave-mls/conclave/app/delivery"
 	"github.com/conclave-mls/conclave/core"
@@ -36,12 +37,16 @@ func (m *Messenger) decrypt(ctx context.Context, id core.ConversationID, e deliv
 	var refused error // what the message is to blame for
 	err := m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
 		refused = nil
+		n, err := parseNote(tx.Data(ctx))
+		if err != nil || e.Seq <= n.chat(id).Seen {
+			return err
+		}
 		r, err := tx.DecryptMessage(ctx, id, e.Message)
 		if err != nil {
 			refused = err
 			return err
 		}
-		return m.took(ctx, tx, id, r)
+		return took(ctx, tx, id, r, e.Seq)
 	})
 	switch {
 	case err == nil || refused == nil || ours(err) || errors.Is(err, client.ErrConversationNotFound):
@@ -50,7 +55,12 @@ func (m *Messenger) decrypt(ctx context.Context, id core.ConversationID, e deliv
 		return nil
 	}
 	return m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
-		return keep(ctx, tx, id, Item{Kind: Lost, Reason: err.Error()})
+		return edit(ctx, tx, func(n *note) {
+			if c := n.chat(id); e.Seq > c.Seen {
+				c.Seen = e.Seq
+				n.keep(id, Item{Kind: Lost, Reason: err.Error()})
+			}
+		})
 	})
 }
 
@@ -80,8 +90,9 @@ func known(err error) bool {
 	return false
 }
 
-// took keeps what a message, and those that had waited for it, have to tell.
-func (m *Messenger) took(ctx context.Context, tx *client.Transaction, id core.ConversationID, r client.Received) error {
+// took keeps what a message, and those that had waited for it, have to tell. The
+// sequence number is 0 where it did not come from the log.
+func took(ctx context.Context, tx *client.Transaction, id core.ConversationID, r client.Received, seq uint64) error {
 	items, replayed := itemsOf(r)
 	for _, x := range replayed {
 		if x.Err != nil {
@@ -93,13 +104,15 @@ func (m *Messenger) took(ctx context.Context, tx *client.Transaction, id core.Co
 		more, _ := itemsOf(x.Received)
 		items = append(items, more...)
 	}
-	if err := keep(ctx, tx, id, items...); err != nil {
-		return err
+	if seq == 0 && len(items) == 0 {
+		return nil
 	}
-	if c, ok := r.(*client.CommitResult); ok && !c.Active {
-		return edit(ctx, tx, func(n *note) { n.setLeaving(id, false) })
-	}
-	return nil
+	return edit(ctx, tx, func(n *note) {
+		n.keep(id, items...)
+		c := n.chat(id)
+		c.Seen = max(c.Seen, seq)
+		c.Leaving = c.Leaving && !slices.ContainsFunc(items, func(i Item) bool { return i.Kind == Left })
+	})
 }
 
 func itemsOf(r client.Received) (items []Item, replayed []client.Replayed) {

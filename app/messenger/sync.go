@@ -166,9 +166,9 @@ func (m *Messenger) catchUp(ctx context.Context, id core.ConversationID) error {
 		return err
 	}
 	switch {
-	case n.leaving(id) && info.PendingProposals == 0:
+	case n.chat(id).Leaving && info.PendingProposals == 0:
 		return m.proposeLeaving(ctx, id)
-	case !n.leaving(id) && info.PendingProposals > 0:
+	case !n.chat(id).Leaving && info.PendingProposals > 0:
 		return m.commit(ctx, id, client.Changes{})
 	}
 	return nil
