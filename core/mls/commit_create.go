@@ -37,9 +37,8 @@ func (g *Group) Commit(ctx context.Context, env *Env, p CommitParams) (*Group, *
 	if err != nil {
 		return fail(err)
 	}
-	me := Sender{Type: SenderMember, Leaf: g.own}
 	for _, v := range p.Proposals {
-		if err := g.checkProposal(env, v, me, true); err != nil {
+		if err := g.checkProposal(env, v, g.me()); err != nil {
 			return fail(err)
 		}
 	}
@@ -143,14 +142,8 @@ func (b *commitBuilder) build(ctx context.Context) (*Group, *PendingCommit, *Wri
 	if err != nil {
 		return fail(err)
 	}
-	next.ConfirmedTranscriptHash = confirmedTranscriptHash(g.suite, g.interim, a)
-	contextBytes := marshal(&next)
-	joiner, err := joinerSecret(g.suite, g.secrets.init, commitSecret, contextBytes)
+	joiner, secrets, err := advance(g.suite, &next, g.interim, a, g.secrets.init, commitSecret, psk)
 	commitSecret.Wipe()
-	if err != nil {
-		return fail(err)
-	}
-	secrets, err := epochFromJoiner(g.suite, joiner, psk, contextBytes)
 	if err != nil {
 		return fail(err)
 	}

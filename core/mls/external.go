@@ -108,17 +108,11 @@ func JoinExternal(ctx context.Context, env *Env, p ExternalParams) (*Group, []by
 		return fail(err)
 	}
 	interim := interimTranscriptHash(suite, old.ConfirmedTranscriptHash, p.GroupInfo.ConfirmationTag)
-	next.ConfirmedTranscriptHash = confirmedTranscriptHash(suite, interim, a)
-	contextBytes := marshal(&next)
 	psk, err := pskSecret(suite, psks)
 	if err != nil {
 		return fail(err)
 	}
-	joiner, err := joinerSecret(suite, initSecret, created.commitSecret, contextBytes)
-	if err != nil {
-		return fail(err)
-	}
-	secrets, err := epochFromJoiner(suite, joiner, psk, contextBytes)
+	joiner, secrets, err := advance(suite, &next, interim, a, initSecret, created.commitSecret, psk)
 	if err != nil {
 		return fail(err)
 	}

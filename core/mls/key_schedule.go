@@ -33,6 +33,18 @@ func joinerSecret(suite core.Suite, initSecret, commitSecret core.Secret, groupC
 	return expandWithLabel(suite, extracted, "joiner", groupContext, suite.Parameters().Nh)
 }
 
+// advance takes a signed commit into the transcript of the next epoch's context and
+// derives that epoch's secrets, in the order of RFC 9420 section 12.4.1 (KS-8).
+func advance(suite core.Suite, next *GroupContext, interim []byte, a *AuthenticatedContent, initSecret, commitSecret, psk core.Secret) (joiner core.Secret, secrets *epochSecrets, err error) {
+	next.ConfirmedTranscriptHash = confirmedTranscriptHash(suite, interim, a)
+	contextBytes := marshal(next)
+	if joiner, err = joinerSecret(suite, initSecret, commitSecret, contextBytes); err != nil {
+		return core.Secret{}, nil, err
+	}
+	secrets, err = epochFromJoiner(suite, joiner, psk, contextBytes)
+	return joiner, secrets, err
+}
+
 // welcomeSecret protects the GroupInfo of a Welcome.
 func welcomeSecret(suite core.Suite, joiner, psk core.Secret) (core.Secret, error) {
 	member := suite.Extract(joiner, psk)

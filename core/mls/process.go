@@ -237,7 +237,7 @@ func (g *Group) handle(ctx context.Context, env *Env, a *AuthenticatedContent, w
 	if c.ContentType == ContentCommit {
 		return g.processCommit(ctx, env, a, ws)
 	}
-	if err := g.checkProposal(env, c.Proposal, c.Sender, false); err != nil {
+	if err := g.checkProposal(env, c.Proposal, c.Sender); err != nil {
 		return nil, nil, err
 	}
 	next, ref, err := g.keepProposal(ctx, env, a, ws)

@@ -98,13 +98,7 @@ func (g *Group) processCommit(ctx context.Context, env *Env, a *AuthenticatedCon
 	if err != nil {
 		return nil, nil, err
 	}
-	next.ConfirmedTranscriptHash = confirmedTranscriptHash(g.suite, g.interim, a)
-	contextBytes := marshal(&next)
-	joiner, err := joinerSecret(g.suite, initSecret, commitSecret, contextBytes)
-	if err != nil {
-		return nil, nil, err
-	}
-	secrets, err := epochFromJoiner(g.suite, joiner, psk, contextBytes)
+	joiner, secrets, err := advance(g.suite, &next, g.interim, a, initSecret, commitSecret, psk)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -143,7 +137,7 @@ func (g *Group) resolve(env *Env, c *FramedContent, store *proposalStore) (list 
 		if p.Proposal.Type() == ProposalUpdate {
 			return nil, breach("PRP-2", "update by value")
 		}
-		if err := g.checkProposal(env, p.Proposal, c.Sender, false); err != nil {
+		if err := g.checkProposal(env, p.Proposal, c.Sender); err != nil {
 			return nil, err
 		}
 		list = append(list, sentProposal{proposal: p.Proposal, sender: c.Sender})

@@ -53,14 +53,14 @@ func (l proposalList) pathRequired() bool {
 //
 // Lifetimes bind who proposes or commits an Add, not who receives one: members
 // with different clocks must not part over it (LEAF-9).
-func (g *Group) checkProposal(env *Env, p Proposal, sender Sender, own bool) error {
+func (g *Group) checkProposal(env *Env, p Proposal, sender Sender) error {
 	if err := checkProposalSender(p.Type(), sender); err != nil {
 		return err
 	}
 	switch p := p.(type) {
 	case *Add:
 		var now time.Time
-		if own {
+		if sender == g.me() {
 			now = env.Now
 		}
 		if err := p.KeyPackage.Validate(g.suite, now); err != nil {

@@ -29,9 +29,8 @@ func (g *Group) selectProposals(store *proposalStore, byValue []Proposal) (list 
 		g: g, alone: len(byValue)+len(store.list) == 1,
 		removed: map[LeafIndex]bool{}, updated: map[LeafIndex]bool{}, once: map[string]bool{},
 	}
-	me := Sender{Type: SenderMember, Leaf: g.own}
 	for _, p := range byValue {
-		s.take(p, me) // whatever it says: checkList refuses what does not go together
+		s.take(p, g.me()) // whatever it says: checkList refuses what does not go together
 	}
 	// Newest first, and Removes before the Updates that they displace.
 	order := slices.Clone(store.list)
@@ -47,7 +46,7 @@ func (g *Group) selectProposals(store *proposalStore, byValue []Proposal) (list 
 		}
 	}
 	for _, p := range byValue {
-		list = append(list, sentProposal{proposal: p, sender: me})
+		list = append(list, sentProposal{proposal: p, sender: g.me()})
 	}
 	return list, s.ownUpdate
 }

@@ -94,7 +94,7 @@ func (g *Group) propose(ctx context.Context, env *Env, p Proposal, authenticated
 	}
 	c := g.content(authenticatedData)
 	c.ContentType, c.Proposal = ContentProposal, p
-	if err := g.checkProposal(env, p, c.Sender, true); err != nil {
+	if err := g.checkProposal(env, p, c.Sender); err != nil {
 		return fail(err)
 	}
 	if ps, ok := p.(*PreSharedKey); ok { // PSK-4: creating fails cleanly

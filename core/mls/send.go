@@ -74,12 +74,15 @@ func (g *Group) Protect(ctx context.Context, env *Env, data, authenticatedData [
 	return next, message, ws, nil
 }
 
+// me is us as a sender.
+func (g *Group) me() Sender { return Sender{Type: SenderMember, Leaf: g.own} }
+
 // content begins a content of our own in the current epoch.
 func (g *Group) content(authenticatedData []byte) *FramedContent {
 	return &FramedContent{
 		GroupID:           g.context.GroupID,
 		Epoch:             g.context.Epoch,
-		Sender:            Sender{Type: SenderMember, Leaf: g.own},
+		Sender:            g.me(),
 		AuthenticatedData: authenticatedData,
 	}
 }
