@@ -165,7 +165,21 @@ func (m *Messenger) Send(ctx context.Context, name string, text []byte) error {
 	if err != nil {
 		return err
 	}
-	return m.client.Settle(ctx, id)
+	return m.settle(ctx, id)
+}
+
+// settle sends what waits to be sent. Where commits of others keep overtaking it,
+// it takes them and tries again, a few times.
+func (m *Messenger) settle(ctx context.Context, id core.ConversationID) (err error) {
+	for range 4 {
+		if err = m.client.Settle(ctx, id); !errors.Is(err, core.ErrUnavailable) {
+			return err
+		}
+		if drainErr := m.transport.Drain(ctx, id); drainErr != nil {
+			return err
+		}
+	}
+	return err
 }
 
 // Leave proposes our own removal and stops sending. The conversation is deleted
@@ -205,7 +219,7 @@ func (m *Messenger) proposeLeaving(ctx context.Context, id core.ConversationID) 
 	if err != nil {
 		return err
 	}
-	return m.client.Settle(ctx, id)
+	return m.settle(ctx, id)
 }
 
 // A Status is what a conversation is at the moment.
