@@ -117,14 +117,14 @@ func (g *group) join(id core.ClientID, after int) {
 }
 
 // SubmitCommit accepts the first commit for the epoch of its group.
-func (s *Service) SubmitCommit(by core.ClientID, id core.ConversationID, b client.CommitBundle) client.Outcome {
+func (s *Service) SubmitCommit(by core.ClientID, conversation core.ConversationID, b client.CommitBundle) client.Outcome {
 	epoch, content, external, err := header(b.Commit)
 	if err != nil || content != mls.ContentCommit {
 		return refused("not a commit: %v", err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	g := s.group(id, by, !external)
+	g := s.group(conversation, by, !external)
 	switch {
 	case g == nil:
 		return refused("no such group")
@@ -145,17 +145,22 @@ func (s *Service) SubmitCommit(by core.ClientID, id core.ConversationID, b clien
 	if len(b.GroupInfo) > 0 {
 		g.info = slices.Clone(b.GroupInfo)
 	}
+	stale := func(id core.ClientID) { // a Welcome to an epoch that the client is past
+		s.welcomes[id] = slices.DeleteFunc(s.welcomes[id], func(w Welcome) bool { return w.Conversation == conversation })
+	}
 	for _, out := range b.Removed {
 		if g.has(out) {
 			g.members[out].last().end = len(g.log)
+			stale(out)
 		}
 	}
 	for _, in := range b.Added {
 		g.join(in, len(g.log))
-		s.welcomes[in] = append(s.welcomes[in], Welcome{id, slices.Clone(b.Welcome)})
+		s.welcomes[in] = append(s.welcomes[in], Welcome{conversation, slices.Clone(b.Welcome)})
 	}
 	if external {
 		g.join(by, len(g.log)-1)
+		stale(by)
 	}
 	return client.Outcome{Kind: client.Accepted}
 }
