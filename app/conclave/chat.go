@@ -97,7 +97,8 @@ on the conversation. If there is no other member it is deleted at once.`,
 func (p *program) chatSend() *cobra.Command {
 	return p.verb("send NAME TEXT", "Send a message",
 		`Send a message. If the delivery service cannot be reached, the message is kept and
-sent, once, with the next command that reaches it.`,
+sent, once, with the next command in the conversation that reaches it; the exit code
+is 1.`,
 		"  conclave chat send friends \"hello, all\"", cobra.ExactArgs(2),
 		func(ctx context.Context, m *messenger.Messenger, args []string) (string, error) {
 			return "sent", m.Send(ctx, args[0], []byte(args[1]))
@@ -107,7 +108,7 @@ sent, once, with the next command that reaches it.`,
 func (p *program) chatJoin() *cobra.Command {
 	return p.verb("join ID", "Join a conversation without being invited",
 		`Join by an external commit: with another device of somebody who is in the
-conversation, or again after your state was lost or fell behind. ID is the whole id.
+conversation, or again after your state was lost or fell behind. ID is the whole id, as "conclave chat list" shows it to a member.
 
 With basic credentials, anybody who is registered at the delivery service and knows
 the id can do this. The members are told: look at "conclave chat members".`,

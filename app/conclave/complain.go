@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/conclave-mls/conclave/app/messenger"
 	"github.com/conclave-mls/conclave/core"
@@ -17,6 +18,7 @@ var hints = []struct {
 	err  error
 	hint string
 }{
+	{messenger.ErrKept, "it goes out, once, with your next command in the conversation that reaches the delivery service"},
 	{client.ErrPendingUnresolved, "a commit of yours was sent more than once and the service does not say what became of it; join the conversation again: conclave chat join ID"},
 	{client.ErrCommitLost, "others commit at the same time; nothing of yours is pending, try again"},
 	{client.ErrConversationNotFound, "you are not in this conversation (any more); conclave chat list shows those that you are in"},
@@ -26,9 +28,21 @@ var hints = []struct {
 	{mls.ErrPendingProposals, "proposals wait to be committed first, try again"},
 	{core.ErrWrongKey, "the database is sealed with another key; nothing was changed"},
 	{core.ErrUnknownOutcome, "it is not known whether that happened; nothing is lost, and your next command in the conversation finds out. If you are not sure: conclave chat info NAME"},
-	{core.ErrUnavailable, "is the delivery service running, and its address right? What you sent is kept and goes out with your next command"},
+	{core.ErrUnavailable, "is the delivery service running, and its address right? Then run the command again"},
 	{core.ErrDamaged, "the database is damaged; join the conversation again (conclave chat join ID), or make a new identity"},
 	{core.ErrConflict, "another process changed the same thing; try again"},
+}
+
+// A hinted error brings the hint that fits where it came up.
+type hinted struct {
+	error
+	hint string
+}
+
+func (h hinted) Unwrap() error { return h.error }
+
+func hint(err error, format string, args ...any) error {
+	return hinted{err, fmt.Sprintf(format, args...)}
 }
 
 // complain tells a person what went wrong and, on a line of its own, what to do.
@@ -41,6 +55,10 @@ func (p *program) complain(err error) {
 		return
 	}
 	p.notice("%s", plain(err.Error()))
+	if own := (hinted{}); errors.As(err, &own) {
+		p.notice("%s", own.hint)
+		return
+	}
 	for _, h := range hints {
 		if errors.Is(err, h.err) {
 			p.notice("%s", h.hint)

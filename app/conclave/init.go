@@ -41,12 +41,19 @@ If the service cannot be reached, run the same command again later.`,
 			if id == "" || len(id) > 128 || plain(args[0]) != args[0] {
 				return fmt.Errorf("an id has 1 to 128 bytes and no control characters: %w", core.ErrInvalid)
 			}
+			if suite > 7 {
+				return fmt.Errorf("suite %d, there are 1 to 7: %w", suite, core.ErrInvalid)
+			}
+			p.confirm = true
 			c, err := p.prepare(config.Config{Suite: core.SuiteID(suite)}, ask)
 			if err != nil {
 				return err
 			}
 			return p.openWith(cmd.Context(), c, func(ctx context.Context, m *messenger.Messenger) error {
-				if err := m.Register(ctx, id); err != nil {
+				switch err := m.Register(ctx, id); {
+				case errors.Is(err, core.ErrConflict) || errors.Is(err, core.ErrDenied):
+					return hint(err, "a home holds one identity, and an id belongs to one home; another id in another home: conclave --home FOLDER init ID")
+				case err != nil:
 					return err
 				}
 				p.printf("%s is ready, in %s\n", id, p.home)
@@ -64,6 +71,7 @@ func (p *program) prepare(c config.Config, ask bool) (config.Config, error) {
 	if err := os.MkdirAll(p.home, 0o700); err != nil {
 		return config.Config{}, err
 	}
+	chosen := c.Suite != 0
 	if ask {
 		c.Key = "passphrase:"
 	}
@@ -77,8 +85,13 @@ func (p *program) prepare(c config.Config, ask bool) (config.Config, error) {
 	if err := c.Save(file); err != nil && !errors.Is(err, core.ErrConflict) {
 		return config.Config{}, err
 	}
+	asked := c
 	if c, err = p.configuration(); err != nil {
 		return config.Config{}, err
+	}
+	if chosen && c.Suite != asked.Suite || ask && c.Key != asked.Key {
+		return config.Config{}, hint(fmt.Errorf("%s says something else: %w", file, core.ErrConflict),
+			"the home was set up with another suite or key; leave --suite and --passphrase out, or take another folder with --home")
 	}
 	key, err := c.URI(c.Key)
 	if err != nil || key.Scheme != "file" {

@@ -14,7 +14,7 @@ import (
 )
 
 // passphrase reads it from the file of --passphrase-file, or asks for it on the
-// terminal without showing it. The last line break is not part of it.
+// terminal without showing it, twice where a new one is set. The last line break is not part of it.
 func (p *program) passphrase(context.Context) (core.Secret, error) {
 	if p.passphraseFile != "" {
 		text, err := os.ReadFile(p.passphraseFile)
@@ -27,7 +27,24 @@ func (p *program) passphrase(context.Context) (core.Secret, error) {
 	if !ok || !term.IsTerminal(int(terminal.Fd())) {
 		return core.Secret{}, fmt.Errorf("a passphrase is needed and there is no terminal to ask on; use --passphrase-file: %w", core.ErrDenied)
 	}
-	_, _ = fmt.Fprint(p.err, "Passphrase: ")
+	text, err := p.ask("Passphrase: ", terminal)
+	if err != nil || !p.confirm {
+		return text, err
+	}
+	again, err := p.ask("The same again: ", terminal)
+	if err != nil {
+		return core.Secret{}, err
+	}
+	defer again.Wipe()
+	if !bytes.Equal(text.Bytes(), again.Bytes()) {
+		text.Wipe()
+		return core.Secret{}, fmt.Errorf("the two passphrases differ: %w", core.ErrInvalid)
+	}
+	return text, nil
+}
+
+func (p *program) ask(prompt string, terminal *os.File) (core.Secret, error) {
+	_, _ = fmt.Fprint(p.err, prompt)
 	text, err := term.ReadPassword(int(terminal.Fd()))
 	_, _ = fmt.Fprintln(p.err)
 	if err != nil {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 	"github.com/conclave-mls/conclave/app/config"
 	"github.com/conclave-mls/conclave/app/messenger"
 	"github.com/conclave-mls/conclave/app/modules"
+	"github.com/conclave-mls/conclave/core"
 )
 
 // A program is one run of the command line.
@@ -29,6 +31,7 @@ type program struct {
 	json           bool
 	verbose        bool
 	passphraseFile string
+	confirm        bool          // ask for the passphrase twice
 	flags          config.Config // over the configuration file
 }
 
@@ -73,7 +76,7 @@ Everything of one identity is in its home folder: --home, else $CONCLAVE_HOME, e
 	}
 	f := root.PersistentFlags()
 	f.StringVar(&p.home, "home", "", "folder of the identity")
-	f.BoolVar(&p.json, "json", false, "print JSON, one value a line, where a command prints results")
+	f.BoolVar(&p.json, "json", false, "print JSON, one value a line: chat list, info, members and read, version")
 	f.BoolVarP(&p.verbose, "verbose", "v", false, "tell what happens, on the error output")
 	f.StringVar(&p.passphraseFile, "passphrase-file", "", "read the passphrase from this file instead of asking")
 	f.StringVar(&p.flags.Keystore, "keystore", "", "URI of the keystore, instead of the configuration's")
@@ -81,8 +84,25 @@ Everything of one identity is in its home folder: --home, else $CONCLAVE_HOME, e
 	f.StringVar(&p.flags.Delivery, "delivery", "", "URI of the delivery service, instead of the configuration's")
 	root.AddCommand(p.init(), p.chat(), p.keys(), p.delivery(), p.demo(), p.demoMember(), p.demoCiphertext(), p.demoOpen(),
 		p.vectors(), p.version())
+	withUsage(root)
 	root.CompletionOptions.HiddenDefaultCmd = true
 	return root
+}
+
+// withUsage has every command show how it is called when its arguments are wrong.
+func withUsage(c *cobra.Command) {
+	check := c.Args
+	if check != nil && c.Runnable() && !c.HasSubCommands() {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return hint(err, "it is called so: %s", c.UseLine())
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		withUsage(sub)
+	}
 }
 
 func (p *program) findHome() error {
@@ -104,6 +124,9 @@ func (p *program) findHome() error {
 // configuration is that of the home folder with what the flags say.
 func (p *program) configuration() (config.Config, error) {
 	c, err := config.Load(filepath.Join(p.home, configName))
+	if errors.Is(err, core.ErrNotFound) {
+		return config.Config{}, hint(err, "make an identity with conclave init ID, or say with --home where it is")
+	}
 	if err != nil {
 		return config.Config{}, err
 	}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -12,6 +13,7 @@ import (
 	"github.com/conclave-mls/conclave/app"
 	"github.com/conclave-mls/conclave/app/config"
 	"github.com/conclave-mls/conclave/app/modules"
+	"github.com/conclave-mls/conclave/core"
 )
 
 func (p *program) delivery() *cobra.Command {
@@ -62,7 +64,7 @@ func (p *program) serve(ctx context.Context, c config.Config) error {
 	}
 	var s *modules.Service
 	a := app.NewService(c, fx.Populate(&s))
-	return app.Run(ctx, a, func(ctx context.Context) error {
+	err := app.Run(ctx, a, func(ctx context.Context) error {
 		p.printf("delivery service at %s\n", s.Address())
 		select {
 		case <-ctx.Done():
@@ -70,4 +72,8 @@ func (p *program) serve(ctx context.Context, c config.Config) error {
 		}
 		return nil
 	})
+	if errors.Is(err, core.ErrConflict) {
+		return hint(err, "does it run already? Another needs another --listen")
+	}
+	return err
 }

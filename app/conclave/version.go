@@ -5,6 +5,7 @@ package main
 import (
 	"runtime"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -51,7 +52,7 @@ func (p *program) version() *cobra.Command {
 			if p.json {
 				return p.printJSON(v)
 			}
-			p.printf("conclave %s %s, %s on %s\n", v.Version, v.Revision, v.Go, v.Platform)
+			p.printf("conclave %s, %s on %s\n", strings.TrimSpace(v.Version+" "+v.Revision), v.Go, v.Platform)
 			for _, s := range v.Suites {
 				p.printf("  suite %d  %s\n", s.ID, s.Name)
 			}

@@ -17,6 +17,10 @@ import (
 // ErrLeaving: we have said that we leave; nothing more is sent.
 var ErrLeaving = fmt.Errorf("we are leaving this conversation: %w", core.ErrDenied)
 
+// ErrKept: a text could not be delivered now. It is kept, and sent once with the
+// next verb in its conversation that reaches the service.
+var ErrKept = errors.New("the message is kept")
+
 // Create makes a conversation with us as its only member. Nobody hears of it yet.
 func (m *Messenger) Create(ctx context.Context, name string) (core.ConversationID, error) {
 	id, err := newID(name)
@@ -41,14 +45,21 @@ func (m *Messenger) enter(ctx context.Context, name string) (core.ConversationID
 	if err := m.catchUp(ctx, id); err != nil {
 		return "", err
 	}
+	return id, m.staying(ctx, id)
+}
+
+// staying is ErrLeaving where we have said that we leave.
+func (m *Messenger) staying(ctx context.Context, id core.ConversationID) error {
 	n, err := parseNote(m.client.Data(ctx))
-	if err != nil {
-		return "", err
+	if err == nil && n.chat(id).Leaving {
+		return ErrLeaving
 	}
-	if n.chat(id).Leaving {
-		return "", ErrLeaving
-	}
-	return id, nil
+	return err
+}
+
+// later says whether only the way to the service, or its answer, is lacking.
+func later(err error) bool {
+	return !errors.Is(err, ErrFull) && (errors.Is(err, core.ErrUnavailable) || errors.Is(err, core.ErrUnknownOutcome))
 }
 
 // Add adds clients with one commit. core.ErrNotFound: one of them is not known to
@@ -143,14 +154,19 @@ func (m *Messenger) commit(ctx context.Context, id core.ConversationID, changes 
 	})
 }
 
-// Send sends a text. It is delivered, once, when Send returns; with
-// core.ErrUnavailable or core.ErrUnknownOutcome it is kept and sent with the next
-// verb that reaches the service.
+// Send sends a text. It is delivered, once, when Send returns; with ErrKept, which
+// comes with core.ErrUnavailable or core.ErrUnknownOutcome, it is sent later. After
+// every other error it is not sent.
 func (m *Messenger) Send(ctx context.Context, name string, text []byte) error {
 	if len(text) > MaxText {
 		return fmt.Errorf("a text of %d bytes, the longest is %d: %w", len(text), MaxText, core.ErrTooLarge)
 	}
 	id, err := m.enter(ctx, name)
+	if later(err) {
+		if id, err = m.find(ctx, name); err == nil {
+			err = m.staying(ctx, id)
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -165,7 +181,10 @@ func (m *Messenger) Send(ctx context.Context, name string, text []byte) error {
 	if err != nil {
 		return err
 	}
-	return m.settle(ctx, id)
+	if err = m.settle(ctx, id); later(err) {
+		return fmt.Errorf("%w: %w", ErrKept, err)
+	}
+	return err
 }
 
 // settle sends what waits to be sent. Where commits of others keep overtaking it,

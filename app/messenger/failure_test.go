@@ -41,7 +41,7 @@ func TestTextArrivesOnce(t *testing.T) {
 			alice, bob := all[0], all[1]
 			id := conversation(t, "friends", all)
 			lose(alice.network, failing("POST", "/v1/messages"))
-			if err := alice.Send(t.Context(), id, []byte("hello")); !errors.Is(err, core.ErrUnavailable) {
+			if err := alice.Send(t.Context(), id, []byte("hello")); !errors.Is(err, core.ErrUnavailable) || !errors.Is(err, messenger.ErrKept) {
 				t.Errorf("send: %v", err)
 			}
 			alice.network.set(nil, nil)
@@ -49,6 +49,30 @@ func TestTextArrivesOnce(t *testing.T) {
 			same(t, "bob", bob.reads(id), "text alice hello", "text alice world")
 		})
 	}
+}
+
+// A text is kept also when nothing at all of the service can be reached.
+func TestTextsOffline(t *testing.T) {
+	all := people(t, "alice", "bob")
+	alice, bob := all[0], all[1]
+	id := conversation(t, "friends", all)
+	alice.network.set(everything, nil)
+	for _, text := range []string{"one", "two"} {
+		if err := alice.Send(t.Context(), id, []byte(text)); !errors.Is(err, messenger.ErrKept) {
+			t.Errorf("send %s: %v", text, err)
+		}
+	}
+	if _, err := alice.Leave(t.Context(), id); !errors.Is(err, core.ErrUnavailable) || errors.Is(err, messenger.ErrKept) {
+		t.Errorf("leave: %v", err)
+	}
+	if err := alice.Send(t.Context(), "enemies", nil); !errors.Is(err, core.ErrNotFound) {
+		t.Errorf("to no conversation: %v", err)
+	}
+	must(t, bob.Update(t.Context(), id))
+	alice.network.set(nil, nil)
+	must(t, alice.Sync(t.Context()))
+	same(t, "bob", bob.reads(id), "text alice one", "text alice two")
+	same(t, "bob, again", bob.reads(id))
 }
 
 // Whether the request or the answer gets lost: a commit counts, and the same one

@@ -81,7 +81,7 @@ func (c *Conversation) CommitPendingProposals(ctx context.Context) (*CommitResul
 // commit, before the commit is sent, and no abort undoes it. Where another commit
 // wins, the changes that are left are committed again, a few times, then it is
 // [ErrCommitLost]. Where the outcome is unknown the error is the transport's and
-// the commit stays: [Client.Resolve], or the next commit here, finds out. A service
+// the commit stays: [Client.Settle], or the next commit here, finds out. A service
 // that says no is a [RefusedError].
 func (c *Conversation) Commit(ctx context.Context, changes Changes) (*CommitResult, error) {
 	leave, err := c.tx.enter(ctx)
