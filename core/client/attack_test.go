@@ -80,8 +80,14 @@ func TestFloorsOutliveTheConversation(t *testing.T) {
 	w.create(alice)
 	w.add(alice, bob)
 	again := w.keyPackage(bob)
-	w.in(alice, func(ctx context.Context, c *client.Conversation) error { _, err := c.RemoveMembers(ctx, "bob"); return err })
-	w.in(alice, func(ctx context.Context, c *client.Conversation) error { _, err := c.AddMembers(ctx, again); return err })
+	w.in(alice, func(ctx context.Context, c *client.Conversation) error {
+		_, err := c.RemoveMembers(ctx, "bob")
+		return err
+	})
+	w.in(alice, func(ctx context.Context, c *client.Conversation) error {
+		_, err := c.AddMembers(ctx, again)
+		return err
+	})
 	log := w.service.Log(chat)
 	removal := log[len(log)-2]
 	welcome, ok := w.service.Welcome("bob")
@@ -115,7 +121,7 @@ func TestFloorsOutliveTheConversation(t *testing.T) {
 }
 
 // within fails the test if f does not end.
-func within(t *testing.T, f func()) {
+func within(t testing.TB, f func()) {
 	t.Helper()
 	done := make(chan struct{})
 	go func() { defer close(done); f() }()
@@ -282,7 +288,9 @@ type substituting struct {
 	competing bool
 }
 
-func (s *substituting) GroupInfo(core.ConversationID) ([]byte, error) { return s.Backend.GroupInfo("trap") }
+func (s *substituting) GroupInfo(core.ConversationID) ([]byte, error) {
+	return s.Backend.GroupInfo("trap")
+}
 
 func (s *substituting) SubmitCommit(by core.ClientID, id core.ConversationID, b client.CommitBundle) client.Outcome {
 	if s.competing {

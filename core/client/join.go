@@ -39,15 +39,6 @@ func (t *Transaction) processWelcome(ctx context.Context, message []byte, cfg Jo
 	if m.Welcome == nil {
 		return nil, fmt.Errorf("not a Welcome: %w", mls.ErrMalformed)
 	}
-	name := digestOf(message)
-	seen := at(tableWelcome, string(name[:]))
-	_, again, err := t.segment.get(ctx, seen, theOnly)
-	if err != nil {
-		return nil, err
-	}
-	if again { // our ratchets would start over
-		return nil, mls.ErrDuplicateMessage
-	}
 	g, joined, ws, err := mls.Join(ctx, t.env("", 0), mls.JoinParams{
 		Welcome: m.Welcome, Tree: cfg.Tree, Config: orDefault(cfg.Group),
 		KeyPackage: func(ctx context.Context, ref []byte) (*mls.KeyPackageBundle, error) {
@@ -60,6 +51,17 @@ func (t *Transaction) processWelcome(ctx context.Context, message []byte, cfg Jo
 	}
 	if err != nil {
 		return nil, err
+	}
+	// The service can change the bytes of a Welcome and leave the part that is for us:
+	// what counts is the epoch that it leads to.
+	name := digestOf(g.EpochAuthenticator())
+	seen := at(tableWelcome, string(name[:]))
+	_, again, err := t.segment.get(ctx, seen, theOnly)
+	if err != nil {
+		return nil, err
+	}
+	if again { // our ratchets would start over
+		return nil, mls.ErrDuplicateMessage
 	}
 	id := core.ConversationID(g.GroupID())
 	h, err := t.hold(ctx, id)

@@ -19,7 +19,7 @@ const (
 	tableJournal                               // no scope; key id: a key outside the store that nothing names yet
 	tablePool                                  // no scope: head; suite u16, sequence u64: a key package
 	tableKeyPackage                            // scope KeyPackageRef: the package with its private keys
-	tableWelcome                               // scope hash: a Welcome that a last-resort key package opened
+	tableWelcome                               // scope hash of an epoch authenticator: entered by a last-resort key package
 	tablePSK                                   // scope PSK id
 	tableConversations                         // no scope: head; sequence u64: an id
 	tableConversation                          // scope conversation: its head
