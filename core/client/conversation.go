@@ -4,7 +4,6 @@ package client
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 
 	"github.com/conclave-mls/conclave/core"
@@ -175,6 +174,7 @@ func (t *Transaction) forget(ctx context.Context, h *held, reason string) error 
 		t.segment.del(ofGroup(h.id, h.head.active), nil)
 		t.events = append(t.events, Left{h.id})
 	}
+	left := h.head.epoch
 	h.group, h.dirty = nil, true
 	h.head.active, h.head.epoch, h.head.pending = 0, 0, pendingHead{}
 	h.head.merged, h.head.began = digest{}, digest{}
@@ -189,8 +189,14 @@ func (t *Transaction) forget(ctx context.Context, h *held, reason string) error 
 	p := at(tableConversations, "")
 	t.segment.del(p, item(be64(h.head.sequence)))
 	t.segment.put(p, theOnly, newEncoder().u64(next))
-	for _, table := range []core.Table{tableFloors, tableLease, tableJoin} {
+	for _, table := range []core.Table{tableLease, tableJoin} {
 		t.segment.del(ofConversation(table, h.id), nil)
+	}
+	// What was burnt in an epoch that is still to come stays: a Welcome may lead there.
+	for epoch := range h.floors {
+		if epoch <= left {
+			t.segment.del(ofConversation(tableFloors, h.id), be64(epoch))
+		}
 	}
 	h.exists = false
 	h.head = head{id: h.id, next: h.head.next}
@@ -235,6 +241,3 @@ func (c *Conversation) Parent(ctx context.Context) (parent core.ConversationID, 
 	err = c.with(ctx, func(h *held) error { parent = h.head.parent; return nil })
 	return parent, err
 }
-
-// sequenceOf reads a sequence number back from a key.
-func sequenceOf(key []byte) uint64 { return binary.BigEndian.Uint64(key) }
