@@ -48,15 +48,15 @@ func (c *Client) deliver(ctx context.Context, id core.ConversationID, full bool)
 			return nil
 		}
 		c.moreToSend.Delete(id)
-		err := c.deliverLocked(ctx, id, full)
-		release()
+		err := c.deliverLocked(ctx, id, full, release)
 		if _, more := c.moreToSend.Load(id); err != nil || !more {
 			return err
 		}
 	}
 }
 
-func (c *Client) deliverLocked(ctx context.Context, id core.ConversationID, full bool) error {
+func (c *Client) deliverLocked(ctx context.Context, id core.ConversationID, full bool, release func()) error {
+	defer release() // a transport or an observer may panic
 	d := &delivery{c: c, id: id, full: full}
 	ctx = c.outsideContext(ctx)
 	for range maxPasses {

@@ -103,14 +103,16 @@ func (c *Client) once(ctx context.Context, f func(context.Context, *Transaction)
 		}
 	}()
 	err = f(context.WithValue(ctx, insideKey{c}, true), tx)
-	returned = true
 	if err != nil {
+		returned = true
 		if aborted := tx.abort(ctx); aborted != nil && !errors.Is(aborted, ErrInvalidTransaction) {
 			err = errors.Join(err, aborted)
 		}
 		return tx, err
 	}
-	if err = tx.Finish(ctx); errors.Is(err, ErrInvalidTransaction) {
+	err = tx.Finish(ctx)
+	returned = true
+	if errors.Is(err, ErrInvalidTransaction) {
 		err = nil // f has done it
 	}
 	return tx, err
@@ -187,19 +189,7 @@ func (t *Transaction) reset() {
 // of it: after an error the segment is undone. Then it tries once to deliver what
 // was sent; [Client.Settle] tries again.
 func (t *Transaction) Finish(ctx context.Context) error {
-	leave, err := t.lock(context.WithoutCancel(ctx))
-	if err != nil {
-		return err
-	}
-	if err = errors.Join(ctx.Err(), t.broken); err == nil {
-		err = t.close(ctx)
-	}
-	if err != nil {
-		err = errors.Join(err, t.discard(ctx))
-	}
-	t.end()
-	leave()
-	if err != nil {
+	if err := t.finish(ctx); err != nil {
 		return err
 	}
 	for _, id := range t.deliver {
@@ -208,6 +198,22 @@ func (t *Transaction) Finish(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+func (t *Transaction) finish(ctx context.Context) error {
+	leave, err := t.lock(context.WithoutCancel(ctx))
+	if err != nil {
+		return err
+	}
+	defer leave() // an observer or a store may panic: then it is aborted
+	if err = errors.Join(ctx.Err(), t.broken); err == nil {
+		err = t.close(ctx)
+	}
+	if err != nil {
+		err = errors.Join(err, t.discard(ctx))
+	}
+	t.end()
+	return err
 }
 
 // Abort undoes the open segment and ends the transaction. What earlier segments
