@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -45,11 +46,20 @@ If the service cannot be reached, run the same command again later.`,
 				return fmt.Errorf("suite %d, there are 1 to 7: %w", suite, core.ErrInvalid)
 			}
 			p.confirm = true
+			file := filepath.Join(p.home, configName)
+			_, missing := os.Stat(file)
+			opened := false
+			defer func() {
+				if !opened && errors.Is(missing, fs.ErrNotExist) {
+					_ = os.Remove(file) // what it says does not work: the next attempt may say something else
+				}
+			}()
 			c, err := p.prepare(config.Config{Suite: core.SuiteID(suite)}, ask)
 			if err != nil {
 				return err
 			}
 			return p.openWith(cmd.Context(), c, func(ctx context.Context, m *messenger.Messenger) error {
+				opened = true
 				switch err := m.Register(ctx, id); {
 				case errors.Is(err, core.ErrConflict) || errors.Is(err, core.ErrDenied):
 					return hint(err, "a home holds one identity, and an id belongs to one home; another id in another home: conclave --home FOLDER init ID")

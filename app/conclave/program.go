@@ -70,14 +70,14 @@ Everything of one identity is in its home folder: --home, else $CONCLAVE_HOME, e
 			if p.verbose {
 				level = slog.LevelDebug
 			}
-			slog.SetDefault(slog.New(slog.NewTextHandler(p.err, &slog.HandlerOptions{Level: level})))
+			slog.SetDefault(slog.New(slog.NewTextHandler(p.err, &slog.HandlerOptions{Level: level, ReplaceAttr: withoutTraces})))
 			return p.findHome()
 		},
 	}
 	f := root.PersistentFlags()
 	f.StringVar(&p.home, "home", "", "folder of the identity")
 	f.BoolVar(&p.json, "json", false, "print JSON, one value a line: chat list, info, members and read, version")
-	f.BoolVarP(&p.verbose, "verbose", "v", false, "tell what happens, on the error output")
+	f.BoolVarP(&p.verbose, "verbose", "v", false, "log how the program is put together and what waits, on the error output")
 	f.StringVar(&p.passphraseFile, "passphrase-file", "", "read the passphrase from this file instead of asking")
 	f.StringVar(&p.flags.Keystore, "keystore", "", "URI of the keystore, instead of the configuration's")
 	f.StringVar(&p.flags.Key, "key", "", "URI of the key that seals the keystore, instead of the configuration's")
@@ -87,6 +87,14 @@ Everything of one identity is in its home folder: --home, else $CONCLAVE_HOME, e
 	withUsage(root)
 	root.CompletionOptions.HiddenDefaultCmd = true
 	return root
+}
+
+// withoutTraces leaves out where in the code each part was named.
+func withoutTraces(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) > 0 && (groups[0] == "stacktrace" || groups[0] == "moduletrace") {
+		return slog.Attr{}
+	}
+	return a
 }
 
 // withUsage has every command show how it is called when its arguments are wrong.
