@@ -90,7 +90,7 @@ func (c *Client) submit(ctx context.Context, id core.ConversationID, kind pendin
 		case Accepted:
 			return c.merge(ctx, id, kind, message)
 		case Refused:
-			dropped, err := c.drop(ctx, id, kind, message)
+			dropped, err := c.drop(ctx, id, kind, message, 1)
 			if err != nil {
 				return nil, err
 			}
@@ -99,7 +99,7 @@ func (c *Client) submit(ctx context.Context, id core.ConversationID, kind pendin
 			}
 		case Competing, Stale:
 			if kind == joinKind { // there is nobody yet who would see it overtaken
-				dropped, err := c.drop(ctx, id, kind, message)
+				dropped, err := c.drop(ctx, id, kind, message, 1)
 				if err != nil {
 					return nil, err
 				}
@@ -150,14 +150,14 @@ func (c *Client) drain(ctx context.Context, id core.ConversationID, kind pending
 }
 
 // submitAfterOutbox puts what the transaction has sent before the commit, and then
-// its first submission on record. If that cannot be sent, the commit goes: no byte
-// of it has left.
+// its first submission on record. If that cannot be sent, the commit goes, unless
+// somebody else has submitted it meanwhile: no byte of it has left.
 func (c *Client) submitAfterOutbox(ctx context.Context, id core.ConversationID, message digest) error {
 	err := c.deliver(ctx, id, true)
 	if err == nil {
 		return c.resubmit(ctx, id, commitKind, message, nil)
 	}
-	if _, dropErr := c.drop(ctx, id, commitKind, message); dropErr != nil {
+	if _, dropErr := c.drop(ctx, id, commitKind, message, 0); dropErr != nil {
 		return errors.Join(unknown(err), dropErr)
 	}
 	return err
@@ -198,10 +198,11 @@ func (c *Client) merge(ctx context.Context, id core.ConversationID, kind pending
 	return result, nil
 }
 
-// drop forgets a commit that was refused, if nobody else has submitted it.
-func (c *Client) drop(ctx context.Context, id core.ConversationID, kind pendingKind, message digest) (dropped bool, err error) {
+// drop forgets a commit that was refused, or never sent, if no more submissions than
+// ours are on record: then nobody else has submitted it.
+func (c *Client) drop(ctx context.Context, id core.ConversationID, kind pendingKind, message digest, ours uint32) (dropped bool, err error) {
 	_, err = c.change(ctx, id, kind, message, func(ctx context.Context, t *Transaction, h *held) error {
-		dropped = h.head.waits(kind).submissions <= 1
+		dropped = h.head.waits(kind).submissions <= ours
 		if !dropped {
 			return nil
 		}
