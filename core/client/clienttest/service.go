@@ -2,7 +2,7 @@
 
 // Package clienttest helps to test applications of core/client without a network:
 // an in-memory delivery [Service], and [Device], a client with its connection to
-// it. Start with [NewService] and [NewDevice].
+// it. Start with [NewService], [NewDevice] and [Group].
 //
 // The service keeps the order, accepts one commit for each epoch, gives every
 // member each message with a cursor of its own, and can be told to behave badly:
