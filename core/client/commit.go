@@ -215,9 +215,11 @@ func (t *Transaction) ready(ctx context.Context, id core.ConversationID) (*held,
 	}
 }
 
-// cross closes the segment: a boundary.
+// cross closes the segment: a boundary. If that fails, what the transaction did
+// before is undone, and it can only be aborted.
 func (t *Transaction) cross(ctx context.Context) error {
 	if err := t.close(ctx); err != nil {
+		t.broken = fmt.Errorf("a boundary of the transaction failed: %w", err)
 		return errors.Join(err, t.discard(ctx))
 	}
 	t.crossed = true

@@ -102,6 +102,7 @@ func (t *Transaction) JoinByExternalCommit(ctx context.Context, groupInfo []byte
 	if t.client.transport == nil {
 		return nil, nil, ErrNoTransport
 	}
+	var asked core.ConversationID
 	for try := 1; ; try++ {
 		m, err := mls.UnmarshalMLSMessage(groupInfo)
 		if err != nil {
@@ -111,6 +112,10 @@ func (t *Transaction) JoinByExternalCommit(ctx context.Context, groupInfo []byte
 			return nil, nil, fmt.Errorf("not a GroupInfo: %w", mls.ErrMalformed)
 		}
 		id := core.ConversationID(m.GroupInfo.GroupContext.GroupID)
+		if try > 1 && id != asked { // the service has substituted it
+			return nil, nil, mls.ErrWrongGroup
+		}
+		asked = id
 		result, err := t.joinOnce(ctx, id, m.GroupInfo, cfg)
 		if err == nil {
 			return &Conversation{tx: t, id: id}, result, nil
