@@ -22,6 +22,8 @@ var hints = []struct {
 	{client.ErrPendingUnresolved, "a commit of yours was sent more than once and the service does not say what became of it; join the conversation again: conclave chat join ID"},
 	{client.ErrCommitLost, "others commit at the same time; nothing of yours is pending, try again"},
 	{client.ErrConversationNotFound, "you are not in this conversation (any more); conclave chat list shows those that you are in"},
+	{messenger.ErrNoConversation, "conclave chat list shows the conversations that you are in"},
+	{messenger.ErrNoClient, "is the id right? Whom you add has to run conclave init with the same delivery service first; nobody was added"},
 	{messenger.ErrNotRegistered, "make an identity first, or again if that did not come to its end: conclave init ID"},
 	{messenger.ErrFull, "read the conversations that have unread messages: conclave chat list, conclave chat read NAME"},
 	{messenger.ErrLeaving, "you have left it; another member's next command there completes that"},

@@ -21,6 +21,9 @@ var ErrLeaving = fmt.Errorf("we are leaving this conversation: %w", core.ErrDeni
 // next verb in its conversation that reaches the service.
 var ErrKept = errors.New("the message is kept")
 
+// ErrNoClient: somebody who should be added is not at the delivery service.
+var ErrNoClient = errors.New("there is no such client")
+
 // Create makes a conversation with us as its only member. Nobody hears of it yet.
 func (m *Messenger) Create(ctx context.Context, name string) (core.ConversationID, error) {
 	id, err := newID(name)
@@ -62,8 +65,8 @@ func later(err error) bool {
 	return !errors.Is(err, ErrFull) && (errors.Is(err, core.ErrUnavailable) || errors.Is(err, core.ErrUnknownOutcome))
 }
 
-// Add adds clients with one commit. core.ErrNotFound: one of them is not known to
-// the service. core.ErrDenied: the service gave somebody else's key package.
+// Add adds clients with one commit. ErrNoClient: one of them is not known to the
+// service. core.ErrDenied: the service gave somebody else's key package.
 func (m *Messenger) Add(ctx context.Context, name string, clients ...core.ClientID) error {
 	id, err := m.enter(ctx, name)
 	if err != nil {
@@ -81,6 +84,9 @@ func (m *Messenger) Add(ctx context.Context, name string, clients ...core.Client
 	var packages [][]byte
 	for _, c := range clients {
 		k, err := m.service.Claim(ctx, c)
+		if errors.Is(err, core.ErrNotFound) {
+			err = fmt.Errorf("%w: %w", ErrNoClient, err)
+		}
 		if err != nil {
 			return fmt.Errorf("key package of %q: %w", c, err)
 		}

@@ -34,8 +34,11 @@ func Name(id core.ConversationID) string {
 	return string(id)
 }
 
+// ErrNoConversation: we are in no conversation of this name.
+var ErrNoConversation = fmt.Errorf("%w", core.ErrNotFound)
+
 // find returns the conversation of a name, also one that we have left and have not
-// read to its end. core.ErrNotFound; core.ErrInvalid: several have the name.
+// read to its end. ErrNoConversation; core.ErrInvalid: several have the name.
 func (m *Messenger) find(ctx context.Context, name string) (core.ConversationID, error) {
 	ids, err := m.client.Conversations(ctx)
 	if err != nil {
@@ -61,7 +64,7 @@ func (m *Messenger) find(ctx context.Context, name string) (core.ConversationID,
 	}
 	switch len(found) {
 	case 0:
-		return "", fmt.Errorf("conversation %q: %w", name, core.ErrNotFound)
+		return "", fmt.Errorf("conversation %q: %w", name, ErrNoConversation)
 	case 1:
 		return found[0], nil
 	}

@@ -83,8 +83,8 @@ const (
 )
 
 // Follow is Read again and again, as messages come, until the context ends or we
-// are removed from the conversation. While the service cannot be reached it tries
-// again.
+// are removed from the conversation. It begins with the service in reach; when that
+// cannot be reached later, it tries again.
 func (m *Messenger) Follow(ctx context.Context, name string, show func(core.ConversationID, Item) error) error {
 	if err := m.welcomes(ctx); err != nil {
 		return err
