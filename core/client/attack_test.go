@@ -326,3 +326,71 @@ func TestGroupInfoOfAnother(t *testing.T) {
 		t.Errorf("bob is in %v, %v", ids, err)
 	}
 }
+
+// A failing provider's keys fail every signature but the first few.
+type failingProvider struct {
+	core.CryptoProvider
+	left *int
+}
+
+func (p failingProvider) OpenKey(ctx context.Context, ref core.KeyRef, material core.Secret) (core.PrivateKey, error) {
+	k, err := p.CryptoProvider.OpenKey(ctx, ref, material)
+	if err != nil {
+		return nil, err
+	}
+	return failingSigner{k.(core.Signer), p.left}, nil
+}
+
+type failingSigner struct {
+	core.Signer
+	left *int
+}
+
+func (s failingSigner) Sign(ctx context.Context, message []byte) ([]byte, error) {
+	if *s.left--; *s.left < 0 {
+		return nil, core.ErrUnavailable
+	}
+	return s.Signer.Sign(ctx, message)
+}
+
+// An operation that fails half way leaves nothing behind, even if the application
+// goes on: here a key that cannot sign any more.
+func TestNothingHalfWay(t *testing.T) {
+	for signatures := range 4 {
+		w := newWorld(t, clienttest.Options{})
+		alice := w.device("alice")
+		w.create(alice)
+		w.in(alice, func(ctx context.Context, c *client.Conversation) error {
+			_, err := c.UpdateKeyMaterial(ctx)
+			return err
+		})
+		info, err := w.service.GroupInfo(chat)
+		w.must(err)
+		left, cfg := 100, config()
+		cfg.Keys = failingProvider{cfg.Keys, &left}
+		bob := w.deviceOn("bob", memory.New(), cfg)
+		left = signatures
+		var joined error
+		err = bob.Transaction(t.Context(), func(ctx context.Context, tx *client.Transaction) error {
+			_, _, joined = tx.JoinByExternalCommit(ctx, info, client.JoinConfig{})
+			return nil
+		})
+		ids, listErr := bob.Conversations(t.Context())
+		w.must(listErr)
+		if (joined == nil) != (len(ids) == 1) {
+			t.Errorf("%d signatures: joined %v, finished %v, conversations %v", signatures, joined, err, ids)
+		}
+	}
+	w := newWorld(t, clienttest.Options{})
+	carol := clienttest.NewDevice(t, w.service, "carol", memory.New(), config())
+	err := carol.Transaction(t.Context(), func(ctx context.Context, tx *client.Transaction) error {
+		_ = tx.InitMLS(ctx, "carol", suite1, 0xfefe) // never mind
+		return nil
+	})
+	w.do(carol, func(ctx context.Context, tx *client.Transaction) error {
+		if list, listErr := tx.Credentials(ctx); listErr != nil || len(list) != 0 {
+			t.Errorf("finished %v: credentials %v, %v of nobody", err, list, listErr)
+		}
+		return nil
+	})
+}

@@ -172,7 +172,8 @@ func (t *Transaction) commitOnce(ctx context.Context, id core.ConversationID, ch
 
 // replayAfter tries what was buffered for the new epoch, in the open segment: its
 // results are the application's to keep or to abort.
-func (t *Transaction) replayAfter(ctx context.Context, id core.ConversationID, result *CommitResult) error {
+func (t *Transaction) replayAfter(ctx context.Context, id core.ConversationID, result *CommitResult) (err error) {
+	defer t.whole(&err)()
 	h, err := t.hold(ctx, id)
 	if err != nil {
 		return err

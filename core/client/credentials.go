@@ -37,12 +37,13 @@ func decodeIdentity(value []byte) (i identity, err error) {
 // InitMLS makes the identity of this client: its id and, for the signature scheme
 // of each suite, a key with a basic credential. ErrInitialized if it has one. No
 // key packages are made.
-func (t *Transaction) InitMLS(ctx context.Context, id core.ClientID, suites ...core.SuiteID) error {
+func (t *Transaction) InitMLS(ctx context.Context, id core.ClientID, suites ...core.SuiteID) (err error) {
 	leave, err := t.enter(ctx)
 	if err != nil {
 		return err
 	}
 	defer leave()
+	defer t.whole(&err)()
 	if len(id) == 0 || len(suites) == 0 {
 		return fmt.Errorf("client id and suites: %w", ErrEmptyInput)
 	}
@@ -91,12 +92,13 @@ func (t *Transaction) addCredential(ctx context.Context, who *identity, p core.S
 
 // NewCredential makes a fresh signature key for the scheme of a suite, with a
 // basic credential. It becomes the newest; [Conversation.Rotate] takes it into use.
-func (t *Transaction) NewCredential(ctx context.Context, suite core.SuiteID) (Credential, error) {
+func (t *Transaction) NewCredential(ctx context.Context, suite core.SuiteID) (own Credential, err error) {
 	leave, err := t.enter(ctx)
 	if err != nil {
 		return Credential{}, err
 	}
 	defer leave()
+	defer t.whole(&err)()
 	s, err := t.client.suites.Suite(suite)
 	if err != nil {
 		return Credential{}, err
@@ -112,7 +114,7 @@ func (t *Transaction) NewCredential(ctx context.Context, suite core.SuiteID) (Cr
 	if err != nil {
 		return Credential{}, err
 	}
-	own, err := t.addCredential(ctx, &who, s.Parameters(), core.BasicCredential(who.id))
+	own, err = t.addCredential(ctx, &who, s.Parameters(), core.BasicCredential(who.id))
 	if err != nil {
 		return Credential{}, err
 	}

@@ -134,7 +134,7 @@ func (t *Transaction) JoinByExternalCommit(ctx context.Context, groupInfo []byte
 	}
 }
 
-func (t *Transaction) joinOnce(ctx context.Context, id core.ConversationID, info *mls.GroupInfo, cfg JoinConfig) (*CommitResult, error) {
+func (t *Transaction) joinOnce(ctx context.Context, id core.ConversationID, info *mls.GroupInfo, cfg JoinConfig) (result *CommitResult, err error) {
 	h, done, err := t.readyToJoin(ctx, id)
 	if err != nil || done != nil {
 		return done, err
@@ -143,6 +143,7 @@ func (t *Transaction) joinOnce(ctx context.Context, id core.ConversationID, info
 	if err != nil {
 		return nil, err
 	}
+	defer t.whole(&err)()
 	message := digestOf(commit)
 	if err := t.enlist(ctx, h); err != nil {
 		return nil, err
@@ -159,7 +160,6 @@ func (t *Transaction) joinOnce(ctx context.Context, id core.ConversationID, info
 	if err := t.cross(ctx); err != nil {
 		return nil, err
 	}
-	var result *CommitResult
 	err = t.away(ctx, func(ctx context.Context) error {
 		result, err = t.client.submit(ctx, id, joinKind, message, b)
 		return err

@@ -165,18 +165,25 @@ func (t *Transaction) lock(ctx context.Context) (leave func(), err error) {
 
 // do runs an operation. If it fails after it wrote something, the segment is of no
 // use any more and can only be aborted.
-func (t *Transaction) do(ctx context.Context, f func() error) error {
+func (t *Transaction) do(ctx context.Context, f func() error) (err error) {
 	leave, err := t.enter(ctx)
 	if err != nil {
 		return err
 	}
 	defer leave()
+	defer t.whole(&err)()
+	return f()
+}
+
+// whole notes where an operation begins; the result, at its end, breaks the
+// transaction if the operation failed after it wrote something.
+func (t *Transaction) whole(err *error) func() {
 	s, steps := t.segment, t.segment.steps
-	err = f()
-	if err != nil && t.segment == s && s.steps != steps {
-		t.broken = fmt.Errorf("the transaction failed half way through an operation: %w", err)
+	return func() {
+		if *err != nil && t.segment == s && s.steps != steps {
+			t.broken = fmt.Errorf("the transaction failed half way through an operation: %w", *err)
+		}
 	}
-	return err
 }
 
 func (t *Transaction) reset() {
