@@ -129,6 +129,10 @@ members in the same epoch who see the same one share their keys with each other 
 with nobody else. Compare it with people by other means.`,
 		"  conclave chat info friends\n  conclave chat info friends --json",
 		func(v view) {
+			if v.State == "left" {
+				p.printf("conversation  %s\nstate         left; what is unread is all that is kept here\n", plain(v.ID))
+				return
+			}
 			p.printf("conversation  %s\nmembers       %s\nepoch         %d\nsuite         %d\nfingerprint   %s\n",
 				plain(v.ID), plain(strings.Join(v.Members, ", ")), v.Epoch, v.Suite, v.Fingerprint)
 			if v.State != "member" {
