@@ -18,6 +18,7 @@ const (
 	MaxKeyPackage  = 64 << 10 // one key package
 	MaxUpload      = 200      // key packages in one upload
 	MaxKeyPackages = 1000     // key packages waiting for one client
+	MaxNames       = 10_000   // clients that one commit adds, and removes
 	maxID          = 256      // client id, group id, idempotency key
 	maxSmallBody   = 64 << 10
 	maxWait        = 60 // seconds that a long poll may take

@@ -131,7 +131,8 @@ func (c *Client) submit(ctx context.Context, path string, in any) (Answer, error
 		answer.Outcome = Competing
 	case CodeStale:
 		answer.Outcome = Stale
-	case CodeUnavailable, CodeUnknownOutcome:
+	case CodeInvalid, CodeDenied, CodeNotFound, CodeWrongEpoch, CodeTooLarge:
+	default: // no word on the message: not signed in, out of order, a code of another release
 		return Answer{}, err
 	}
 	return answer, nil
@@ -166,8 +167,10 @@ func (c *Client) Ack(ctx context.Context, group core.ConversationID, through uin
 // Drain gives every entry that waits in the group's log to handle, in order, and
 // confirms those that handle took. It returns when nothing waits, or with the
 // first error. An entry may be given again after a crash or an error. A group that
-// nobody wrote to has nothing waiting.
+// nobody wrote to has nothing waiting. ErrUnavailable: the service does not go on
+// after what was confirmed.
 func (c *Client) Drain(ctx context.Context, group core.ConversationID, handle func(context.Context, Entry) error) error {
+	var done uint64
 	for {
 		entries, _, err := c.Log(ctx, group, 0)
 		if errors.Is(err, core.ErrNotFound) || err == nil && len(entries) == 0 {
@@ -176,14 +179,19 @@ func (c *Client) Drain(ctx context.Context, group core.ConversationID, handle fu
 		if err != nil {
 			return err
 		}
-		var done uint64
+		before := done
 		for _, e := range entries {
-			if err = handle(ctx, e); err != nil {
+			if e.Seq <= done {
+				err = fmt.Errorf("delivery service: entry %d after entry %d: %w", e.Seq, done, core.ErrUnavailable)
+			} else {
+				err = handle(ctx, e)
+			}
+			if err != nil {
 				break
 			}
 			done = e.Seq
 		}
-		if done != 0 {
+		if done != before {
 			if ackErr := c.Ack(ctx, group, done); err == nil {
 				err = ackErr
 			}

@@ -31,6 +31,15 @@ func (s *Server) submitCommit(r *http.Request, caller core.ClientID) (any, error
 	if h.content != contentCommit {
 		return nil, refuse(CodeInvalid, "not a commit")
 	}
+	if len(in.Added) > MaxNames || len(in.Removed) > MaxNames {
+		return nil, refuse(CodeTooLarge, "a commit that adds or removes more than %d clients", MaxNames)
+	}
+	if h.sender == senderNewMemberCommit { // RFC 9420 section 12.4.3.2: it says nothing about others
+		others := slices.ContainsFunc(unique(in.Removed), func(id core.ClientID) bool { return id != caller })
+		if others || len(in.Added) > 0 || len(in.Welcome) > 0 {
+			return nil, refuse(CodeInvalid, "an external commit that adds or removes others")
+		}
+	}
 	if err := s.registered(r.Context(), in.Added); err != nil {
 		return nil, err
 	}
