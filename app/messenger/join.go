@@ -9,6 +9,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
+	"github.com/conclave-mls/conclave/core/mls"
 )
 
 // Join enters a conversation by an external commit, without being invited: with
@@ -24,6 +25,13 @@ func (m *Messenger) Join(ctx context.Context, id core.ConversationID) error {
 	info, err := m.service.GroupInfo(ctx, id)
 	if err != nil {
 		return fmt.Errorf("conversation %q: %w", id, err)
+	}
+	parsed, err := mls.UnmarshalMLSMessage(info)
+	if err != nil {
+		return err
+	}
+	if g := parsed.GroupInfo; g == nil || string(g.GroupContext.GroupID) != string(id) {
+		return fmt.Errorf("the delivery service gave the GroupInfo of another conversation than %q: %w", id, mls.ErrWrongGroup)
 	}
 	return m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
 		c, result, err := tx.JoinByExternalCommit(ctx, info, client.JoinConfig{})
