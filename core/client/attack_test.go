@@ -394,3 +394,40 @@ func TestNothingHalfWay(t *testing.T) {
 		return nil
 	})
 }
+
+// A Drain may hand a message to an application that commits at once: who sends from
+// an outbox and drains for it does not wait for itself.
+func TestCommitWhileDraining(t *testing.T) {
+	w := newWorld(t, clienttest.Options{})
+	alice, bob := w.device("alice"), w.device("bob")
+	w.create(alice)
+	w.add(alice, bob)
+	alice.Link.Before = func(call string) error {
+		if call == "send" {
+			return errors.New("down")
+		}
+		return nil
+	}
+	w.send(alice, "waits")
+	alice.Link.Before = nil
+	w.in(bob, func(ctx context.Context, c *client.Conversation) error {
+		_, err := c.UpdateKeyMaterial(ctx)
+		return err
+	})
+	receive, busy := alice.Link.Receive, false
+	alice.Link.Receive = func(ctx context.Context, id core.ConversationID, message []byte) error {
+		if !busy {
+			busy = true
+			err := in(ctx, alice, func(ctx context.Context, c *client.Conversation) error {
+				_, err := c.UpdateKeyMaterial(ctx)
+				return err
+			})
+			if err == nil || !errors.Is(err, core.ErrUnavailable) && !errors.Is(err, core.ErrDenied) {
+				t.Errorf("a commit while its own outbox is being sent: %v", err)
+			}
+		}
+		return receive(ctx, id, message)
+	}
+	within(t, func() { w.must(alice.Settle(t.Context(), chat)) })
+	w.reads(bob, "waits")
+}

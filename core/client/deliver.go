@@ -22,6 +22,13 @@ type delivery struct {
 	lease   leaseRecord
 }
 
+// sendingKey marks the context of a delivery: its Drain may lead to an application
+// that wants a full one.
+type sendingKey struct {
+	client *Client
+	id     core.ConversationID
+}
+
 // maxPasses bounds how often one delivery starts over.
 const maxPasses = 1000
 
@@ -35,6 +42,9 @@ const pageOfOutbox = 16
 func (c *Client) deliver(ctx context.Context, id core.ConversationID, full bool) error {
 	if c.transport == nil {
 		return ErrNoTransport
+	}
+	if full && ctx.Value(sendingKey{c, id}) != nil {
+		return fmt.Errorf("the outbox is being sent by whoever asks: %w", core.ErrUnavailable)
 	}
 	for {
 		c.moreToSend.Store(id, true) // before the try: who has the lock looks after giving it back
@@ -58,7 +68,7 @@ func (c *Client) deliver(ctx context.Context, id core.ConversationID, full bool)
 func (c *Client) deliverLocked(ctx context.Context, id core.ConversationID, full bool, release func()) error {
 	defer release() // a transport or an observer may panic
 	d := &delivery{c: c, id: id, full: full}
-	ctx = c.outsideContext(ctx)
+	ctx = context.WithValue(c.outsideContext(ctx), sendingKey{c, id}, true)
 	for range maxPasses {
 		done, err := d.pass(ctx)
 		if errors.Is(err, core.ErrConflict) {
