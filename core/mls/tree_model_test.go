@@ -422,7 +422,7 @@ func (c *crowd) step(r *rand.Rand, limit int) string {
 	if r.IntN(6) == 0 {
 		ch.join, ch.adds = true, 0
 		if len(rest) > 0 && r.IntN(2) == 0 {
-			ch.removes, rest = rest[:1], rest[1:]
+			ch.removes = rest[:1]
 		}
 	} else if len(rest) > 0 {
 		n := r.IntN(min(4, len(rest)))
