@@ -80,8 +80,12 @@ func (c *groupCache) put(id core.ConversationID, version core.Version, g *mls.Gr
 	if g == nil {
 		c.drop(e)
 	}
-	for c.recent.Len() > cacheSize {
-		c.drop(c.recent.Back().Value.(*cacheEntry))
+	for place := c.recent.Back(); place != nil && c.recent.Len() > cacheSize; {
+		oldest := place.Value.(*cacheEntry)
+		place = place.Prev()
+		if oldest.readers == 0 { // else a later put could not know of them
+			c.drop(oldest)
+		}
 	}
 }
 
