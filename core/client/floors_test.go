@@ -197,6 +197,40 @@ func TestFloorsCannotBeWritten(t *testing.T) {
 	b.reads(b.bob, "z")
 }
 
+// TestBurntElsewhere: another process has the conversation in memory, and has sent in
+// this epoch; or it is in the middle of a transaction.
+func TestBurntElsewhere(t *testing.T) {
+	t.Parallel()
+	b := newBurns(t)
+	b.create(b.alice)
+	b.add(b.alice, b.bob)
+	other := b.again()
+	burn := func() {
+		err := in(t.Context(), b.alice, func(ctx context.Context, c *client.Conversation) error {
+			return errors.Join(b.escape(ctx, c), errAbort)
+		})
+		if !errors.Is(err, errAbort) {
+			t.Fatal(err)
+		}
+	}
+	b.send(other, "1")
+	burn()
+	b.send(other, "2")
+	runs := 0
+	b.in(other, func(ctx context.Context, c *client.Conversation) error {
+		_, err := c.Send(ctx, []byte("3"), nil)
+		if runs++; runs == 1 {
+			burn()
+		}
+		return err
+	})
+	if runs != 2 {
+		t.Errorf("%d runs", runs)
+	}
+	b.check()
+	b.reads(b.bob, "1", "2", "3")
+}
+
 // TestConflictBurns: a write that loses against another process is an abort as well.
 func TestConflictBurns(t *testing.T) {
 	t.Parallel()

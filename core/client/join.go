@@ -258,8 +258,8 @@ func (t *Transaction) rebuildJoin(ctx context.Context, h *held) (b CommitBundle,
 }
 
 // mergeJoin makes the staged incarnation the active one: the service has accepted
-// our external commit. If there was one before, what waited for it is of a past
-// that is lost to us.
+// our external commit. What was buffered is tried: of a group that we had before,
+// only what is of the epoch that we have joined can be of use.
 func (t *Transaction) mergeJoin(ctx context.Context, h *held) (*CommitResult, error) {
 	g, err := t.loadGroup(ctx, h, h.head.staged)
 	if err != nil {
@@ -274,7 +274,8 @@ func (t *Transaction) mergeJoin(ctx context.Context, h *held) (*CommitResult, er
 			return nil, err
 		}
 		t.segment.del(ofGroup(h.id, h.head.active), nil)
-		t.emptyBuffer(h)
+		t.segment.del(ofConversation(tableBufferedCommit, h.id), nil)
+		h.head.waiting.commit = false
 	}
 	t.segment.del(ofConversation(tableJoin, h.id), nil)
 	h.group, h.dirty = g, true

@@ -117,7 +117,7 @@ func TestBoundaryDeliversFirst(t *testing.T) {
 // under the same key, whether we learn of that from the service or before.
 func TestOvertaken(t *testing.T) {
 	t.Parallel()
-	for _, commits := range []int{1, 3} {
+	for _, commits := range []int{1, 2, 3} {
 		for _, knows := range []bool{false, true} {
 			w, alice, bob, carol := trio(t, private, clienttest.Options{})
 			up := down(alice)
@@ -134,14 +134,22 @@ func TestOvertaken(t *testing.T) {
 			}
 			if knows {
 				w.must(alice.Link.Drain(t.Context(), chat))
+				if lapsed := eventsOf[client.Lapsed](alice); len(lapsed) != 1 {
+					t.Errorf("lapsed with the epoch: %v", lapsed)
+				}
 			}
 			up()
+			calls := 0
+			alice.Link.Before = func(string) error { calls++; return nil }
 			w.must(alice.Settle(t.Context(), chat))
+			if knows && commits == 2 && calls != 1 { // encrypted again when the second commit came
+				t.Errorf("%d calls for a message that is known to be too old to be sent as it is", calls)
+			}
 			if !w.service.Delivered("alice", chat, key.String()) {
 				t.Error("not delivered under its key")
 			}
 			w.reads(bob, "late")
-			if lapsed := eventsOf[client.Lapsed](alice); len(lapsed) != 1 {
+			if lapsed := eventsOf[client.Lapsed](alice); !knows && len(lapsed) != 1 {
 				t.Errorf("lapsed %v", lapsed)
 			}
 			w.catchUp()

@@ -91,6 +91,9 @@ func TestUnknownAnswer(t *testing.T) {
 				if j, err := alice.Info(t.Context(), chat); err != nil || j.Epoch != i.Epoch+1 || j.PendingCommit {
 					t.Errorf("%+v, %v", j, err)
 				}
+				if lost == "answer" && len(told.got) != 1 {
+					t.Error("it was sent again with its echo in the queue")
+				}
 				for _, commit := range told.got {
 					if commit != told.got[0] {
 						t.Error("other bytes were sent the second time")

@@ -22,6 +22,8 @@ type token struct {
 	mu   sync.Mutex
 	pure *pure.Provider
 	keys map[core.KeyRef]core.Signer
+
+	deleting func() // called before a key is deleted
 }
 
 // tokenKey signs and does not tell its material.
@@ -65,6 +67,9 @@ func (k *token) OpenKey(_ context.Context, ref core.KeyRef, material core.Secret
 }
 
 func (k *token) DeleteKey(_ context.Context, ref core.KeyRef) error {
+	if k.deleting != nil {
+		k.deleting()
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.keys, ref)
@@ -124,6 +129,39 @@ func TestKeysOutsideTheStore(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestSweptWhileNamed: a process starts while another is about to name a key. The
+// key is named or dying, never both.
+func TestSweptWhileNamed(t *testing.T) {
+	t.Parallel()
+	tok, store := newToken(), memory.New()
+	cfg := client.Config{Suites: pure.New(), Keys: tok}
+	w := newWorld(t, clienttest.Options{})
+	alice := w.deviceOn("alice", store, cfg)
+	tx, err := alice.Begin(t.Context())
+	w.must(err)
+	_, err = tx.NewCredential(t.Context(), suite1)
+	w.must(err)
+	finished := false
+	tok.deleting = func() {
+		tok.deleting = nil
+		finished = true
+		if err := tx.Finish(t.Context()); !errors.Is(err, core.ErrConflict) {
+			t.Errorf("a dying key was named: %v", err)
+		}
+	}
+	other := clienttest.NewDevice(t, w.service, "alice", store, cfg)
+	if !finished {
+		t.Fatal("nothing was swept")
+	}
+	w.do(other, func(ctx context.Context, tx *client.Transaction) error {
+		list, err := tx.Credentials(ctx)
+		if len(list) != tok.count() {
+			t.Errorf("the token holds %d keys, the store names %d", tok.count(), len(list))
+		}
+		return err
+	})
 }
 
 // TestSweepsMeet: several processes make keys and sweep at the same time.
