@@ -16,7 +16,7 @@ import (
 // counts as read, and is not kept, from then on: it comes again only if the program
 // ends in between.
 func (m *Messenger) Read(ctx context.Context, name string, show func(core.ConversationID, Item) error) error {
-	if err := m.welcomes(ctx); err != nil {
+	if err := m.welcomes(ctx); err != nil && !errors.Is(err, ErrFull) { // reading makes room
 		return err
 	}
 	id, err := m.find(ctx, name)
@@ -86,7 +86,7 @@ const (
 // are removed from the conversation. It begins with the service in reach; when that
 // cannot be reached later, it tries again.
 func (m *Messenger) Follow(ctx context.Context, name string, show func(core.ConversationID, Item) error) error {
-	if err := m.welcomes(ctx); err != nil {
+	if err := m.welcomes(ctx); err != nil && !errors.Is(err, ErrFull) { // reading makes room
 		return err
 	}
 	id, err := m.find(ctx, name)
