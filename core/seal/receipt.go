@@ -124,6 +124,9 @@ func (s *Store) resolve(ctx context.Context, x *slot, lost core.Version, cause e
 		}
 		select {
 		case <-time.After(delay):
+		case <-s.closing:
+			s.giveUpSlot(x)
+			return cause
 		case <-ctx.Done():
 			s.giveUpSlot(x)
 			return fmt.Errorf("%w (%w)", cause, ctx.Err())

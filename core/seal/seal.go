@@ -116,6 +116,8 @@ type Store struct {
 
 	mu      sync.RWMutex // held for reading by each call, for writing by Close
 	closed  bool
+	closing chan struct{} // closed by Close before it waits
+	close   sync.Once
 	ring    *keyring
 	slots   slots
 	batches atomic.Int64
@@ -131,7 +133,7 @@ func Open(ctx context.Context, ks core.Keystore, w core.KeyWrapper, tenant strin
 	if err != nil {
 		return nil, fmt.Errorf("seal: open: %w", err)
 	}
-	return &Store{ks: ks, tenant: tenant, ring: ring}, nil
+	return &Store{ks: ks, tenant: tenant, ring: ring, closing: make(chan struct{})}, nil
 }
 
 // Read answers all queries from one consistent state. ErrDamaged: a record does
@@ -237,10 +239,12 @@ func (s *Store) Stats() Stats {
 	return Stats{Batches: s.batches.Load(), Bytes: s.bytes.Load()}
 }
 
-// Close waits for calls under way, removes the Store's receipts and forgets the
-// keys. Calls after it are ErrClosed; closing twice is not an error. An error
-// means only that receipts were left, which cost a few bytes each.
+// Close waits for calls under way, ends their search for a lost outcome, removes
+// the Store's receipts and forgets the keys. Calls after it are ErrClosed; closing
+// twice is not an error. An error means only that receipts were left, which cost a
+// few bytes each.
 func (s *Store) Close() error {
+	s.close.Do(func() { close(s.closing) })
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
