@@ -74,9 +74,10 @@ unit:
 	go test $(PKGS) | tee bin/unit.log
 
 # -short keeps the random runs few: the race detector makes them ten times slower.
-# The vectors run without it; what they do at once, other tests do as well.
+# The vectors run without it; what they do at once, other tests do as well. Tests
+# start many processes, which need not wait a second at their end.
 race:
-	go test -race -short -skip Vectors ./core/...
+	GORACE=atexit_sleep_ms=0 go test -race -short -skip Vectors ./core/...
 
 bench:
 	go test -run '^$$' -bench . -benchmem $(PKGS)

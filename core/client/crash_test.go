@@ -115,6 +115,9 @@ func (m *mortalWorld) afterwards() report {
 func TestKilled(t *testing.T) {
 	t.Parallel()
 	ops := []string{"update", "add", "remove", "psk", "rotate", "join", "send", "send and update"}
+	if testing.Short() {
+		ops = ops[:1]
+	}
 	for policyName, policy := range map[string]mls.Config{"public": mls.DefaultConfig, "private": private} {
 		for _, forgetful := range []bool{false, true} {
 			for _, op := range ops {

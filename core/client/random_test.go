@@ -375,7 +375,11 @@ func (d *drama) denouement() {
 // agree, no key was used for two messages, and nothing that was accepted is gone.
 func TestRandomRuns(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(200) {
+	runs := uint64(200)
+	if testing.Short() {
+		runs = 20
+	}
+	for seed := range runs {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 2))
 			w := newWorld(t, clienttest.Options{RefuseRepeats: seed%2 == 1})
