@@ -6,6 +6,7 @@ import (
 	"context"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/mls"
 	"github.com/conclave-mls/conclave/core/seal"
 )
 
@@ -55,3 +56,11 @@ func (b *Buffer) Apply(ctx context.Context) error {
 	_, err := b.s.apply(ctx)
 	return err
 }
+
+// ResumptionPSK is what the engine asks a transaction for.
+func ResumptionPSK(ctx context.Context, t *Transaction, id core.ConversationID, epoch uint64) (core.Secret, error) {
+	return t.resumptionPSK(ctx, id, epoch)
+}
+
+// SpoilCache puts a value that is as good as wiped in the place of a cached group.
+func SpoilCache(c *Client, id core.ConversationID) { c.cache.entries[id].group = &mls.Group{} }

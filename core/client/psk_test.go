@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package client
+package client_test
 
 import (
 	"context"
 	"testing"
 
 	"github.com/conclave-mls/conclave/core"
-	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/seal"
 	"github.com/conclave-mls/conclave/providers/pure"
 	"github.com/conclave-mls/conclave/storage/memory"
@@ -25,16 +25,16 @@ func TestResumptionKeyOfAnother(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := pure.New()
-	c, err := Open(t.Context(), Config{Store: store, Suites: p, Keys: p})
+	c, err := client.Open(t.Context(), client.Config{Store: store, Suites: p, Keys: p})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close(context.Background()) })
-	err = c.Transaction(t.Context(), func(ctx context.Context, tx *Transaction) error {
+	err = c.Transaction(t.Context(), func(ctx context.Context, tx *client.Transaction) error {
 		if err := tx.InitMLS(ctx, "alice", core.SuiteX25519AES128Ed25519); err != nil {
 			return err
 		}
-		_, err := tx.NewConversation(ctx, "a", ConversationConfig{Suite: core.SuiteX25519AES128Ed25519})
+		_, err := tx.NewConversation(ctx, "a", client.ConversationConfig{Suite: core.SuiteX25519AES128Ed25519})
 		return err
 	})
 	if err != nil {
@@ -46,14 +46,14 @@ func TestResumptionKeyOfAnother(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = tx.Abort(t.Context()) }()
-		s, err := tx.resumptionPSK(t.Context(), "a", 0)
+		s, err := client.ResumptionPSK(t.Context(), tx, "a", 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return s
 	}
 	before := key()
-	c.cache.entries["a"].group = &mls.Group{} // as good as wiped
+	client.SpoilCache(c, "a")
 	if !key().Equal(before) {
 		t.Error("the key was read from a value that another transaction has wiped")
 	}
