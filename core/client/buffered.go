@@ -56,6 +56,17 @@ func (t *Transaction) emptyBuffer(h *held) {
 	h.dirty = true
 }
 
+// Replay tries what was buffered for this epoch and was not tried yet: after a
+// Welcome, or if the transaction that began the epoch was aborted after its
+// boundary. Who does not ask gets it with the next message.
+func (c *Conversation) Replay(ctx context.Context) (out []Replayed, err error) {
+	err = c.with(ctx, func(h *held) error {
+		out, err = c.tx.replay(ctx, h)
+		return err
+	})
+	return out, err
+}
+
 // replay tries what was buffered, after the epoch changed: as long as that changes
 // the epoch again, and with no recursion. A message that fails is dropped with its
 // error and holds up nothing; one of a later epoch stays.

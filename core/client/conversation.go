@@ -97,6 +97,7 @@ func (t *Transaction) NewConversation(ctx context.Context, id core.ConversationI
 	if err != nil {
 		return nil, err
 	}
+	t.emptyBuffer(h)
 	if err := t.inhabit(ctx, h, h.head.next, g, ws); err != nil {
 		return nil, err
 	}
@@ -115,6 +116,7 @@ func (t *Transaction) inhabit(ctx context.Context, h *held, incarnation uint32, 
 	h.head.next = max(h.head.next, incarnation+1)
 	h.head.pending = pendingHead{}
 	h.head.merged, h.head.began = digest{}, digest{}
+	h.head.waiting.ready = h.head.waiting.count > 0
 	t.advance(h, g, ws)
 	t.events = append(t.events, EpochChanged{h.id, g.Epoch()})
 	return nil

@@ -22,7 +22,7 @@ type JoinConfig struct {
 // ProcessWelcome joins a conversation that a member has added us to. The key
 // package that was used is gone, unless it is a last resort. ErrOrphanWelcome: we
 // have none that fits. ErrConversationExists: we are in it, or about to join; the
-// key package stays.
+// key package stays. See [Conversation.Replay] for messages that came before.
 func (t *Transaction) ProcessWelcome(ctx context.Context, message []byte, cfg JoinConfig) (c *Conversation, err error) {
 	err = t.do(ctx, func() error {
 		c, err = t.processWelcome(ctx, message, cfg)
@@ -287,13 +287,14 @@ func (t *Transaction) mergeJoin(ctx context.Context, h *held) (*CommitResult, er
 	return &CommitResult{Epoch: g.Epoch(), Own: true, Committer: me, Added: []core.ClientID{me}, Active: true}, nil
 }
 
-// dropJoin forgets an external join, and the conversation if there was nothing
-// else of it.
+// dropJoin forgets an external join, and the conversation if there is nothing else
+// of it. What was buffered stays: a Welcome may be on its way, to the epoch that it
+// is of.
 func (t *Transaction) dropJoin(ctx context.Context, h *held) error {
 	t.segment.del(ofConversation(tableJoin, h.id), nil)
 	t.segment.del(ofGroup(h.id, h.head.staged), nil)
 	h.head.join, h.head.staged, h.dirty = pendingHead{}, 0, true
-	if h.head.active != 0 {
+	if h.head.active != 0 || h.head.waiting.count > 0 {
 		return nil
 	}
 	return t.forget(ctx, h, "the join was refused")
@@ -310,6 +311,9 @@ func (t *Transaction) DiscardPendingJoin(ctx context.Context, id core.Conversati
 		}
 		if !h.head.join.exists() {
 			return fmt.Errorf("pending join: %w", core.ErrNotFound)
+		}
+		if h.head.active == 0 {
+			t.emptyBuffer(h)
 		}
 		return t.dropJoin(ctx, h)
 	})

@@ -117,6 +117,37 @@ func TestExternalJoinUnknown(t *testing.T) {
 	}
 }
 
+// TestWelcomeBesideAJoin: while our join waits for its answer somebody adds us. The
+// join is lost, and what came meanwhile is not.
+func TestWelcomeBesideAJoin(t *testing.T) {
+	t.Parallel()
+	w, alice, bob, _ := trio(t, mls.DefaultConfig, clienttest.Options{})
+	dave := w.device("dave")
+	k := w.keyPackage(dave)
+	dave.Link.Before = once("commit")
+	if err := w.join(dave); !errors.Is(err, core.ErrUnknownOutcome) {
+		t.Fatal(err)
+	}
+	w.in(alice, func(ctx context.Context, c *client.Conversation) error {
+		_, err := c.AddMembers(ctx, k)
+		return err
+	})
+	w.send(alice, "hello, dave")
+	w.must(bob.Link.Drain(t.Context(), chat))
+	w.update(bob)
+	w.must(dave.Welcomes(t.Context())) // not yet
+	if _, err := dave.Info(t.Context(), chat); !errors.Is(err, client.ErrConversationNotFound) {
+		t.Fatal(err)
+	}
+	w.must(dave.Resume(t.Context()))
+	w.must(dave.Welcomes(t.Context()))
+	if texts := dave.Texts(); !slices.Equal(texts, []string{"hello, dave"}) {
+		t.Errorf("dave read %q", texts)
+	}
+	w.must(alice.Link.Drain(t.Context(), chat))
+	w.agree(alice, bob, dave)
+}
+
 func TestExternalJoinRefused(t *testing.T) {
 	t.Parallel()
 	w, _, _, carol := trio(t, mls.DefaultConfig, clienttest.Options{})

@@ -156,6 +156,18 @@ func (d *Device) receive(ctx context.Context, id core.ConversationID, message []
 	return nil
 }
 
+func (d *Device) keep(replayed []client.Replayed) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, r := range replayed {
+		if r.Err != nil {
+			d.failed = append(d.failed, r.Err)
+		} else {
+			d.received = append(d.received, r.Received)
+		}
+	}
+}
+
 // Received returns what came since the last call, in order.
 func (d *Device) Received() []client.Received {
 	d.mu.Lock()
@@ -223,10 +235,15 @@ func (d *Device) Welcomes(ctx context.Context) error {
 		if !ok {
 			return nil
 		}
+		var replayed []client.Replayed
 		err := d.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
-			_, err := tx.ProcessWelcome(ctx, w.Message, d.Join)
+			c, err := tx.ProcessWelcome(ctx, w.Message, d.Join)
+			if err == nil {
+				replayed, err = c.Replay(ctx)
+			}
 			return err
 		})
+		d.keep(replayed)
 		switch {
 		case errors.Is(err, client.ErrConversationExists):
 			return nil // the queue has something to say first
