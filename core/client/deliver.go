@@ -180,7 +180,7 @@ func (d *delivery) send(ctx context.Context, h head, r seal.Record, o outgoing, 
 	switch {
 	case h.active == 0:
 		return false, d.remove(ctx, r, last, o.lost(d.id, "we are not in the conversation"))
-	case text && h.epoch > o.epoch+d.c.maxLag:
+	case o.outOfDate(&h, d.c.maxLag):
 		return true, d.c.encryptAgain(ctx, d.id, r.Key)
 	}
 	outcome, err := d.c.transport.SendMessage(ctx, d.id, o.key.String(), o.message)

@@ -41,11 +41,21 @@ type outgoing struct {
 	ref     mls.ProposalRef
 	data    []byte
 	aad     []byte
+
+	// stamp counts encryptions. Receivers keep few keys for messages out of order, so
+	// generations have to leave in order: when a text was encrypted again, those
+	// behind it with a lower stamp are, too.
+	stamp uint64
+}
+
+// outOfDate says that a text must not leave as it is.
+func (o outgoing) outOfDate(h *head, maxLag uint64) bool {
+	return o.kind == outText && (h.epoch > o.epoch+maxLag || o.stamp < h.barrier)
 }
 
 func (o outgoing) encode() []byte {
 	e := newEncoder().raw(o.key[:]).u8(uint8(o.kind)).u64(o.epoch)
-	return e.bytes(o.message).bytes(o.ref).bytes(o.data).bytes(o.aad)
+	return e.bytes(o.message).bytes(o.ref).bytes(o.data).bytes(o.aad).u64(o.stamp)
 }
 
 func decodeOutgoing(value []byte) (o outgoing, err error) {
@@ -53,6 +63,7 @@ func decodeOutgoing(value []byte) (o outgoing, err error) {
 		d.raw(o.key[:])
 		o.kind, o.epoch = outKind(d.u8()), d.u64()
 		o.message, o.ref, o.data, o.aad = d.bytes(), d.bytes(), d.bytes(), d.bytes()
+		o.stamp = d.u64()
 	})
 	return o, err
 }
@@ -104,6 +115,8 @@ func (t *Transaction) enqueue(ctx context.Context, h *held, o outgoing) error {
 	if err := t.takeLease(ctx, h.id); err != nil {
 		return err
 	}
+	h.head.stamp++
+	o.stamp = h.head.stamp
 	t.segment.put(ofConversation(tableOutbox, h.id), outboxKey(h.head.outbox, o.kind), o.encode())
 	h.head.outbox++
 	h.dirty = true
@@ -195,14 +208,16 @@ func (c *Client) encryptAgain(ctx context.Context, id core.ConversationID, key [
 			return err
 		}
 		o, err := decodeOutgoing(r.Value)
-		if err != nil || o.epoch >= h.group.Epoch() {
+		if err != nil || o.epoch >= h.group.Epoch() && o.stamp >= h.head.barrier {
 			return err
 		}
 		g, message, ws, err := h.group.Protect(ctx, t.own(h), o.data, o.aad)
 		if err != nil {
 			return t.explain(ctx, h, err)
 		}
-		o.epoch, o.message = g.Epoch(), message
+		h.head.stamp++
+		h.head.barrier = h.head.stamp
+		o.epoch, o.message, o.stamp = g.Epoch(), message, h.head.stamp
 		t.segment.put(p, key, o.encode())
 		t.encrypted(h, g, ws)
 		return nil

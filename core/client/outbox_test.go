@@ -192,6 +192,82 @@ func TestOvertakenOnTheWay(t *testing.T) {
 	w.reads(bob, "behind a proposal")
 }
 
+// TestGenerationsLeaveInOrder: receivers keep the keys of two generations for what
+// comes late. Many messages wait, some of them of an epoch that is over, more are
+// sent while they are encrypted again, and the process ends in between.
+func TestGenerationsLeaveInOrder(t *testing.T) {
+	t.Parallel()
+	for stop := range 12 {
+		w := newWorld(t, clienttest.Options{})
+		ks := memory.New()
+		cfg := config()
+		cfg.Lease = 20 * time.Millisecond
+		alice, bob := w.deviceOn("alice", ks, cfg), w.device("bob")
+		w.create(alice)
+		w.add(alice, bob)
+		up := down(alice)
+		var want []string
+		send := func(text string) {
+			w.send(alice, text)
+			want = append(want, text)
+		}
+		for range 6 {
+			send("old")
+		}
+		w.update(bob)
+		w.must(alice.Link.Drain(t.Context(), chat))
+		for range 6 {
+			send("new")
+		}
+		up()
+		calls := 0
+		alice.Link.Before = func(string) error {
+			if calls++; calls == stop+1 {
+				return errNetwork
+			}
+			return nil
+		}
+		_ = alice.Settle(t.Context(), chat)
+		send("behind all")
+		alice = clienttest.NewDevice(t, w.service, "alice", ks, cfg) // another process
+		w.must(alice.Settle(t.Context(), chat))
+		w.reads(bob, want...)
+	}
+}
+
+// TestProposalBehindACommit: what follows a commit that waits must not overtake it.
+func TestProposalBehindACommit(t *testing.T) {
+	t.Parallel()
+	w, alice, bob, carol := trio(t, private, clienttest.Options{})
+	alice.Link.Before = once("commit")
+	if err := in(t.Context(), alice, update); !errors.Is(err, core.ErrUnknownOutcome) {
+		t.Fatal(err)
+	}
+	tx, err := alice.Begin(t.Context())
+	w.must(err)
+	c, err := tx.Conversation(t.Context(), chat)
+	w.must(err)
+	if _, err := c.ProposeUpdate(t.Context(), nil); !errors.Is(err, core.ErrConflict) {
+		t.Errorf("a proposal beside a commit that waits: %v", err)
+	}
+	w.must(tx.Abort(t.Context()))
+	for range 4 {
+		w.in(alice, func(ctx context.Context, c *client.Conversation) error {
+			_, err := c.ProposeUpdate(ctx, nil)
+			return err
+		})
+	}
+	w.in(alice, func(ctx context.Context, c *client.Conversation) error {
+		_, err := c.CommitPendingProposals(ctx)
+		return err
+	})
+	w.catchUp()
+	w.agree(alice, bob, carol)
+	if errs := bob.Failed(); len(errs) > 0 {
+		t.Error(errs)
+	}
+}
+
 func TestUndelivered(t *testing.T) {
 	t.Parallel()
 	w, alice, bob, _ := trio(t, mls.DefaultConfig, clienttest.Options{})

@@ -4,6 +4,7 @@ package client
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
@@ -63,6 +64,9 @@ func (c *Conversation) ProposePSK(ctx context.Context, id []byte) (Proposed, err
 
 func (c *Conversation) propose(ctx context.Context, make func(h *held) (mls.Proposal, error)) (out Proposed, err error) {
 	err = c.with(ctx, func(h *held) error {
+		if err := c.tx.noCommitWaits(h); err != nil {
+			return err
+		}
 		proposal, err := make(h)
 		if err != nil {
 			return err
@@ -81,6 +85,9 @@ func (c *Conversation) propose(ctx context.Context, make func(h *held) (mls.Prop
 // that credential of ours with its key.
 func (c *Conversation) ProposeUpdate(ctx context.Context, rotate *Credential) (out Proposed, err error) {
 	err = c.with(ctx, func(h *held) error {
+		if err := c.tx.noCommitWaits(h); err != nil {
+			return err
+		}
 		var p mls.LeafParams
 		if rotate != nil {
 			signer, err := c.tx.signer(ctx, rotate.SignatureKey)
@@ -97,6 +104,17 @@ func (c *Conversation) ProposeUpdate(ctx context.Context, rotate *Credential) (o
 		return err
 	})
 	return out, err
+}
+
+// noCommitWaits refuses a proposal while a commit of ours waits for its answer: it
+// would overtake the commit, of whose generation receivers do not keep the key for
+// long. Client.Transaction settles the conversation and starts over.
+func (t *Transaction) noCommitWaits(h *held) error {
+	if !h.head.pending.exists() {
+		return nil
+	}
+	t.blocked = append(t.blocked, h.id)
+	return fmt.Errorf("a commit waits to be sent first: %w", core.ErrConflict)
 }
 
 func (t *Transaction) proposed(ctx context.Context, h *held, g *mls.Group, message []byte, ref mls.ProposalRef, ws *mls.WriteSet) (Proposed, error) {

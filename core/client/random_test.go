@@ -368,6 +368,13 @@ func (d *drama) denouement() {
 			}
 		}
 	}
+	for _, a := range d.actors {
+		for _, err := range a.Failed() {
+			if err == mls.ErrTooOld || errors.Is(err, mls.ErrTooFarAhead) { // too old a generation, not epoch
+				d.Errorf("%s: what was sent out of order was lost: %v", a.id, err)
+			}
+		}
+	}
 	noKeyTwice(d, d.suites.file.Name(), d.out.left)
 }
 

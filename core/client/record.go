@@ -31,6 +31,8 @@ type head struct {
 	began   digest      // the commit that began the epoch
 
 	outbox  uint64 // next sequence number
+	stamp   uint64 // of the newest encryption of a text in the outbox
+	barrier uint64 // of the newest that was an encryption again: see outgoing.stamp
 	parent  core.ConversationID
 	waiting buffered
 }
@@ -65,7 +67,7 @@ func (h *head) encode() []byte {
 			e = e.raw(d[:])
 		}
 	}
-	e = e.u64(h.outbox).bytes([]byte(h.parent))
+	e = e.u64(h.outbox).u64(h.stamp).u64(h.barrier).bytes([]byte(h.parent))
 	return e.u32(h.waiting.count).u32(h.waiting.bytes).u32(h.waiting.next).flag(h.waiting.commit).flag(h.waiting.ready)
 }
 
@@ -84,7 +86,8 @@ func decodeHead(value []byte) (h head, err error) {
 				d.raw(out[:])
 			}
 		}
-		h.outbox, h.parent = d.u64(), core.ConversationID(d.bytes())
+		h.outbox, h.stamp, h.barrier = d.u64(), d.u64(), d.u64()
+		h.parent = core.ConversationID(d.bytes())
 		h.waiting = buffered{count: d.u32(), bytes: d.u32(), next: d.u32(), commit: d.flag(), ready: d.flag()}
 	})
 	return h, err
