@@ -154,7 +154,7 @@ func (t *Transaction) joinOnce(ctx context.Context, id core.ConversationID, info
 	t.write(h, h.head.staged, ws)
 	t.segment.put(ofConversation(tableJoin, id), theOnly, commit)
 	b := CommitBundle{Commit: commit}
-	if b.GroupInfo, err = g.GroupInfo(ctx, t.env(id, h.head.staged)); err != nil {
+	if b.GroupInfo, err = g.GroupInfo(ctx, t.env(id, h.head.staged), mls.GroupInfoParams{}); err != nil {
 		return nil, err
 	}
 	if err := t.cross(ctx); err != nil {
@@ -253,7 +253,7 @@ func (t *Transaction) rebuildJoin(ctx context.Context, h *held) (b CommitBundle,
 		return CommitBundle{}, err
 	}
 	b.Commit = r.Value
-	b.GroupInfo, err = g.GroupInfo(ctx, t.env(h.id, h.head.staged))
+	b.GroupInfo, err = g.GroupInfo(ctx, t.env(h.id, h.head.staged), mls.GroupInfoParams{})
 	return b, err
 }
 

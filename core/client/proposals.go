@@ -71,11 +71,11 @@ func (c *Conversation) propose(ctx context.Context, make func(h *held) (mls.Prop
 		if err != nil {
 			return err
 		}
-		g, message, ref, ws, err := h.group.Propose(ctx, c.tx.own(h), proposal, nil)
+		g, sent, ws, err := h.group.Propose(ctx, c.tx.own(h), proposal, nil)
 		if err != nil {
 			return err
 		}
-		out, err = c.tx.proposed(ctx, h, g, message, ref, ws)
+		out, err = c.tx.proposed(ctx, h, g, sent, ws)
 		return err
 	})
 	return out, err
@@ -96,11 +96,11 @@ func (c *Conversation) ProposeUpdate(ctx context.Context, rotate *Credential) (o
 			}
 			p = mls.LeafParams{Credential: &rotate.Credential, SignatureKey: signer}
 		}
-		g, message, ref, ws, err := h.group.ProposeUpdate(ctx, c.tx.own(h), p, nil)
+		g, sent, ws, err := h.group.ProposeUpdate(ctx, c.tx.own(h), p, nil)
 		if err != nil {
 			return err
 		}
-		out, err = c.tx.proposed(ctx, h, g, message, ref, ws)
+		out, err = c.tx.proposed(ctx, h, g, sent, ws)
 		return err
 	})
 	return out, err
@@ -117,13 +117,13 @@ func (t *Transaction) noCommitWaits(h *held) error {
 	return fmt.Errorf("a commit waits to be sent first: %w", core.ErrConflict)
 }
 
-func (t *Transaction) proposed(ctx context.Context, h *held, g *mls.Group, message []byte, ref mls.ProposalRef, ws *mls.WriteSet) (Proposed, error) {
+func (t *Transaction) proposed(ctx context.Context, h *held, g *mls.Group, sent *mls.SentProposal, ws *mls.WriteSet) (Proposed, error) {
 	key := newMessageKey()
-	if err := t.enqueue(ctx, h, outgoing{key: key, kind: outProposal, epoch: g.Epoch(), message: message, ref: ref}); err != nil {
+	if err := t.enqueue(ctx, h, outgoing{key: key, kind: outProposal, epoch: g.Epoch(), message: sent.Message, ref: sent.Ref}); err != nil {
 		return Proposed{}, err
 	}
 	t.encrypted(h, g, ws)
-	return Proposed{Ref: ref, Key: key, Message: message}, nil
+	return Proposed{Ref: sent.Ref, Key: key, Message: sent.Message}, nil
 }
 
 // PendingProposals lists what waits to be committed.

@@ -193,7 +193,7 @@ func (v view) externalSender() ([]byte, error) {
 // GroupInfo makes the GroupInfo of the current epoch, an MLSMessage, for those who
 // join by external commit.
 func (c *Conversation) GroupInfo(ctx context.Context) (message []byte, err error) {
-	err = c.view(ctx, func(v view) error { message, err = v.group.GroupInfo(ctx, v.env); return err })
+	err = c.view(ctx, func(v view) error { message, err = v.group.GroupInfo(ctx, v.env, mls.GroupInfoParams{}); return err })
 	return message, err
 }
 

@@ -237,7 +237,7 @@ func TestWelcomeOfAnotherGroupsSuccessor(t *testing.T) {
 func TestExternalCommitWithReference(t *testing.T) {
 	t.Parallel()
 	alice, bob, _, _ := threesome(t, mls.DefaultConfig, nil)
-	info, err := alice.g().GroupInfo(t.Context(), alice.env())
+	info, err := alice.g().GroupInfo(t.Context(), alice.env(), mls.GroupInfoParams{})
 	if err != nil {
 		t.Fatal(err)
 	}

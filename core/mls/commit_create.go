@@ -14,6 +14,7 @@ type CommitParams struct {
 	ForcePath         bool       // refresh our own keys even if no proposal asks for it
 	Leaf              LeafParams // a new credential or signature key forces a path (COM-6)
 	AuthenticatedData []byte
+	OmitTree          bool // GroupInfo and Welcome come without the tree; see also Config
 }
 
 // Commit makes a commit over the given proposals and all that wait and may be
@@ -196,7 +197,7 @@ func (b *commitBuilder) makeGroupInfo(ctx context.Context, p *PendingCommit, sec
 		return err
 	}
 	p.externalPub = external.Public()
-	p.withTree = !b.g.config.TreeOutOfBand
+	p.withTree = !b.g.config.TreeOutOfBand && !b.params.OmitTree
 	info := p.groupInfo(b.work, b.g.own)
 	if info.Signature, err = signWithLabel(ctx, b.newSigner, "GroupInfoTBS", info.tbs()); err != nil {
 		return err

@@ -152,20 +152,30 @@ func checkJoiner(env *Env, suite core.Suite, t *tree, gc *GroupContext, own Leaf
 	return checkFreshKeys(t, []LeafIndex{own})
 }
 
+// GroupInfoParams says what a GroupInfo leaves out.
+type GroupInfoParams struct {
+	OmitTree        bool // it travels out of band; see also Config
+	OmitExternalPub bool // nobody can join by it from outside
+}
+
 // GroupInfo makes and signs the GroupInfo of the current epoch (EXT-9), as an
-// MLSMessage, with external_pub and, unless it travels out of band, the tree.
-func (g *Group) GroupInfo(ctx context.Context, env *Env) ([]byte, error) {
+// MLSMessage.
+func (g *Group) GroupInfo(ctx context.Context, env *Env, p GroupInfoParams) ([]byte, error) {
 	if !g.active {
 		return nil, ErrInactive
 	}
 	if err := g.tree.needAll(ctx, env.Fetch); err != nil {
 		return nil, err
 	}
-	external, err := g.secrets.externalKeyPair()
-	if err != nil {
-		return nil, err
+	var externalPub []byte
+	if !p.OmitExternalPub {
+		external, err := g.secrets.externalKeyPair()
+		if err != nil {
+			return nil, err
+		}
+		externalPub = external.Public()
 	}
-	info := newGroupInfo(g.context, g.tag, g.own, g.tree, !g.config.TreeOutOfBand, external.Public())
+	info := newGroupInfo(g.context, g.tag, g.own, g.tree, !g.config.TreeOutOfBand && !p.OmitTree, externalPub)
 	signer, err := env.signer(ctx, g.tree.leaf(g.own).SignatureKey)
 	if err != nil {
 		return nil, err
@@ -176,12 +186,15 @@ func (g *Group) GroupInfo(ctx context.Context, env *Env) ([]byte, error) {
 	return (&MLSMessage{GroupInfo: info}).Marshal(), nil
 }
 
-// newGroupInfo is the one place where a GroupInfo is put together.
+// newGroupInfo is the one place where a GroupInfo is put together; externalPub is
+// left out if it is nil.
 func newGroupInfo(gc GroupContext, tag []byte, signer LeafIndex, t *tree, withTree bool, externalPub []byte) *GroupInfo {
 	info := &GroupInfo{GroupContext: gc, ConfirmationTag: bytes.Clone(tag), Signer: signer}
 	if withTree {
 		info.Extensions = append(info.Extensions, Extension{Type: ExtensionRatchetTree, Data: t.appendTo(nil)})
 	}
-	info.Extensions = append(info.Extensions, Extension{Type: ExtensionExternalPub, Data: appendOpaque(nil, externalPub)})
+	if externalPub != nil {
+		info.Extensions = append(info.Extensions, Extension{Type: ExtensionExternalPub, Data: appendOpaque(nil, externalPub)})
+	}
 	return info
 }

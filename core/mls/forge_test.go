@@ -63,7 +63,7 @@ func ForgeExternalCommit(ctx context.Context, g *Group, signer core.Signer, mess
 
 // ForgeGroupInfo changes the GroupInfo of g and signs it again.
 func ForgeGroupInfo(ctx context.Context, env *Env, g *Group, signer core.Signer, change func(*GroupInfo)) ([]byte, error) {
-	message, err := g.GroupInfo(ctx, env)
+	message, err := g.GroupInfo(ctx, env, GroupInfoParams{})
 	if err != nil {
 		return nil, err
 	}

@@ -132,7 +132,7 @@ func TestForgedCommits(t *testing.T) {
 func TestForgedExternalCommits(t *testing.T) {
 	t.Parallel()
 	alice, bob, mallory, _ := threesome(t, mls.DefaultConfig, nil)
-	info, err := alice.g().GroupInfo(t.Context(), alice.env())
+	info, err := alice.g().GroupInfo(t.Context(), alice.env(), mls.GroupInfoParams{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -61,14 +61,10 @@ func TestDamagedMessages(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		proposal := func() []byte {
-			g, proposal, _, ws, err := alice.g().ProposeUpdate(t.Context(), alice.env(), mls.LeafParams{}, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			alice.set(g, ws)
-			return proposal
-		}()
+		proposal, err := alice.proposeUpdate(mls.LeafParams{})
+		if err != nil {
+			t.Fatal(err)
+		}
 		for _, m := range [][]byte{message, proposal} {
 			refuses(t, m, bob, process)
 			if err := process(m); err != nil {

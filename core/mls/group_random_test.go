@@ -204,9 +204,7 @@ func (c *crowd) proposal(m *member) (mls.Proposal, *member) {
 
 func (c *crowd) propose() {
 	m := c.one()
-	var g *mls.Group
 	var message []byte
-	var ws *mls.WriteSet
 	var err error
 	if c.IntN(2) == 0 {
 		c.note("%s proposes an update in %d", m.name, m.g().Epoch())
@@ -214,16 +212,15 @@ func (c *crowd) propose() {
 		if c.IntN(2) == 0 {
 			p.SignatureKey = m.newSigner()
 		}
-		g, message, _, ws, err = m.g().ProposeUpdate(c.t.Context(), m.env(), p, nil)
+		message, err = m.proposeUpdate(p)
 	} else {
 		p, _ := c.proposal(m)
 		c.note("%s proposes %T in %d", m.name, p, m.g().Epoch())
-		g, message, _, ws, err = m.g().Propose(c.t.Context(), m.env(), p, nil)
+		message, err = m.propose(p)
 	}
 	if err != nil {
 		c.t.Fatalf("%s: propose: %v", m.name, err)
 	}
-	m.set(g, ws)
 	c.in.deliver(c.t, m, message)
 }
 
@@ -332,7 +329,7 @@ func (c *crowd) enter() {
 			c.t.Fatal(err)
 		}
 	}
-	info, err := by.g().GroupInfo(c.t.Context(), by.env())
+	info, err := by.g().GroupInfo(c.t.Context(), by.env(), mls.GroupInfoParams{})
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -279,6 +279,22 @@ func (m *member) joinExternal(groupInfo []byte) ([]byte, error) {
 	return commit, nil
 }
 
+func (m *member) propose(p mls.Proposal) ([]byte, error) {
+	return m.proposed(m.g().Propose(m.t.Context(), m.env(), p, nil))
+}
+
+func (m *member) proposeUpdate(p mls.LeafParams) ([]byte, error) {
+	return m.proposed(m.g().ProposeUpdate(m.t.Context(), m.env(), p, nil))
+}
+
+func (m *member) proposed(g *mls.Group, sent *mls.SentProposal, ws *mls.WriteSet, err error) ([]byte, error) {
+	if err != nil {
+		return nil, err
+	}
+	m.set(g, ws)
+	return sent.Message, nil
+}
+
 func (m *member) send(text string) ([]byte, error) {
 	g, message, ws, err := m.g().Protect(m.t.Context(), m.env(), []byte(text), []byte("aad"))
 	if err != nil {
@@ -413,20 +429,18 @@ func lifeOfAGroup(t *testing.T, all party) {
 		p = p.commitAll(t, m, mls.CommitParams{ForcePath: true})
 	}
 	// proposals by reference: an update, a removal, an addition
-	propose := func(m *member, g *mls.Group, message []byte, ws *mls.WriteSet, err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatalf("%s: propose: %v", m.name, err)
+	propose := func(m *member) func([]byte, error) {
+		return func(message []byte, err error) {
+			t.Helper()
+			if err != nil {
+				t.Fatalf("%s: propose: %v", m.name, err)
+			}
+			p.deliver(t, m, message)
 		}
-		m.set(g, ws)
-		p.deliver(t, m, message)
 	}
-	g, message, _, ws, err := bob.g().ProposeUpdate(t.Context(), bob.env(), mls.LeafParams{SignatureKey: bob.newSigner()}, nil)
-	propose(bob, g, message, ws, err)
-	g, message, _, ws, err = carol.g().Propose(t.Context(), carol.env(), &mls.Remove{Removed: 3}, nil)
-	propose(carol, g, message, ws, err)
-	g, message, _, ws, err = carol.g().Propose(t.Context(), carol.env(), add(all[9])[0], nil)
-	propose(carol, g, message, ws, err)
+	propose(bob)(bob.proposeUpdate(mls.LeafParams{SignatureKey: bob.newSigner()}))
+	propose(carol)(carol.propose(&mls.Remove{Removed: 3}))
+	propose(carol)(carol.propose(add(all[9])[0]))
 	if _, err := alice.send("too early"); !errors.Is(err, mls.ErrPendingProposals) {
 		t.Fatalf("PRP-10: %v", err)
 	}
@@ -443,7 +457,7 @@ func lifeOfAGroup(t *testing.T, all party) {
 	p.talk(t)
 	// dave comes back from outside; heidi resyncs
 	for _, m := range []*member{all[3], all[7]} {
-		info, err := alice.g().GroupInfo(t.Context(), alice.env())
+		info, err := alice.g().GroupInfo(t.Context(), alice.env(), mls.GroupInfoParams{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -31,11 +31,10 @@ func aliceAndBob(t *testing.T) (alice, bob *member) {
 // propose sends a proposal of one to the other.
 func propose(t *testing.T, from, to *member, p mls.Proposal) {
 	t.Helper()
-	g, message, _, ws, err := from.g().Propose(t.Context(), from.env(), p, nil)
+	message, err := from.propose(p)
 	if err != nil {
 		t.Fatal(err)
 	}
-	from.set(g, ws)
 	if _, err := to.process(message); err != nil {
 		t.Fatal(err)
 	}

@@ -41,41 +41,47 @@ func (p LeafParams) template(current *LeafNode) *LeafNode {
 	return leaf
 }
 
+// A SentProposal is a proposal of ours, as an MLSMessage. The reference names it.
+type SentProposal struct {
+	Message []byte
+	Ref     ProposalRef
+}
+
 // Propose sends a proposal on its own and keeps it until a commit covers it or the
-// epoch ends. The reference names it. A proposal to remove ourselves is how to
-// leave: somebody else has to commit it.
-func (g *Group) Propose(ctx context.Context, env *Env, p Proposal, authenticatedData []byte) (*Group, []byte, ProposalRef, *WriteSet, error) {
+// epoch ends. A proposal to remove ourselves is how to leave: somebody else has to
+// commit it.
+func (g *Group) Propose(ctx context.Context, env *Env, p Proposal, authenticatedData []byte) (*Group, *SentProposal, *WriteSet, error) {
 	if p.Type() == ProposalUpdate {
-		return nil, nil, nil, nil, fmt.Errorf("mls: updates are proposed with ProposeUpdate: %w", core.ErrInvalid)
+		return nil, nil, nil, fmt.Errorf("mls: updates are proposed with ProposeUpdate: %w", core.ErrInvalid)
 	}
 	return g.propose(ctx, env, p, authenticatedData, &WriteSet{})
 }
 
 // ProposeUpdate proposes a new leaf for ourselves. Its private key waits until
 // somebody commits it (COM-7).
-func (g *Group) ProposeUpdate(ctx context.Context, env *Env, p LeafParams, authenticatedData []byte) (*Group, []byte, ProposalRef, *WriteSet, error) {
+func (g *Group) ProposeUpdate(ctx context.Context, env *Env, p LeafParams, authenticatedData []byte) (*Group, *SentProposal, *WriteSet, error) {
 	current, err := g.OwnLeafNode(ctx, env)
 	if err != nil {
-		return nil, nil, nil, nil, err
+		return nil, nil, nil, err
 	}
 	leaf := p.template(current)
 	key, err := g.suite.GenerateKeyPair()
 	if err != nil {
-		return nil, nil, nil, nil, err
+		return nil, nil, nil, err
 	}
 	leaf.EncryptionKey, leaf.Source = key.Public(), LeafUpdate
 	signer := p.SignatureKey
 	if signer == nil {
 		if signer, err = env.signer(ctx, leaf.SignatureKey); err != nil {
-			return nil, nil, nil, nil, err
+			return nil, nil, nil, err
 		}
 	}
 	if err := leaf.sign(ctx, signer, g.context.GroupID, g.own); err != nil {
-		return nil, nil, nil, nil, err
+		return nil, nil, nil, err
 	}
 	keys, err := g.loadKeys(ctx, env)
 	if err != nil {
-		return nil, nil, nil, nil, err
+		return nil, nil, nil, err
 	}
 	next := *g
 	next.keys = keys.withUpdate(key)
@@ -84,41 +90,40 @@ func (g *Group) ProposeUpdate(ctx context.Context, env *Env, p LeafParams, authe
 	return next.propose(ctx, env, &Update{LeafNode: leaf}, authenticatedData, ws)
 }
 
-func (g *Group) propose(ctx context.Context, env *Env, p Proposal, authenticatedData []byte, ws *WriteSet) (*Group, []byte, ProposalRef, *WriteSet, error) {
-	fail := func(err error) (*Group, []byte, ProposalRef, *WriteSet, error) { return nil, nil, nil, nil, err }
+func (g *Group) propose(ctx context.Context, env *Env, p Proposal, authenticatedData []byte, ws *WriteSet) (*Group, *SentProposal, *WriteSet, error) {
 	if !g.active {
-		return fail(ErrInactive)
+		return nil, nil, nil, ErrInactive
 	}
 	if err := g.tree.needAll(ctx, env.Fetch); err != nil {
-		return fail(err)
+		return nil, nil, nil, err
 	}
 	c := g.content(authenticatedData)
 	c.ContentType, c.Proposal = ContentProposal, p
 	if err := g.checkProposal(env, p, c.Sender); err != nil {
-		return fail(err)
+		return nil, nil, nil, err
 	}
 	if ps, ok := p.(*PreSharedKey); ok { // PSK-4: creating fails cleanly
 		if _, err := g.gatherPSKs(ctx, env, []PreSharedKeyID{ps.PSK}); err != nil {
-			return fail(err)
+			return nil, nil, nil, err
 		}
 	}
 	signer, err := env.signer(ctx, g.tree.leaf(g.own).SignatureKey)
 	if err != nil {
-		return fail(err)
+		return nil, nil, nil, err
 	}
 	a, err := signFramedContent(ctx, signer, g.handshakeFormat(), c, g.contextBytes)
 	if err != nil {
-		return fail(err)
+		return nil, nil, nil, err
 	}
 	next, ref, err := g.keepProposal(ctx, env, a, ws)
 	if err != nil {
-		return fail(err)
+		return nil, nil, nil, err
 	}
 	next, message, err := next.protect(ctx, env, a, ws)
 	if err != nil {
-		return fail(err)
+		return nil, nil, nil, err
 	}
-	return next, message, ref, ws, nil
+	return next, &SentProposal{Message: message, Ref: ref}, ws, nil
 }
 
 // NewExternalPSK names an injection of an external pre-shared key, with a fresh nonce.
