@@ -52,17 +52,9 @@ func checkSender(wire WireFormat, c *FramedContent) error {
 	switch c.Sender.Type {
 	case SenderMember:
 		return nil
-	case SenderExternal:
+	case SenderExternal, SenderNewMemberProposal:
 		if c.ContentType == ContentProposal {
-			switch c.Proposal.Type() {
-			case ProposalAdd, ProposalRemove, ProposalPSK, ProposalReInit, ProposalGroupContextExtensions:
-				return nil
-			}
-			return breach("XS-2", "an external sender may not propose type %d", c.Proposal.Type())
-		}
-	case SenderNewMemberProposal:
-		if c.ContentType == ContentProposal && c.Proposal.Type() == ProposalAdd {
-			return nil
+			return checkProposalSender(c.Proposal.Type(), c.Sender)
 		}
 	case SenderNewMemberCommit:
 		if c.ContentType == ContentCommit && c.Commit.Path != nil {

@@ -137,6 +137,9 @@ func (g *Group) OwnLeaf() LeafIndex { return g.own }
 // Active is false after we were removed or the group was re-initialised.
 func (g *Group) Active() bool { return g.active }
 
+// ReInit is set when the group has ended with a ReInit: see [Group.Reinitialize].
+func (g *Group) ReInit() *ReInit { return g.reinit }
+
 // Extensions are those of the GroupContext.
 func (g *Group) Extensions() Extensions { return g.context.Extensions }
 
@@ -175,11 +178,14 @@ func (g *Group) Members(ctx context.Context, env *Env) ([]Member, error) {
 	if err := g.tree.needAll(ctx, env.Fetch); err != nil {
 		return nil, err
 	}
-	var members []Member
-	for i, n := range g.tree.leaves() {
-		members = append(members, memberAt(i, n))
+	return g.tree.members(), nil
+}
+
+func (t *tree) members() (list []Member) {
+	for i, n := range t.leaves() {
+		list = append(list, memberAt(i, n))
 	}
-	return members, nil
+	return list
 }
 
 // OwnLeafNode returns our own leaf.

@@ -90,11 +90,7 @@ func Join(ctx context.Context, env *Env, p JoinParams) (*Group, *Joined, *WriteS
 		tree: t, context: info.GroupContext, secrets: epoch, tag: info.ConfirmationTag, own: own, keys: keys,
 	}, ws)
 	ws.retire(secrets.JoinerSecret, secrets.PathSecret, psk)
-	joined := &Joined{KeyPackage: bundle.KeyPackage, Inviter: memberAt(info.Signer, t.leaf(info.Signer))}
-	for i, n := range t.leaves() {
-		joined.Members = append(joined.Members, memberAt(i, n))
-	}
-	return g, joined, ws, nil
+	return g, &Joined{KeyPackage: bundle.KeyPackage, Inviter: memberAt(info.Signer, t.leaf(info.Signer)), Members: t.members()}, ws, nil
 }
 
 // find looks for the entry of a Welcome that is for one of our key packages.

@@ -192,11 +192,7 @@ func (g *Group) processPublic(ctx context.Context, env *Env, m *PublicMessage) (
 	if err := g.tree.needAll(ctx, env.Fetch); err != nil {
 		return nil, nil, nil, err
 	}
-	key, err := g.senderKey(a)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	if err := verifyContent(g.suite, key, g.contextBytes, a); err != nil {
+	if err := g.verifySender(a); err != nil {
 		return nil, nil, nil, err
 	}
 	ws := &WriteSet{}
@@ -205,6 +201,15 @@ func (g *Group) processPublic(ctx context.Context, env *Env, m *PublicMessage) (
 		return nil, nil, nil, err
 	}
 	return next, result, ws, nil
+}
+
+// verifySender checks the signature of a PublicMessage.
+func (g *Group) verifySender(a *AuthenticatedContent) error {
+	key, err := g.senderKey(a)
+	if err != nil {
+		return err
+	}
+	return verifyContent(g.suite, key, g.contextBytes, a)
 }
 
 // senderKey finds the key that must have signed a PublicMessage (RFC 9420 section 6.1).
@@ -233,10 +238,14 @@ func (g *Group) senderKey(a *AuthenticatedContent) ([]byte, error) {
 
 // handle works a verified handshake message through.
 func (g *Group) handle(ctx context.Context, env *Env, a *AuthenticatedContent, ws *WriteSet) (*Group, Processed, error) {
-	c := a.Content
-	if c.ContentType == ContentCommit {
+	if a.Content.ContentType == ContentCommit {
 		return g.processCommit(ctx, env, a, ws)
 	}
+	return g.processProposal(ctx, env, a, ws)
+}
+
+func (g *Group) processProposal(ctx context.Context, env *Env, a *AuthenticatedContent, ws *WriteSet) (*Group, Processed, error) {
+	c := a.Content
 	if err := g.checkProposal(env, c.Proposal, c.Sender); err != nil {
 		return nil, nil, err
 	}

@@ -9,19 +9,34 @@ import (
 	"github.com/conclave-mls/conclave/core"
 )
 
-// processCommit works a verified commit of somebody else through, in the order of
-// RFC 9420 section 12.4.2; nothing is visible before the confirmation tag holds
-// (COM-13, KS-4).
-func (g *Group) processCommit(ctx context.Context, env *Env, a *AuthenticatedContent, ws *WriteSet) (*Group, Processed, error) {
+// An appliedCommit is what a commit of somebody else says that everybody can see:
+// checked, and applied to a copy of the tree.
+type appliedCommit struct {
+	list    proposalList
+	result  *ReceivedCommit
+	sender  LeafIndex // in the new tree
+	path    *UpdatePath
+	work    *tree
+	added   []LeafIndex
+	context GroupContext // of the next epoch, but for the transcript hash
+	psks    []PSK
+}
+
+func (c *appliedCommit) external() bool { return c.result.Joined != nil }
+
+// applyCommit takes a verified commit as far as it goes without a secret of the
+// epoch, in the order of RFC 9420 section 12.4.2 (COM-13). An observer has no PSKs
+// to look for, and neither has who is removed.
+func (g *Group) applyCommit(ctx context.Context, env *Env, a *AuthenticatedContent) (*appliedCommit, error) {
 	c := a.Content
 	external := c.Sender.Type == SenderNewMemberCommit
 	store, err := g.loadProposals(ctx, env)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	list, err := g.resolve(env, c, store)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if external {
 		err = list.checkExternalList()
@@ -29,72 +44,74 @@ func (g *Group) processCommit(ctx context.Context, env *Env, a *AuthenticatedCon
 		err = list.checkList(g.tree, c.Sender.Leaf)
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	path := c.Commit.Path
 	if path == nil && list.pathRequired() {
-		return nil, nil, breach("PRP-7", "the commit lacks the path that its proposals require")
+		return nil, breach("PRP-7", "the commit lacks the path that its proposals require")
 	}
-	next := g.context
-	next.Epoch++
-	work := g.tree.edit()
-	var added []LeafIndex
-	next.Extensions, added = list.apply(work, g.context.Extensions)
-	result := g.describe(list, added, c, store)
-	var psks []PSK
-	if !result.SelfRemoved {
-		if psks, err = g.gatherPSKs(ctx, env, list.pskIDs()); err != nil {
-			return nil, nil, err
+	ac := &appliedCommit{list: list, path: path, sender: c.Sender.Leaf, work: g.tree.edit(), context: g.context}
+	ac.context.Epoch++
+	ac.context.Extensions, ac.added = list.apply(ac.work, g.context.Extensions)
+	ac.result = g.describe(list, ac.added, c, store)
+	if !ac.result.SelfRemoved && g.secrets != nil {
+		if ac.psks, err = g.gatherPSKs(ctx, env, list.pskIDs()); err != nil {
+			return nil, err
 		}
 	}
-	sender := c.Sender.Leaf
 	if external {
-		sender = work.reserveLeaf() // EXT-3: after the Remove
-		result.Joined = &Member{Leaf: sender, Credential: path.LeafNode.Credential, SignatureKey: path.LeafNode.SignatureKey}
+		ac.sender = ac.work.reserveLeaf() // EXT-3: after the Remove
+		ac.result.Joined = &Member{Leaf: ac.sender, Credential: path.LeafNode.Credential, SignatureKey: path.LeafNode.SignatureKey}
 	}
 	if path != nil {
-		if err := g.checkPathLeaf(env, list, path.LeafNode, sender, external); err != nil {
-			return nil, nil, err
+		if err := g.checkPathLeaf(env, list, path.LeafNode, ac.sender, external); err != nil {
+			return nil, err
 		}
-		if err := mergePublicPath(work, sender, path, added); err != nil {
-			return nil, nil, err
+		if err := mergePublicPath(ac.work, ac.sender, path, ac.added); err != nil {
+			return nil, err
 		}
 	}
-	next.TreeHash = work.hash()
-	if err := g.checkResult(work, &next, list.freshLeaves(sender, added, path != nil)); err != nil {
+	ac.context.TreeHash = ac.work.hash()
+	return ac, g.checkResult(ac.work, &ac.context, list.freshLeaves(ac.sender, ac.added, path != nil))
+}
+
+// processCommit works a verified commit of somebody else through; nothing is
+// visible before the confirmation tag holds (COM-13, KS-4).
+func (g *Group) processCommit(ctx context.Context, env *Env, a *AuthenticatedContent, ws *WriteSet) (*Group, Processed, error) {
+	c, err := g.applyCommit(ctx, env, a)
+	if err != nil {
 		return nil, nil, err
 	}
-	if result.SelfRemoved {
+	if c.result.SelfRemoved {
 		// What follows is not for us to decrypt. All that is public was checked: an
 		// outsider's commit, which nothing else binds to the group, can only replace
 		// a leaf of its own client (EXT-2).
-		return g.removed(ws), result, nil
+		return g.removed(ws), c.result, nil
 	}
 	keys, err := g.loadKeys(ctx, env)
 	if err != nil {
 		return nil, nil, err
 	}
-	if keys, err = g.promoteOwnUpdate(list, keys); err != nil {
+	if keys, err = g.promoteOwnUpdate(c.list, keys); err != nil {
 		return nil, nil, err
 	}
+	next := c.context
 	commitSecret := core.NewSecret(make([]byte, g.suite.Parameters().Nh))
-	newKeys := &privateKeys{path: keys.path.kept(work)}
-	if path != nil {
-		var after pathKeys
-		commitSecret, after, err = decryptPath(ctx, work, g.own, newKeys.path, sender, path, added, marshal(&next)) // PATH-7: not yet the new transcript
+	newKeys := &privateKeys{path: keys.path.kept(c.work)}
+	if c.path != nil {
+		commitSecret, newKeys.path, err = decryptPath(ctx, c.work, g.own, newKeys.path, c.sender, c.path, c.added, marshal(&next)) // PATH-7: not yet the new transcript
 		if err != nil {
 			return nil, nil, err
 		}
-		newKeys = &privateKeys{path: after}
 	}
 	initSecret := g.secrets.init
-	if external { // KS-9
-		output := list.of(ProposalExternalInit)[0].proposal.(*ExternalInit).KEMOutput
+	if c.external() { // KS-9
+		output := c.list.of(ProposalExternalInit)[0].proposal.(*ExternalInit).KEMOutput
 		if initSecret, err = g.secrets.externalInitReceiver(ctx, output); err != nil {
 			return nil, nil, err
 		}
 	}
-	psk, err := pskSecret(g.suite, psks)
+	psk, err := pskSecret(g.suite, c.psks)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -110,13 +127,13 @@ func (g *Group) processCommit(ctx context.Context, env *Env, a *AuthenticatedCon
 		return nil, nil, err
 	}
 	ws.retire(joiner, psk, commitSecret)
-	if external {
+	if c.external() {
 		ws.retire(initSecret)
 	}
 	return g.enter(transition{
-		tree: work, context: next, secrets: secrets, tag: a.Auth.ConfirmationTag,
-		own: g.own, keys: newKeys, reinit: list.reinit(), leaving: leaving,
-	}, ws), result, nil
+		tree: c.work, context: next, secrets: secrets, tag: a.Auth.ConfirmationTag,
+		own: g.own, keys: newKeys, reinit: c.list.reinit(), leaving: leaving,
+	}, ws), c.result, nil
 }
 
 // resolve replaces references by what was received under them. Proposals by value

@@ -95,21 +95,21 @@ func (g *Group) checkProposal(env *Env, p Proposal, sender Sender) error {
 	return nil
 }
 
-// checkProposalSender is the matrix of FR-4, XS-2 and XS-3.
+// checkProposalSender is the table of who may propose what, on its own or in a commit.
 func checkProposalSender(t ProposalType, sender Sender) error {
-	ok := true
+	ok, rule := false, "FR-4"
 	switch sender.Type {
 	case SenderMember:
 		ok = t != ProposalExternalInit
 	case SenderExternal:
-		ok = t != ProposalUpdate && t != ProposalExternalInit
+		ok, rule = t != ProposalUpdate && t != ProposalExternalInit, "XS-2"
 	case SenderNewMemberProposal:
-		ok = t == ProposalAdd
+		ok, rule = t == ProposalAdd, "XS-3"
 	case SenderNewMemberCommit:
 		ok = t == ProposalExternalInit || t == ProposalRemove || t == ProposalPSK
 	}
 	if !ok {
-		return breach("FR-4", "proposal type %d from sender type %d", t, sender.Type)
+		return breach(rule, "proposal type %d from sender type %d", t, sender.Type)
 	}
 	return nil
 }
