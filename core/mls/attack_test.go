@@ -364,7 +364,7 @@ func TestProposalFlood(t *testing.T) {
 	t.Errorf("%d bytes wait", total)
 }
 
-// COD-5 (OpenMLS #2134): extensions of a known type are decoded to their last byte.
+// COD-5, openmls#2134: extensions of a known type are decoded to their last byte.
 func TestTrailingBytesInExtensions(t *testing.T) {
 	t.Parallel()
 	alice, _, _, _ := threesome(t, mls.DefaultConfig, nil)

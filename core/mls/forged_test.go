@@ -29,8 +29,8 @@ func wantRefusal(t *testing.T, what string, m *member, message []byte, rule stri
 	}
 }
 
-// PRP-3, PRP-7, PSK-1 to PSK-3, CS-8: commits that no member who keeps the rules
-// makes, signed and tagged as a member can.
+// PRP-2, PRP-3, PRP-4, PRP-7, PSK-1, PSK-2, PSK-3, KP-1, CS-8: commits that no member
+// who keeps the rules makes, signed and tagged as a member can.
 func TestForgedCommits(t *testing.T) {
 	t.Parallel()
 	for _, wire := range []mls.WireFormat{mls.WirePublicMessage, mls.WirePrivateMessage} {
@@ -270,7 +270,7 @@ func TestDamagedInside(t *testing.T) {
 	}
 }
 
-// WEL-2 to WEL-7, WEL-12: whatever is wrong inside a Welcome that a member signed
+// WEL-2, WEL-3, WEL-4, WEL-5, WEL-6, WEL-7, WEL-12: whatever is wrong inside a Welcome that a member signed
 // and encrypted is refused.
 func TestDamagedInsideWelcome(t *testing.T) {
 	t.Parallel()

@@ -251,7 +251,7 @@ func mutate(t testing.TB, tr *tree, n NodeIndex, change func(*LeafNode, *ParentN
 	return changed
 }
 
-// TREE-10 in trees with a history: whatever is changed, the verdict is the naive one.
+// TREE-10: in trees with a history, whatever is changed, the verdict is the naive one.
 func TestTreeParentHashCorrupted(t *testing.T) {
 	t.Parallel()
 	suite := testSuite(t, 1)
