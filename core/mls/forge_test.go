@@ -4,6 +4,7 @@ package mls
 
 import (
 	"context"
+	"slices"
 
 	"github.com/conclave-mls/conclave/core"
 )
@@ -117,4 +118,24 @@ func ForgeWelcome(ctx context.Context, env *Env, g *Group, p *PendingCommit, sig
 	w := &Welcome{Suite: g.context.Suite, EncryptedGroupInfo: encrypted,
 		Secrets: []EncryptedGroupSecrets{{NewMember: kp.Ref(g.suite), Secrets: sealed}}}
 	return (&MLSMessage{Welcome: w}).Marshal(), nil
+}
+
+// ForgeSuccessor re-initialises a group by a ReInit of the caller's choice (or
+// branches from it, if that is nil), as if only the given leaves were members.
+func ForgeSuccessor(ctx context.Context, env *Env, g *Group, r *ReInit, suite core.SuiteID, p SuccessorParams, members ...LeafIndex) (*Group, *PendingCommit, *WriteSet, error) {
+	if err := g.tree.needAll(ctx, env.Fetch); err != nil {
+		return nil, nil, nil, err
+	}
+	changed := *g
+	changed.tree = g.tree.edit()
+	for i := range g.tree.leaves() {
+		if !slices.Contains(members, i) {
+			changed.tree.removeLeaf(i)
+		}
+	}
+	if r == nil {
+		return changed.succeed(ctx, env, ResumptionBranch, suite, p)
+	}
+	changed.reinit = r
+	return changed.Reinitialize(ctx, env, p)
 }

@@ -220,8 +220,7 @@ func (g *Group) resumptionPSKOf(epoch uint64) (core.Secret, bool) {
 	return core.Secret{}, false
 }
 
-// ResumptionPSK is for branching and re-initialising: the client hands it to the
-// Env of the other group.
+// ResumptionPSK is for other groups: the client hands it to their Env.
 func (g *Group) ResumptionPSK(epoch uint64) (core.Secret, bool) {
 	s, ok := g.resumptionPSKOf(epoch)
 	return s.Clone(), ok
@@ -233,7 +232,7 @@ func (g *Group) gatherPSKs(ctx context.Context, env *Env, ids []PreSharedKeyID) 
 	for _, id := range ids {
 		var secret core.Secret
 		own := false
-		if id.Type == PSKResumption && bytes.Equal(id.GroupID, g.context.GroupID) {
+		if id.Type == PSKResumption && id.Usage == ResumptionApplication && bytes.Equal(id.GroupID, g.context.GroupID) {
 			secret, own = g.resumptionPSKOf(id.Epoch)
 		}
 		if !own {

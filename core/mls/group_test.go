@@ -98,6 +98,7 @@ type member struct {
 	config  mls.Config
 	auth    anyone
 	bundle  *mls.KeyPackageBundle
+	before  *member // the same client in the group before this one
 }
 
 var provider = pure.New()
@@ -248,6 +249,7 @@ func (m *member) join(welcome []byte) error {
 		return err
 	}
 	g, _, ws, err := mls.Join(m.t.Context(), m.env(), mls.JoinParams{Welcome: msg.Welcome, Config: m.config,
+		Predecessor: m.predecessor,
 		KeyPackage: func(_ context.Context, ref []byte) (*mls.KeyPackageBundle, error) {
 			if m.bundle != nil && bytes.Equal(ref, m.bundle.KeyPackage.Ref(m.suite)) {
 				return m.bundle, nil
@@ -259,6 +261,13 @@ func (m *member) join(welcome []byte) error {
 	}
 	m.set(g, ws)
 	return nil
+}
+
+func (m *member) predecessor(_ context.Context, groupID []byte) (*mls.Group, *mls.Env, error) {
+	if m.before == nil || !bytes.Equal(groupID, m.before.g().GroupID()) {
+		return nil, nil, core.ErrNotFound
+	}
+	return m.before.g(), m.before.env(), nil
 }
 
 func (m *member) joinExternal(groupInfo []byte) ([]byte, error) {

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/conclave-mls/conclave/core"
 )
@@ -20,6 +19,10 @@ type JoinParams struct {
 	// Tree is the ratchet tree, if the GroupInfo does not carry it.
 	Tree   []byte
 	Config Config
+	// Predecessor finds the group of ours that a Welcome re-initialises or branches
+	// from, and the Env to read it by; core.ErrNotFound if it is not there. Without
+	// it such a Welcome is core.ErrUnsupported: to believe it is not safe.
+	Predecessor func(ctx context.Context, groupID []byte) (*Group, *Env, error)
 }
 
 // Joined tells how a group was entered.
@@ -48,7 +51,7 @@ func Join(ctx context.Context, env *Env, p JoinParams) (*Group, *Joined, *WriteS
 	if err != nil {
 		return fail(err)
 	}
-	psk, err := welcomePSK(ctx, env, suite, secrets.PSKs)
+	psk, before, err := p.welcomePSK(ctx, env, suite, secrets.PSKs)
 	if err != nil {
 		return fail(err)
 	}
@@ -66,6 +69,11 @@ func Join(ctx context.Context, env *Env, p JoinParams) (*Group, *Joined, *WriteS
 	}
 	if err := checkContext(t, &info.GroupContext); err != nil {
 		return fail(err)
+	}
+	if before != nil {
+		if err := before.check(ctx, env, &info.GroupContext, t); err != nil {
+			return fail(err)
+		}
 	}
 	epoch, err := epochFromJoiner(suite, secrets.JoinerSecret, psk, marshal(&info.GroupContext))
 	if err != nil {
@@ -123,31 +131,35 @@ func openGroupSecrets(ctx context.Context, suite core.Suite, bundle *KeyPackageB
 	return UnmarshalGroupSecrets(plaintext)
 }
 
-// welcomePSK gathers the PSKs of a Welcome before the GroupInfo can be opened (WEL-12).
-func welcomePSK(ctx context.Context, env *Env, suite core.Suite, ids []PreSharedKeyID) (core.Secret, error) {
+// welcomePSK gathers the PSKs of a Welcome before the GroupInfo can be opened
+// (WEL-12), and finds the group before, if one of them is of its epoch.
+func (p *JoinParams) welcomePSK(ctx context.Context, env *Env, suite core.Suite, ids []PreSharedKeyID) (psk core.Secret, before *predecessor, err error) {
 	var psks []PSK
 	seen := map[string]bool{}
 	for _, id := range ids {
 		if len(id.Nonce) != suite.Parameters().Nh {
-			return core.Secret{}, breach("PSK-1", "nonce of %d bytes", len(id.Nonce))
+			return psk, nil, breach("PSK-1", "nonce of %d bytes", len(id.Nonce))
 		}
 		key := string(id.append(nil))
 		if seen[key] {
-			return core.Secret{}, breach("PSK-2", "a PSK occurs twice")
+			return psk, nil, breach("PSK-2", "a PSK occurs twice")
 		}
 		seen[key] = true
+		var secret core.Secret
 		if id.Type == PSKResumption && id.Usage != ResumptionApplication {
-			// Who joins has to compare the group with the one before it (RFC 9420
-			// sections 11.2 and 11.3). To believe the Welcome instead is not safe.
-			return core.Secret{}, fmt.Errorf("mls: Welcome to the successor of another group: %w", core.ErrUnsupported)
-		}
-		secret, err := env.psk(ctx, id)
-		if err != nil {
-			return core.Secret{}, missingPSK(err)
+			if before != nil {
+				return psk, nil, breach("PSK-3", "a Welcome to the successor of two groups")
+			}
+			if before, secret, err = p.findPredecessor(ctx, id); err != nil {
+				return psk, nil, err
+			}
+		} else if secret, err = env.psk(ctx, id); err != nil {
+			return psk, nil, missingPSK(err)
 		}
 		psks = append(psks, PSK{ID: id, Secret: secret})
 	}
-	return pskSecret(suite, psks)
+	psk, err = pskSecret(suite, psks)
+	return psk, before, err
 }
 
 func openGroupInfo(suite core.Suite, joiner, psk core.Secret, sealed []byte) (*GroupInfo, error) {
