@@ -76,6 +76,7 @@ type commitBuilder struct {
 
 // adopt takes the new credential and key of an own Update proposal over.
 func (b *commitBuilder) adopt(ctx context.Context, leaf *LeafNode) error {
+	leaf = leaf.withoutGrease()
 	b.params.Leaf.Credential = &leaf.Credential
 	b.params.Leaf.Capabilities, b.params.Leaf.Extensions = &leaf.Capabilities, &leaf.Extensions
 	var err error
@@ -174,7 +175,7 @@ func (b *commitBuilder) build(ctx context.Context) (*Group, *PendingCommit, *Wri
 func (b *commitBuilder) makePath(ctx context.Context, next *GroupContext) (*UpdatePath, error) {
 	current := b.g.tree.leaf(b.g.own)
 	path, created, err := createPath(ctx, pathParams{
-		suite: b.g.suite, tree: b.work, own: b.g.own, leaf: b.params.Leaf.template(current),
+		suite: b.g.suite, tree: b.work, own: b.g.own, leaf: b.params.Leaf.template(b.env, current),
 		signer: b.newSigner, groupID: b.g.context.GroupID, excluded: b.added, keys: b.keys.path,
 		groupContext: func(treeHash []byte) []byte { // PATH-7: new tree hash and extensions, old transcript
 			provisional := *next
@@ -198,6 +199,7 @@ func (b *commitBuilder) makeGroupInfo(ctx context.Context, p *PendingCommit, sec
 	}
 	p.externalPub = external.Public()
 	p.withTree = !b.g.config.TreeOutOfBand && !b.params.OmitTree
+	p.grease = greaseOf(b.env)
 	info := p.groupInfo(b.work, b.g.own)
 	if info.Signature, err = signWithLabel(ctx, b.newSigner, "GroupInfoTBS", info.tbs()); err != nil {
 		return err

@@ -24,6 +24,9 @@ type Env struct {
 	PSK func(ctx context.Context, id PreSharedKeyID) (core.Secret, error)
 	// Now is the time of the operation; lifetimes are not checked if it is zero.
 	Now time.Time
+	// Grease puts meaningless values into the leaves and GroupInfos that we make, by
+	// which peers are found that do not ignore the unknown (RFC 9420 section 13.5).
+	Grease bool
 }
 
 func (e *Env) psk(ctx context.Context, id PreSharedKeyID) (core.Secret, error) {

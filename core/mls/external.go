@@ -78,6 +78,9 @@ func JoinExternal(ctx context.Context, env *Env, p ExternalParams) (*Group, []by
 	list.apply(work, nil)
 
 	leaf := &LeafNode{SignatureKey: p.Signer.Public(), Credential: p.Credential, Capabilities: p.Capabilities, Extensions: p.LeafExtensions}
+	if env.Grease {
+		leaf.grease()
+	}
 	own := work.reserveLeaf() // EXT-3
 	path, created, err := createPath(ctx, pathParams{
 		suite: suite, tree: work, own: own, leaf: leaf, signer: p.Signer, groupID: old.GroupID,
@@ -138,15 +141,12 @@ func checkJoiner(env *Env, suite core.Suite, t *tree, gc *GroupContext, own Leaf
 	if err := errors.Join(leaf.Capabilities.checkLists(suite.ID()), leaf.checkSelf(suite, LeafCommit)); err != nil {
 		return err
 	}
-	if err := leaf.checkFits(gc); err != nil {
-		return err
-	}
 	for i, n := range t.leaves() {
 		if i != own && sameClient(n.Credential, leaf.Credential) {
 			return breach("PRP-3", "we are at leaf %d already", i)
 		}
 	}
-	if err := checkContext(t, gc); err != nil {
+	if err := checkContext(t, gc, own); err != nil {
 		return err
 	}
 	return checkFreshKeys(t, []LeafIndex{own})
@@ -175,7 +175,7 @@ func (g *Group) GroupInfo(ctx context.Context, env *Env, p GroupInfoParams) ([]b
 		}
 		externalPub = external.Public()
 	}
-	info := newGroupInfo(g.context, g.tag, g.own, g.tree, !g.config.TreeOutOfBand && !p.OmitTree, externalPub)
+	info := newGroupInfo(g.context, g.tag, g.own, g.tree, !g.config.TreeOutOfBand && !p.OmitTree, externalPub, greaseOf(env))
 	signer, err := env.signer(ctx, g.tree.leaf(g.own).SignatureKey)
 	if err != nil {
 		return nil, err
@@ -188,7 +188,7 @@ func (g *Group) GroupInfo(ctx context.Context, env *Env, p GroupInfoParams) ([]b
 
 // newGroupInfo is the one place where a GroupInfo is put together; externalPub is
 // left out if it is nil.
-func newGroupInfo(gc GroupContext, tag []byte, signer LeafIndex, t *tree, withTree bool, externalPub []byte) *GroupInfo {
+func newGroupInfo(gc GroupContext, tag []byte, signer LeafIndex, t *tree, withTree bool, externalPub []byte, grease Extensions) *GroupInfo {
 	info := &GroupInfo{GroupContext: gc, ConfirmationTag: bytes.Clone(tag), Signer: signer}
 	if withTree {
 		info.Extensions = append(info.Extensions, Extension{Type: ExtensionRatchetTree, Data: t.appendTo(nil)})
@@ -196,5 +196,6 @@ func newGroupInfo(gc GroupContext, tag []byte, signer LeafIndex, t *tree, withTr
 	if externalPub != nil {
 		info.Extensions = append(info.Extensions, Extension{Type: ExtensionExternalPub, Data: appendOpaque(nil, externalPub)})
 	}
+	info.Extensions = append(info.Extensions, grease...)
 	return info
 }

@@ -73,6 +73,9 @@ func Create(ctx context.Context, env *Env, p CreateParams) (*Group, *WriteSet, e
 		Lifetime:      p.Lifetime,
 		Extensions:    p.LeafExtensions,
 	}
+	if env.Grease {
+		leaf.grease()
+	}
 	if err := leaf.sign(ctx, p.Signer, nil, 0); err != nil {
 		return nil, nil, err
 	}
@@ -82,7 +85,7 @@ func Create(ctx context.Context, env *Env, p CreateParams) (*Group, *WriteSet, e
 	if err := errors.Join(p.Capabilities.checkLists(p.Suite.ID()), leaf.checkSelf(p.Suite, LeafKeyPackage)); err != nil {
 		return nil, nil, err
 	}
-	if err := leaf.checkFits(&gc); err != nil {
+	if err := checkOwn(t, &gc, own); err != nil {
 		return nil, nil, err
 	}
 	if err := checkGroupExtensions(p.Extensions); err != nil {

@@ -99,6 +99,7 @@ type member struct {
 	auth    anyone
 	bundle  *mls.KeyPackageBundle
 	before  *member // the same client in the group before this one
+	grease  bool    // GRE-1: on by default, for those whose name is of odd length
 }
 
 var provider = pure.New()
@@ -108,7 +109,7 @@ func newMember(t testing.TB, suite core.SuiteID, name string, config mls.Config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &member{t: t, name: name, suite: s, stored: records{}, psks: map[string][]byte{}, config: config, reload: true}
+	m := &member{t: t, name: name, suite: s, stored: records{}, psks: map[string][]byte{}, config: config, reload: true, grease: len(name)%2 == 1}
 	m.newSigner()
 	return m
 }
@@ -126,7 +127,7 @@ func (m *member) newSigner() core.Signer {
 
 func (m *member) env() *mls.Env {
 	return &mls.Env{
-		Suites: provider, Auth: &m.auth, Fetch: m.stored.fetch,
+		Suites: provider, Auth: &m.auth, Fetch: m.stored.fetch, Grease: m.grease,
 		Signer: func(_ context.Context, public []byte) (core.Signer, error) {
 			for _, s := range m.signers {
 				if bytes.Equal(s.Public(), public) {
@@ -181,7 +182,7 @@ func (m *member) create(id string, extensions mls.Extensions) {
 func (m *member) keyPackage() *mls.KeyPackage {
 	b, err := mls.NewKeyPackage(m.t.Context(), mls.KeyPackageParams{
 		Suite: m.suite, Signer: m.signer(), Credential: core.BasicCredential(core.ClientID(m.name)),
-		Capabilities: m.capabilities(), Lifetime: mls.NoLifetime,
+		Capabilities: m.capabilities(), Lifetime: mls.NoLifetime, Grease: m.grease,
 	})
 	if err != nil {
 		m.t.Fatal(err)

@@ -67,7 +67,7 @@ func Join(ctx context.Context, env *Env, p JoinParams) (*Group, *Joined, *WriteS
 	if err != nil {
 		return fail(err)
 	}
-	if err := checkContext(t, &info.GroupContext); err != nil {
+	if err := checkContext(t, &info.GroupContext, own); err != nil {
 		return fail(err)
 	}
 	if before != nil {
@@ -242,8 +242,11 @@ func openTree(env *Env, suite core.Suite, info *GroupInfo, outOfBand []byte) (*t
 }
 
 // checkContext is what the group as a whole must be for us to enter it.
-func checkContext(t *tree, gc *GroupContext) error {
+func checkContext(t *tree, gc *GroupContext, own LeafIndex) error {
 	if err := checkGroupExtensions(gc.Extensions); err != nil {
+		return err
+	}
+	if err := checkOwn(t, gc, own); err != nil {
 		return err
 	}
 	return checkCredentialTypes(t)

@@ -79,6 +79,7 @@ type KeyPackageParams struct {
 	Lifetime       Lifetime
 	LeafExtensions Extensions
 	LastResort     bool
+	Grease         bool // see Env.Grease
 }
 
 // A KeyPackageBundle is a key package with its private keys.
@@ -120,6 +121,9 @@ func NewKeyPackage(ctx context.Context, p KeyPackageParams) (*KeyPackageBundle, 
 		if !slices.Contains(k.LeafNode.Capabilities.Extensions, ExtensionLastResort) { // KP-9
 			k.LeafNode.Capabilities.Extensions = append(slices.Clip(k.LeafNode.Capabilities.Extensions), ExtensionLastResort)
 		}
+	}
+	if p.Grease {
+		k.grease()
 	}
 	if err := k.LeafNode.sign(ctx, p.Signer, nil, 0); err != nil {
 		return nil, err

@@ -25,8 +25,9 @@ type PendingCommit struct {
 	keys    *privateKeys // in the next epoch
 
 	joiners       []EncryptedGroupSecrets
-	externalPub   []byte // of the next epoch
-	withTree      bool   // GroupInfo carries the ratchet tree
+	externalPub   []byte     // of the next epoch
+	withTree      bool       // GroupInfo carries the ratchet tree
+	grease        Extensions // of the GroupInfo
 	infoSignature []byte
 
 	tree  *tree       // of the next epoch; nil if loaded: see apply
@@ -78,6 +79,7 @@ func (p *PendingCommit) record() []byte {
 	b = p.keys.append(b)
 	b = appendList(b, p.joiners, EncryptedGroupSecrets.append)
 	b = appendPresent(appendOpaque(b, p.externalPub), p.withTree)
+	b = p.grease.append(b)
 	return appendOpaque(b, p.infoSignature)
 }
 
@@ -109,6 +111,7 @@ func LoadPending(suites core.SuiteSource, data []byte) (*PendingCommit, error) {
 		})
 		p.externalPub = r.opaque()
 		p.withTree = r.present()
+		p.grease = readExtensions(r)
 		p.infoSignature = r.opaque()
 		if p.content.Content.Commit == nil {
 			r.fail()
@@ -149,7 +152,7 @@ func (p *PendingCommit) apply(ctx context.Context, env *Env, g *Group) (*tree, [
 
 // groupInfo rebuilds the GroupInfo of the next epoch, of which t is the tree.
 func (p *PendingCommit) groupInfo(t *tree, own LeafIndex) *GroupInfo {
-	info := newGroupInfo(p.context, p.content.Auth.ConfirmationTag, own, t, p.withTree, p.externalPub)
+	info := newGroupInfo(p.context, p.content.Auth.ConfirmationTag, own, t, p.withTree, p.externalPub, p.grease)
 	info.Signature = p.infoSignature
 	return info
 }

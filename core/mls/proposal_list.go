@@ -347,6 +347,9 @@ func (g *Group) checkResult(t *tree, gc *GroupContext, fresh []LeafIndex) error 
 	if len(fresh) == 0 {
 		return nil
 	}
+	if err := checkOwn(t, gc, g.own); err != nil {
+		return err
+	}
 	if err := checkCredentialTypes(t); err != nil {
 		return err
 	}

@@ -19,7 +19,8 @@ type LeafParams struct {
 }
 
 // template is the unsigned content of our next leaf.
-func (p LeafParams) template(current *LeafNode) *LeafNode {
+func (p LeafParams) template(env *Env, current *LeafNode) *LeafNode {
+	current = current.withoutGrease()
 	leaf := &LeafNode{
 		SignatureKey: current.SignatureKey,
 		Credential:   current.Credential,
@@ -37,6 +38,9 @@ func (p LeafParams) template(current *LeafNode) *LeafNode {
 	}
 	if p.Capabilities != nil {
 		leaf.Capabilities = *p.Capabilities
+	}
+	if env.Grease {
+		leaf.grease()
 	}
 	return leaf
 }
@@ -64,7 +68,7 @@ func (g *Group) ProposeUpdate(ctx context.Context, env *Env, p LeafParams, authe
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	leaf := p.template(current)
+	leaf := p.template(env, current)
 	key, err := g.suite.GenerateKeyPair()
 	if err != nil {
 		return nil, nil, nil, err
