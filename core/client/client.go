@@ -28,6 +28,9 @@ type Config struct {
 	Logger        *slog.Logger       // nil: none
 	Observe       func(Event)        // nil: nobody
 
+	// NoGrease leaves out the meaningless values that we send so that peers are found
+	// which do not ignore the unknown (RFC 9420 section 13.5).
+	NoGrease bool
 	// MaxOutboxLag is how many epochs an unsent message may be behind before it is
 	// encrypted again; 0 is 1.
 	MaxOutboxLag uint64
@@ -47,6 +50,7 @@ type Client struct {
 	now       func() time.Time
 	log       *slog.Logger
 	observe   func(Event)
+	grease    bool
 	maxLag    uint64
 	lease     time.Duration
 
@@ -71,7 +75,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	c := &Client{
 		store: cfg.Store, suites: cfg.Suites, keys: cfg.Keys, auth: cfg.Authenticator, transport: cfg.Transport,
-		now: cfg.Clock, log: cfg.Logger, observe: cfg.Observe, maxLag: cfg.MaxOutboxLag, lease: cfg.Lease,
+		now: cfg.Clock, log: cfg.Logger, observe: cfg.Observe, grease: !cfg.NoGrease, maxLag: cfg.MaxOutboxLag, lease: cfg.Lease,
 		idle: make(chan struct{}),
 	}
 	_, _ = rand.Read(c.process[:])

@@ -222,6 +222,7 @@ func (t *Transaction) env(id core.ConversationID, incarnation uint32) *mls.Env {
 		Signer: t.signer,
 		PSK:    t.psk,
 		Now:    t.client.now(),
+		Grease: t.client.grease,
 	}
 }
 

@@ -119,7 +119,7 @@ func (p *pool) add(ctx context.Context, suite core.Suite, kind core.CredentialTy
 	lifetime := mls.Lifetime{NotBefore: unix(now.Add(-clockSkew)), NotAfter: unix(now.Add(keyPackageLifetime))}
 	bundle, err := mls.NewKeyPackage(ctx, mls.KeyPackageParams{
 		Suite: suite, Signer: signer, Credential: own.Credential, Capabilities: p.t.client.capabilities(),
-		Lifetime: lifetime, LastResort: lastResort,
+		Lifetime: lifetime, LastResort: lastResort, Grease: p.t.client.grease,
 	})
 	if err != nil {
 		return KeyPackage{}, err

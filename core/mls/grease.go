@@ -115,7 +115,7 @@ func listed(types []ExtensionType, l Extensions) []ExtensionType {
 func checkOwn(t *tree, gc *GroupContext, own LeafIndex) error {
 	leaf := t.leaf(own)
 	if leaf == nil {
-		return nil // we are being removed
+		return nil // we are being removed, or only look on
 	}
 	leaf = leaf.withoutGrease()
 	if err := leaf.checkFits(gc); err != nil {

@@ -98,8 +98,9 @@ type member struct {
 	config  mls.Config
 	auth    anyone
 	bundle  *mls.KeyPackageBundle
-	before  *member // the same client in the group before this one
-	grease  bool    // GRE-1: on by default, for those whose name is of odd length
+	before  *member           // the same client in the group before this one
+	grease  bool              // GRE-1: on by default, for those whose name is of odd length
+	able    *mls.Capabilities // nil: the default ones
 }
 
 var provider = pure.New()
@@ -165,6 +166,9 @@ func (m *member) set(g *mls.Group, ws *mls.WriteSet) {
 }
 
 func (m *member) capabilities() mls.Capabilities {
+	if m.able != nil {
+		return *m.able
+	}
 	return mls.DefaultCapabilities(provider.Suites())
 }
 

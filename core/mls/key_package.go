@@ -125,6 +125,9 @@ func NewKeyPackage(ctx context.Context, p KeyPackageParams) (*KeyPackageBundle, 
 	if p.Grease {
 		k.grease()
 	}
+	if err := k.LeafNode.checkSelf(p.Suite, LeafKeyPackage); err != nil {
+		return nil, err
+	}
 	if err := k.LeafNode.sign(ctx, p.Signer, nil, 0); err != nil {
 		return nil, err
 	}

@@ -34,7 +34,7 @@ func Observe(env *Env, info *GroupInfo, tree []byte) (*Observer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkContext(t, &info.GroupContext); err != nil {
+	if err := checkContext(t, &info.GroupContext, math.MaxUint32); err != nil {
 		return nil, err
 	}
 	return observe(suite, t, info.GroupContext, info.ConfirmationTag, nil), nil
