@@ -66,19 +66,23 @@ type shadow struct {
 	env    *mls.Env
 }
 
-func newShadow(t testing.TB, id core.ClientID) *shadow {
+func newShadow(t testing.TB, id core.ClientID, leaf ...mls.Extension) *shadow {
 	p := pure.New()
 	key, err := p.GenerateKey(t.Context(), core.KeySpec{Algorithm: core.Ed25519, Use: core.UseSign})
 	if err != nil {
 		t.Fatal(err)
 	}
 	suite, _ := p.Suite(suite1)
+	capabilities := mls.Capabilities{
+		Versions: []mls.ProtocolVersion{mls.MLS10}, Suites: p.Suites(),
+		Credentials: []core.CredentialType{core.CredentialBasic, core.CredentialX509},
+	}
+	for _, e := range leaf {
+		capabilities.Extensions = append(capabilities.Extensions, e.Type)
+	}
 	bundle, err := mls.NewKeyPackage(t.Context(), mls.KeyPackageParams{
 		Suite: suite, Signer: key.(core.Signer), Credential: core.BasicCredential(id), Lifetime: mls.NoLifetime,
-		Capabilities: mls.Capabilities{
-			Versions: []mls.ProtocolVersion{mls.MLS10}, Suites: p.Suites(),
-			Credentials: []core.CredentialType{core.CredentialBasic, core.CredentialX509},
-		},
+		Capabilities: capabilities, LeafExtensions: leaf,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -8,15 +8,16 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
 	"github.com/conclave-mls/conclave/core/seal"
 )
 
-// A few kinds of records hold messages, which may be longer than a store takes in
-// one value. They begin with a byte: 0, and the value follows; 1, and what follows
-// is a random tag, the length of the whole and its first part. The other parts lie
+// Messages, and what peers put into a group with them, may be longer than a store
+// takes in one value. Records that may hold such begin with a byte: 0, and the value
+// follows; 1, and what follows is a random tag, the length of the whole and its first part. The other parts lie
 // in a table of their own under the same key and a number, each with the tag, so
 // that a part of another time is noticed.
 const (
@@ -27,16 +28,20 @@ const (
 )
 
 // mayBeLong says whether records of a place whose keys begin with a prefix, or a
-// part of them, may hold messages.
+// part of them, may be long: those of the engine unless they are surely short.
 func mayBeLong(p place, prefix []byte) bool {
 	switch p.table {
 	case tableBuffered, tableBufferedCommit, tableOutbox, tableJoin:
 		return true
 	case tableGroup:
-		return len(prefix) == 0 || prefix[0] == byte(mls.RecordPending)
+		return len(prefix) == 0 || !slices.Contains(shortRecords, prefix[0])
 	}
 	return false
 }
+
+// shortRecords are the kinds whose size no peer can choose; those that every
+// message writes are among them.
+var shortRecords = []byte{byte(mls.RecordPathKeys), byte(mls.RecordRatchet), byte(mls.RecordTreeNode)}
 
 // partsOf is where the other parts of a place's long values lie.
 func partsOf(p place) place { return place{tableParts, string(p.table) + p.scope} }

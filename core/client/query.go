@@ -37,7 +37,7 @@ func (c *Client) view(ctx context.Context, id core.ConversationID, f func(view) 
 			return ErrConversationNotFound
 		}
 		err = c.viewOf(ctx, s, id, r.Version, r.Value, f)
-		if !errors.Is(err, core.ErrDamaged) || try == maxTries {
+		if !errors.Is(err, core.ErrDamaged) && !errors.Is(err, core.ErrConflict) || try == maxTries {
 			return err
 		}
 		again, _, readErr := s.get(ctx, ofConversation(tableConversation, id), theOnly)
