@@ -21,6 +21,9 @@ var ErrLeaving = fmt.Errorf("we are leaving this conversation: %w", core.ErrDeni
 // next verb in its conversation that reaches the service.
 var ErrKept = errors.New("the message is kept")
 
+// ErrNotDelivered: a text will never arrive; the error says why.
+var ErrNotDelivered = fmt.Errorf("the message is not delivered: %w", core.ErrDenied)
+
 // ErrNoClient: somebody who should be added is not at the delivery service.
 var ErrNoClient = errors.New("there is no such client")
 
@@ -161,8 +164,8 @@ func (m *Messenger) commit(ctx context.Context, id core.ConversationID, changes 
 }
 
 // Send sends a text. It is delivered, once, when Send returns; with ErrKept, which
-// comes with core.ErrUnavailable or core.ErrUnknownOutcome, it is sent later. After
-// every other error it is not sent.
+// comes with the reason, it is sent later. After every other error it is not sent:
+// with ErrNotDelivered it was on its way, and will never arrive.
 func (m *Messenger) Send(ctx context.Context, name string, text []byte) error {
 	if len(text) > MaxText {
 		return fmt.Errorf("a text of %d bytes, the longest is %d: %w", len(text), MaxText, core.ErrTooLarge)
@@ -176,21 +179,26 @@ func (m *Messenger) Send(ctx context.Context, name string, text []byte) error {
 	if err != nil {
 		return err
 	}
+	var key client.MessageKey
 	err = m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
 		c, err := tx.Conversation(ctx, id)
 		if err != nil {
 			return err
 		}
-		_, err = c.Send(ctx, text, nil)
+		key, err = c.Send(ctx, text, nil)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	if err = m.settle(ctx, id); later(err) {
+	err = m.settle(ctx, id)
+	if reason, lost := m.notices.lostWhy(key); lost {
+		return fmt.Errorf("%w: %s", ErrNotDelivered, reason)
+	}
+	if err != nil {
 		return fmt.Errorf("%w: %w", ErrKept, err)
 	}
-	return err
+	return nil
 }
 
 // settle sends what waits to be sent. Where commits of others keep overtaking it,

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/conclave-mls/conclave/app/messenger"
@@ -73,6 +74,52 @@ func TestTextsOffline(t *testing.T) {
 	must(t, alice.Sync(t.Context()))
 	same(t, "bob", bob.reads(id), "text alice one", "text alice two")
 	same(t, "bob, again", bob.reads(id))
+}
+
+// before runs f once, before a person's next text is on its way.
+func (p *person) before(f func()) {
+	var once sync.Once
+	p.network.set(func(r *http.Request) error {
+		if r.URL.Path == "/v1/messages" {
+			once.Do(f)
+		}
+		return nil
+	}, nil)
+}
+
+// Who is removed on the way hears that the text did not arrive.
+func TestTextOfWhoWasRemoved(t *testing.T) {
+	all := people(t, "alice", "bob")
+	alice, bob := all[0], all[1]
+	id := conversation(t, "friends", all)
+	bob.before(func() { must(t, alice.Remove(t.Context(), id, "bob")) })
+	err := bob.Send(t.Context(), id, []byte("hello"))
+	if !errors.Is(err, messenger.ErrNotDelivered) || !errors.Is(err, core.ErrDenied) || errors.Is(err, messenger.ErrKept) {
+		t.Errorf("send: %v", err)
+	}
+	same(t, "alice", alice.reads(id))
+	same(t, "bob", bob.reads(id), "left alice")
+}
+
+// What has no room for what must be taken first is kept, and said to be.
+func TestTextOfWhoIsFull(t *testing.T) {
+	all := people(t, "alice", "bob")
+	alice, bob := all[0], all[1]
+	id := conversation(t, "friends", all)
+	bob.before(func() {
+		for range 10 {
+			must(t, alice.Send(t.Context(), id, make([]byte, messenger.MaxText)))
+		}
+		must(t, alice.Update(t.Context(), id))
+	})
+	err := bob.Send(t.Context(), id, []byte("hello"))
+	if !errors.Is(err, messenger.ErrKept) || !errors.Is(err, messenger.ErrFull) {
+		t.Fatalf("send: %v", err)
+	}
+	for range 3 { // each makes room
+		bob.reads(id)
+	}
+	same(t, "alice", alice.reads(id), "text bob hello")
 }
 
 // Whether the request or the answer gets lost: a commit counts, and the same one

@@ -32,7 +32,7 @@ type Parts struct {
 	Service   *delivery.Client
 	Transport *delivery.Transport
 	Issuer    core.CredentialIssuer
-	Notices   *Notices // the client's observer; nil: nobody hears of them
+	Notices   *Notices // the client's observer; nil: nobody hears of them, Send neither
 	Suite     core.SuiteID
 }
 
@@ -51,6 +51,9 @@ type Messenger struct {
 
 // New returns a messenger. It takes over what the transport receives.
 func New(p Parts) *Messenger {
+	if p.Notices == nil {
+		p.Notices = new(Notices)
+	}
 	m := &Messenger{client: p.Client, service: p.Service, transport: p.Transport, issuer: p.Issuer, notices: p.Notices, suite: p.Suite}
 	p.Transport.Receive(m.receive)
 	return m
@@ -61,29 +64,40 @@ func New(p Parts) *Messenger {
 type Notices struct {
 	mu   sync.Mutex
 	list []string
+	lost map[client.MessageKey]string // texts that will never arrive, and why
 }
 
 // Observe is for client.Config.
 func (n *Notices) Observe(e client.Event) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	var text string
 	switch e := e.(type) {
 	case client.Undelivered:
+		if n.lost == nil {
+			n.lost = map[client.MessageKey]string{}
+		}
+		n.lost[e.Key] = e.Reason
 		text = fmt.Sprintf("not delivered to %s: %q: %s", e.Conversation, e.Data, e.Reason)
 	case client.Lapsed:
 		text = fmt.Sprintf("a proposal of ours in %s lapsed: %s", e.Conversation, e.Reason)
 	default:
 		return
 	}
+	n.list = append(n.list, text)
+}
+
+// lostWhy tells, once, why a text of ours will never arrive, if so.
+func (n *Notices) lostWhy(key client.MessageKey) (reason string, lost bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.list = append(n.list, text)
+	reason, lost = n.lost[key]
+	delete(n.lost, key)
+	return reason, lost
 }
 
 // Notices returns what a person has to hear of, once.
 func (m *Messenger) Notices() []string {
-	if m.notices == nil {
-		return nil
-	}
 	m.notices.mu.Lock()
 	defer m.notices.mu.Unlock()
 	list := m.notices.list
