@@ -108,7 +108,7 @@ func (s *service) JoinGroup(ctx context.Context, req *pb.JoinGroupRequest) (*pb.
 		return nil, invalid("the key package is another client's")
 	}
 	st, err := t.join(ctx, welcomeParams{
-		welcome: req.GetWelcome(), tree: req.GetRatchetTree(), encryptHandshake: req.GetEncryptHandshake(),
+		welcome: req.GetWelcome(), tree: req.GetRatchetTree(), config: config(req.GetEncryptHandshake()),
 	})
 	if err != nil {
 		return nil, err
@@ -119,8 +119,9 @@ func (s *service) JoinGroup(ctx context.Context, req *pb.JoinGroupRequest) (*pb.
 
 // welcomeParams is how a group is entered by invitation.
 type welcomeParams struct {
-	welcome, tree    []byte
-	encryptHandshake bool
+	welcome, tree []byte
+	config        mls.Config
+	before        *state // that the group has to follow, if any
 }
 
 // join enters a group with the key package, and leaves the transaction as it is.
@@ -130,17 +131,28 @@ func (t *transaction) join(ctx context.Context, p welcomeParams) (*state, error)
 		return nil, err
 	}
 	st := newState(t.again(t.signer))
+	follows := false
 	g, _, ws, err := mls.Join(ctx, st.env(), mls.JoinParams{
-		Welcome: welcome, Tree: absent(p.tree), Config: config(p.encryptHandshake),
+		Welcome: welcome, Tree: absent(p.tree), Config: p.config,
 		KeyPackage: func(_ context.Context, ref []byte) (*mls.KeyPackageBundle, error) {
 			if bytes.Equal(ref, t.bundle.KeyPackage.Ref(t.suite)) {
 				return t.bundle, nil
 			}
 			return nil, fmt.Errorf("key package: %w", core.ErrNotFound)
 		},
+		Predecessor: func(_ context.Context, groupID []byte) (*mls.Group, *mls.Env, error) {
+			if p.before == nil || !bytes.Equal(groupID, p.before.group.GroupID()) {
+				return nil, nil, fmt.Errorf("group %x: %w", groupID, core.ErrNotFound)
+			}
+			follows = true
+			return p.before.group, p.before.env(), nil
+		},
 	})
 	if err != nil {
 		return nil, err
+	}
+	if p.before != nil && !follows {
+		return nil, invalid("the Welcome is not to a group that follows another")
 	}
 	st.set(g, ws)
 	return st, nil
