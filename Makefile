@@ -92,6 +92,7 @@ fuzz:
 
 soak:
 	go test -race -timeout 0 -count $(SOAK) ./core/...
+	go test -timeout 0 -run TestScenarios ./app/interop -assignments 16 -deep 1670
 	$(MAKE) --no-print-directory fuzz FUZZTIME=10m
 
 clean:

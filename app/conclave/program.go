@@ -76,14 +76,14 @@ Everything of one identity is in its home folder: --home, else $CONCLAVE_HOME, e
 	}
 	f := root.PersistentFlags()
 	f.StringVar(&p.home, "home", "", "folder of the identity")
-	f.BoolVar(&p.json, "json", false, "print JSON, one value a line: chat list, info, members and read, version")
+	f.BoolVar(&p.json, "json", false, "print JSON, one value a line: chat list, info, members and read, interop-server, version")
 	f.BoolVarP(&p.verbose, "verbose", "v", false, "log how the program is put together and what waits, on the error output")
 	f.StringVar(&p.passphraseFile, "passphrase-file", "", "read the passphrase from this file instead of asking")
 	f.StringVar(&p.flags.Keystore, "keystore", "", "URI of the keystore, instead of the configuration's")
 	f.StringVar(&p.flags.Key, "key", "", "URI of the key that seals the keystore, instead of the configuration's")
 	f.StringVar(&p.flags.Delivery, "delivery", "", "URI of the delivery service, instead of the configuration's")
 	root.AddCommand(p.init(), p.chat(), p.keys(), p.delivery(), p.demo(), p.demoMember(), p.demoCiphertext(), p.demoOpen(),
-		p.vectors(), p.version())
+		p.vectors(), p.interopServer(), p.version())
 	withUsage(root)
 	root.CompletionOptions.HiddenDefaultCmd = true
 	return root

@@ -130,7 +130,12 @@ func (t *transaction) join(ctx context.Context, p welcomeParams) (*state, error)
 	if err != nil {
 		return nil, err
 	}
-	st := newState(t.again(t.signer))
+	m := newMember(t.software, t.identity, t.signer)
+	if p.before != nil {
+		m.takePSKs(&p.before.member)
+	}
+	m.takePSKs(&t.member)
+	st := newState(m)
 	follows := false
 	g, _, ws, err := mls.Join(ctx, st.env(), mls.JoinParams{
 		Welcome: welcome, Tree: absent(p.tree), Config: p.config,

@@ -41,9 +41,13 @@ func (m *member) again(signer core.Signer) member {
 }
 
 // takePSKs copies the pre-shared keys of another, which goes on with them as well.
+// As everywhere, a newer one replaces one of the same id.
 func (m *member) takePSKs(from *member) {
 	for id, key := range from.psks {
-		m.psks[id] = key.Clone()
+		if before, known := m.psks[id]; known || len(m.psks) < maxPSKs {
+			before.Wipe()
+			m.psks[id] = key.Clone()
+		}
 	}
 }
 

@@ -25,7 +25,7 @@ type Server struct {
 // The service answers one call at a time: drivers take turns, and nothing here has
 // to think of what happens in between.
 type service struct {
-	mlsclient.UnimplementedMLSClientServer
+	mlsclient.UnsafeMLSClientServer
 
 	mu       sync.Mutex
 	software *pure.Provider

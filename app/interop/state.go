@@ -115,4 +115,3 @@ func unwrap[T any](message []byte, kind func(*mls.MLSMessage) *T) (*T, error) {
 func keyPackageOf(m *mls.MLSMessage) *mls.KeyPackage { return m.KeyPackage }
 func groupInfoOf(m *mls.MLSMessage) *mls.GroupInfo   { return m.GroupInfo }
 func welcomeOf(m *mls.MLSMessage) *mls.Welcome       { return m.Welcome }
-

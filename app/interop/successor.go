@@ -55,7 +55,6 @@ func (s *service) end(ctx context.Context, stateID uint32, commit func(*state) e
 	if err != nil {
 		return nil, err
 	}
-	t.takePSKs(&st.member)
 	return &pb.HandleReInitCommitResponse{
 		ReinitId: s.handles.add(&ended{t, st}), KeyPackage: t.message(),
 		EpochAuthenticator: st.group.EpochAuthenticator(),
@@ -67,12 +66,13 @@ func (s *service) ReInitWelcome(ctx context.Context, req *pb.ReInitWelcomeReques
 	if err != nil {
 		return nil, err
 	}
-	p, err := s.successor(e.again(e.signer), e.before, req.GetKeyPackage())
+	m := e.before.again(e.signer)
+	p, err := s.successor(m, e.before, req.GetKeyPackage())
 	if err != nil {
 		return nil, err
 	}
 	p.ForcePath, p.OmitTree = req.GetForcePath(), req.GetExternalTree()
-	resp, err := s.found(ctx, e.again(e.signer), p.OmitTree)(e.before.group.Reinitialize(ctx, e.before.env(), p))
+	resp, err := s.found(ctx, m, p.OmitTree)(e.before.group.Reinitialize(ctx, e.before.env(), p))
 	if err != nil {
 		return nil, err
 	}
