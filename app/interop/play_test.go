@@ -20,7 +20,6 @@ import (
 type play struct {
 	ctx       context.Context
 	processes []pb.MLSClientClient
-	suites    []uint32
 	suite     uint32
 	private   bool
 	casting   uint // bit k%4: the process of the k-th actor
