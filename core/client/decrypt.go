@@ -127,15 +127,6 @@ func (t *Transaction) process(ctx context.Context, h *held, in *incoming) (Recei
 		}
 	}
 	env := t.own(h)
-	known := map[string]bool{}
-	if in.content() == mls.ContentProposal {
-		for p, err := range h.group.PendingProposals(ctx, env) {
-			if err != nil {
-				return nil, err
-			}
-			known[string(p.Ref)] = true
-		}
-	}
 	before := h.group
 	g, result, ws, err := before.Process(ctx, env, in.parsed)
 	if errors.Is(err, mls.ErrMissingProposal) {
@@ -153,9 +144,6 @@ func (t *Transaction) process(ctx context.Context, h *held, in *incoming) (Recei
 		t.advance(h, g, ws)
 		return &Text{Sender: sender, Epoch: r.Epoch, AuthenticatedData: r.AuthenticatedData, Data: r.Data}, nil
 	case *mls.ReceivedProposal:
-		if known[string(r.Ref)] {
-			return nil, mls.ErrDuplicateMessage
-		}
 		delay, err := t.delay(ctx, g, env)
 		if err != nil {
 			return nil, err
@@ -163,7 +151,7 @@ func (t *Transaction) process(ctx context.Context, h *held, in *incoming) (Recei
 		t.advance(h, g, ws)
 		return &ProposalResult{Ref: r.Ref, Proposal: r.Proposal, Sender: r.Sender, Delay: delay}, nil
 	case *mls.ReceivedCommit:
-		c, err := t.commitResult(ctx, before, env, r)
+		c, err := commitResult(before, env, r)
 		if err != nil {
 			return nil, err
 		}
@@ -174,7 +162,7 @@ func (t *Transaction) process(ctx context.Context, h *held, in *incoming) (Recei
 }
 
 // commitResult tells in names what a commit does to the epoch that it ends.
-func (t *Transaction) commitResult(ctx context.Context, before *mls.Group, env *mls.Env, r *mls.ReceivedCommit) (*CommitResult, error) {
+func commitResult(before *mls.Group, env *mls.Env, r *mls.ReceivedCommit) (*CommitResult, error) {
 	c := &CommitResult{Epoch: before.Epoch() + 1, Active: !r.SelfRemoved && r.ReInit == nil}
 	names := func(members []mls.Member) (ids []core.ClientID, err error) {
 		for _, m := range members {
@@ -193,28 +181,11 @@ func (t *Transaction) commitResult(ctx context.Context, before *mls.Group, env *
 	if c.Removed, err = names(r.Removed); err != nil {
 		return nil, err
 	}
-	committer := r.Joined
-	if committer != nil {
-		joined, err := names([]mls.Member{*committer})
-		if err != nil {
-			return nil, err
-		}
-		c.Added = append(c.Added, joined...)
-	} else {
-		members, err := before.Members(ctx, env)
-		if err != nil {
-			return nil, err
-		}
-		for _, m := range members {
-			if r.Committer.Type == mls.SenderMember && m.Leaf == r.Committer.Leaf {
-				committer = &m
-			}
-		}
+	if c.Committer, err = identify(env, r.Committer.Credential, r.Committer.SignatureKey); err != nil {
+		return nil, err
 	}
-	if committer != nil {
-		if c.Committer, err = identify(env, committer.Credential, committer.SignatureKey); err != nil {
-			return nil, err
-		}
+	if r.External {
+		c.Added = append(c.Added, c.Committer)
 	}
 	for _, p := range r.Unused {
 		if p.Sender.Type == mls.SenderMember && p.Sender.Leaf == before.OwnLeaf() {
@@ -258,7 +229,7 @@ func (t *Transaction) mergePending(ctx context.Context, h *held) (*CommitResult,
 	if err != nil {
 		return nil, err
 	}
-	c, err := t.commitResult(ctx, before, env, r)
+	c, err := commitResult(before, env, r)
 	if err != nil {
 		return nil, err
 	}
@@ -277,7 +248,7 @@ func (t *Transaction) loadPending(ctx context.Context, h *held) (*mls.PendingCom
 	if !found {
 		return nil, fmt.Errorf("pending commit: %w", core.ErrDamaged)
 	}
-	p, err := mls.LoadPending(t.client.suites, r.Value)
+	p, err := mls.LoadPending(r.Value)
 	if err != nil {
 		return nil, err
 	}

@@ -70,8 +70,8 @@ func (g *Group) leave(next *Group, leaving *pastEpoch, replaced []pageVersion, w
 		ws.del(RecordFloors, epochKey(g.context.Epoch))
 		next.oldest = next.context.Epoch
 	} else {
-		was := &pastEpoch{context: g.context, contextBytes: g.contextBytes, senderData: g.secrets.senderData,
-			own: g.own, tree: g.tree, messages: g.messages, replaced: replaced}
+		was := g.asEpoch()
+		was.replaced = replaced
 		ws.put(RecordPastEpoch, epochKey(g.context.Epoch), was.record(g.tree.size()))
 		next.past = append(slices.Clone(g.past), was)
 	}
@@ -99,7 +99,7 @@ func (g *Group) leave(next *Group, leaving *pastEpoch, replaced []pageVersion, w
 		ws.retire(g.messages.secrets()...)
 	}
 	if g.keys != nil {
-		ws.retire(g.keys.path.retired(next.keys.path)...)
+		ws.retire(g.keys.retired(next.keys)...)
 	}
 	ws.del(RecordProposal, nil)
 	ws.del(RecordPending, nil)

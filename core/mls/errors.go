@@ -20,7 +20,8 @@ var (
 	// ErrWrongEpoch: the message is of an epoch that cannot be processed now.
 	// See [EpochError] for which.
 	ErrWrongEpoch = fmt.Errorf("mls: wrong epoch: %w", core.ErrInvalid)
-	// ErrDuplicateMessage: the key of this message was used already.
+	// ErrDuplicateMessage: the key of this message was used already, or it is a
+	// proposal that waits already.
 	ErrDuplicateMessage = fmt.Errorf("mls: duplicate message: %w", core.ErrInvalid)
 	// ErrTooOld: the key of this message was dropped: its generation lies outside
 	// the out-of-order window or its epoch is no longer kept.

@@ -221,7 +221,15 @@ func (c *crowd) propose() {
 	if err != nil {
 		c.t.Fatalf("%s: propose: %v", m.name, err)
 	}
-	c.in.deliver(c.t, m, message)
+	for _, o := range c.in {
+		if o == m {
+			continue
+		}
+		// The same Remove in the same epoch has the same bytes.
+		if _, err := o.process(message); err != nil && !errors.Is(err, mls.ErrDuplicateMessage) {
+			c.t.Fatalf("%s: process: %v", o.name, err)
+		}
+	}
 }
 
 // commit lets some members make commits, of which one wins.

@@ -210,7 +210,7 @@ func (m *member) commit(p mls.CommitParams) (mls.CommitBundle, error) {
 		m.t.Fatal(err)
 	}
 	if m.reload {
-		if pending, err = mls.LoadPending(provider, m.stored[mls.RecordPending][0].Value); err != nil {
+		if pending, err = mls.LoadPending(m.stored[mls.RecordPending][0].Value); err != nil {
 			m.t.Fatal(err)
 		}
 		after, err := pending.Bundle(m.t.Context(), m.env(), m.g())

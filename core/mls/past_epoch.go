@@ -23,6 +23,12 @@ type pastEpoch struct {
 	replaced     []pageVersion // page versions that end with this epoch
 }
 
+// asEpoch is what opens messages of the current epoch.
+func (g *Group) asEpoch() *pastEpoch {
+	return &pastEpoch{context: g.context, contextBytes: g.contextBytes, senderData: g.secrets.senderData,
+		own: g.own, tree: g.tree, messages: g.messages}
+}
+
 func (p *pastEpoch) record(leaves uint32) []byte {
 	b := appendOpaque([]byte{recordFormat}, p.contextBytes)
 	b = appendOpaque(b, p.senderData.Bytes())

@@ -3,7 +3,6 @@
 package mls
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -20,26 +19,21 @@ type pathKeys struct {
 
 // A heldKey is shared by all values of pathKeys that hold it.
 type heldKey struct {
-	material core.Secret // empty: the key lives elsewhere, under ref
-	ref      core.KeyRef
+	material core.Secret
 
 	open      sync.Once
-	key       core.PrivateKey
+	key       core.SoftwareKey
 	recipient core.Recipient
 	err       error
 }
 
 // with returns the keys with one set or replaced.
-func (k pathKeys) with(n NodeIndex, key core.PrivateKey) pathKeys {
-	h := &heldKey{ref: key.Ref(), key: key}
-	if s, ok := key.(core.SoftwareKey); ok {
-		h.material = s.Material()
-	}
+func (k pathKeys) with(n NodeIndex, key core.SoftwareKey) pathKeys {
 	held := maps.Clone(k.held)
 	if held == nil {
 		held = map[NodeIndex]*heldKey{}
 	}
-	held[n] = h
+	held[n] = &heldKey{material: key.Material(), key: key}
 	return pathKeys{held}
 }
 
@@ -63,23 +57,20 @@ func (k pathKeys) kept(t *tree) pathKeys {
 // retired lists the secrets that next does not hold any more.
 func (k pathKeys) retired(next pathKeys) (secrets []core.Secret) {
 	for n, h := range k.held {
-		if next.held[n] != h && !h.material.IsZero() {
+		if next.held[n] != h {
 			secrets = append(secrets, h.material)
 		}
 	}
 	return secrets
 }
 
-// elsewhere names the keys that are not in these records but in a provider: whoever
-// reads the records opens them and sets them again by with.
-func (k pathKeys) elsewhere() map[NodeIndex]core.KeyRef {
-	refs := map[NodeIndex]core.KeyRef{}
-	for n, h := range k.held {
-		if h.material.IsZero() {
-			refs[n] = h.ref
+func (k pathKeys) holds(material core.Secret) bool {
+	for _, h := range k.held {
+		if h.material.Equal(material) {
+			return true
 		}
 	}
-	return refs
+	return false
 }
 
 // opened returns a key, ready for use, and its public key; nil if none is held.
@@ -89,12 +80,7 @@ func (k pathKeys) opened(suite core.Suite, n NodeIndex) (core.Recipient, []byte,
 		return nil, nil, nil
 	}
 	h.open.Do(func() {
-		switch {
-		case h.key != nil:
-		case h.material.IsZero():
-			h.err = fmt.Errorf("key %s was not opened: %w", h.ref, core.ErrNotFound)
-			return
-		default:
+		if h.key == nil {
 			if h.key, h.err = suite.OpenKeyPair(h.material); h.err != nil {
 				return
 			}
@@ -107,16 +93,10 @@ func (k pathKeys) opened(suite core.Suite, n NodeIndex) (core.Recipient, []byte,
 	return h.recipient, h.key.Public(), nil
 }
 
-// append encodes the keys in node order: node u32, material<V>, ref<V> of a key
-// that lives elsewhere. The result is secret.
+// append encodes the keys in node order: node u32, material<V>. The result is secret.
 func (k pathKeys) append(b []byte) []byte {
 	return appendList(b, slices.Sorted(maps.Keys(k.held)), func(n NodeIndex, b []byte) []byte {
-		h := k.held[n]
-		b = appendOpaque(appendU32(b, uint32(n)), h.material.Bytes())
-		if h.material.IsZero() {
-			return appendOpaque(b, []byte(h.ref))
-		}
-		return appendOpaque(b, nil)
+		return appendOpaque(appendU32(b, uint32(n)), k.held[n].material.Bytes())
 	})
 }
 
@@ -124,7 +104,7 @@ func readPathKeys(r *reader) pathKeys {
 	held := map[NodeIndex]*heldKey{}
 	r.list(func(r *reader) {
 		n := NodeIndex(r.u32())
-		held[n] = &heldKey{material: core.NewSecret(r.opaque()).Clone(), ref: core.KeyRef(r.opaque())}
+		held[n] = &heldKey{material: core.NewSecret(r.opaque()).Clone()}
 	})
 	return pathKeys{held}
 }

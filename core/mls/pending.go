@@ -84,9 +84,8 @@ func (p *PendingCommit) record() []byte {
 }
 
 // LoadPending decodes a RecordPending value.
-func LoadPending(suites core.SuiteSource, data []byte) (*PendingCommit, error) {
+func LoadPending(data []byte) (*PendingCommit, error) {
 	p := &PendingCommit{content: &AuthenticatedContent{}}
-	var keys func() (*privateKeys, error)
 	err := unmarshalRecord("pending commit", data, func(r *reader) {
 		p.epoch = r.u64()
 		p.message = r.opaque()
@@ -100,12 +99,7 @@ func LoadPending(suites core.SuiteSource, data []byte) (*PendingCommit, error) {
 		})
 		r.within(r.opaque(), func(r *reader) { p.context = readGroupContext(r) })
 		p.joiner, p.psk = core.NewSecret(r.opaque()), core.NewSecret(r.opaque())
-		suite, err := suites.Suite(p.context.Suite)
-		if err != nil {
-			r.fail()
-			return
-		}
-		keys = readPrivateKeys(r, suite)
+		p.keys = readPrivateKeys(r)
 		r.list(func(r *reader) {
 			p.joiners = append(p.joiners, EncryptedGroupSecrets{NewMember: r.opaque(), Secrets: readHPKECiphertext(r)})
 		})
@@ -120,8 +114,7 @@ func LoadPending(suites core.SuiteSource, data []byte) (*PendingCommit, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.keys, err = keys()
-	return p, err
+	return p, nil
 }
 
 // apply returns the tree of the next epoch and the leaves that were added, made

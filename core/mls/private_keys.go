@@ -5,6 +5,7 @@ package mls
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"slices"
 
 	"github.com/conclave-mls/conclave/core"
@@ -15,49 +16,58 @@ import (
 // It is an immutable value.
 type privateKeys struct {
 	path    pathKeys
-	updates []core.SoftwareKey
+	updates []updateKey
 }
 
-func newPrivateKeys(own LeafIndex, leaf core.PrivateKey) *privateKeys {
-	return &privateKeys{path: pathKeys{}.with(NodeIndex(2*own), leaf)}
+type updateKey struct {
+	public   []byte
+	material core.Secret
+}
+
+func newPrivateKeys(own LeafIndex, leaf core.SoftwareKey) *privateKeys {
+	return &privateKeys{path: pathKeys{}.with(own.node(), leaf)}
 }
 
 func (k *privateKeys) withUpdate(key core.SoftwareKey) *privateKeys {
-	return &privateKeys{path: k.path, updates: append(slices.Clip(k.updates), key)}
+	return &privateKeys{path: k.path, updates: append(slices.Clip(k.updates), updateKey{key.Public(), key.Material()})}
 }
 
 // update finds the key of an own Update proposal by its public key.
-func (k *privateKeys) update(public []byte) (core.SoftwareKey, bool) {
+func (k *privateKeys) update(suite core.Suite, public []byte) (core.SoftwareKey, error) {
 	for _, u := range k.updates {
-		if bytes.Equal(u.Public(), public) {
-			return u, true
+		if bytes.Equal(u.public, public) {
+			return suite.OpenKeyPair(u.material)
 		}
 	}
-	return nil, false
+	return nil, fmt.Errorf("private key of our own update: %w", core.ErrDamaged)
 }
 
 func (k *privateKeys) append(b []byte) []byte {
 	b = k.path.append(b)
-	return appendList(b, k.updates, func(u core.SoftwareKey, b []byte) []byte { return appendOpaque(b, u.Material().Bytes()) })
+	return appendList(b, k.updates, func(u updateKey, b []byte) []byte {
+		return appendOpaque(appendOpaque(b, u.public), u.material.Bytes())
+	})
 }
 
-// readPrivateKeys decodes the keys; opening them is left to the function that it
-// returns, for when decoding has succeeded.
-func readPrivateKeys(r *reader, suite core.Suite) func() (*privateKeys, error) {
-	path := readPathKeys(r)
-	var updates []core.Secret
-	r.list(func(r *reader) { updates = append(updates, core.NewSecret(r.opaque())) })
-	return func() (*privateKeys, error) {
-		k := &privateKeys{path: path}
-		for _, material := range updates {
-			key, err := suite.OpenKeyPair(material)
-			if err != nil {
-				return nil, err
-			}
-			k.updates = append(k.updates, key)
+func readPrivateKeys(r *reader) *privateKeys {
+	k := &privateKeys{path: readPathKeys(r)}
+	r.list(func(r *reader) {
+		k.updates = append(k.updates, updateKey{public: r.opaque(), material: core.NewSecret(r.opaque()).Clone()})
+	})
+	return k
+}
+
+// retired lists the secrets that next does not hold any more: those of updates go
+// with their epoch, but for the one that became our leaf's.
+func (k *privateKeys) retired(next *privateKeys) []core.Secret {
+	secrets := k.path.retired(next.path)
+	for _, u := range k.updates {
+		kept := func(v updateKey) bool { return u.material.Equal(v.material) }
+		if !next.path.holds(u.material) && !slices.ContainsFunc(next.updates, kept) {
+			secrets = append(secrets, u.material)
 		}
-		return k, nil
 	}
+	return secrets
 }
 
 func (k *privateKeys) write(ws *WriteSet) {
@@ -73,9 +83,7 @@ func (g *Group) loadKeys(ctx context.Context, env *Env) (*privateKeys, error) {
 	if err != nil {
 		return nil, err
 	}
-	var open func() (*privateKeys, error)
-	if err := unmarshalRecord("path keys", data, func(r *reader) { open = readPrivateKeys(r, g.suite) }); err != nil {
-		return nil, err
-	}
-	return open()
+	var keys *privateKeys
+	err = unmarshalRecord("path keys", data, func(r *reader) { keys = readPrivateKeys(r) })
+	return keys, err
 }

@@ -6,8 +6,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-
-	"github.com/conclave-mls/conclave/core"
 )
 
 // Processed is what a message turned out to be: *ApplicationMessage,
@@ -32,8 +30,8 @@ type ReceivedProposal struct {
 
 // A ReceivedCommit tells what a commit changed, one's own included.
 type ReceivedCommit struct {
-	Committer         Sender // a new member's leaf is in Joined
-	Joined            *Member
+	Committer         Member // as of the new epoch if External, else as of the old one
+	External          bool   // the committer has joined by it
 	Added, Removed    []Member
 	Updated           []Member
 	SelfRemoved       bool
@@ -81,9 +79,8 @@ func (g *Group) processPast(ctx context.Context, env *Env, m *MLSMessage, epoch 
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	view := epochView{suite: g.suite, contextBytes: past.contextBytes, senderData: past.senderData, own: past.own, tree: past.tree, messages: past.messages}
 	ws := &WriteSet{}
-	messages, a, sender, err := view.open(ctx, env, private, ws, nil)
+	messages, a, sender, err := past.open(ctx, env, private, ws, nil)
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -98,36 +95,26 @@ func applicationMessage(a *AuthenticatedContent, sender *LeafNode) *ApplicationM
 	}
 }
 
-// An epochView is what opening a PrivateMessage needs of its epoch.
-type epochView struct {
-	suite        core.Suite
-	contextBytes []byte
-	senderData   core.Secret
-	own          LeafIndex
-	tree         *tree
-	messages     *secretTree
-}
-
 // open decrypts and verifies a PrivateMessage. accept, if any, decides with the
 // content at hand; only when it agrees is the key used up (FS-3).
-func (v epochView) open(ctx context.Context, env *Env, m *PrivateMessage, ws *WriteSet, accept func(*AuthenticatedContent) error) (*secretTree, *AuthenticatedContent, *LeafNode, error) {
-	d, err := m.openSenderData(v.suite, v.senderData, v.tree.size())
+func (p *pastEpoch) open(ctx context.Context, env *Env, m *PrivateMessage, ws *WriteSet, accept func(*AuthenticatedContent) error) (*secretTree, *AuthenticatedContent, *LeafNode, error) {
+	d, err := m.openSenderData(p.tree.suite, p.senderData, p.tree.size())
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	if d.leaf == v.own { // FR-9
+	if d.leaf == p.own { // FR-9
 		return nil, nil, nil, ErrOwnMessage
 	}
-	if err := v.tree.needLeaf(ctx, env.Fetch, d.leaf); err != nil {
+	if err := p.tree.needLeaf(ctx, env.Fetch, d.leaf); err != nil {
 		return nil, nil, nil, err
 	}
-	sender := v.tree.leaf(d.leaf)
+	sender := p.tree.leaf(d.leaf)
 	if sender == nil {
 		return nil, nil, nil, breach("FR-6", "sender's leaf %d is blank", d.leaf)
 	}
 	var content *AuthenticatedContent
-	messages, err := unprotectPrivate(ctx, env.Fetch, ws, v.messages, m, d, func(a *AuthenticatedContent) error {
-		if err := verifyContent(v.suite, sender.SignatureKey, v.contextBytes, a); err != nil {
+	messages, err := unprotectPrivate(ctx, env.Fetch, ws, p.messages, m, d, func(a *AuthenticatedContent) error {
+		if err := verifyContent(p.tree.suite, sender.SignatureKey, p.contextBytes, a); err != nil {
 			return err
 		}
 		content = a
@@ -143,14 +130,13 @@ func (g *Group) processPrivate(ctx context.Context, env *Env, m *PrivateMessage)
 	if m.ContentType != ContentApplication && g.config.Handshake != HandshakePrivate && !g.config.AcceptAnyWire {
 		return nil, nil, nil, breach("FR-11", "handshakes of this group are PublicMessages")
 	}
-	view := epochView{suite: g.suite, contextBytes: g.contextBytes, senderData: g.secrets.senderData, own: g.own, tree: g.tree, messages: g.messages}
 	// A handshake is worked through while its key is held, so that one that is
 	// refused uses nothing up.
 	var next *Group
 	var result Processed
 	handled := &WriteSet{}
 	ws := &WriteSet{}
-	messages, a, sender, err := view.open(ctx, env, m, ws, func(a *AuthenticatedContent) (err error) {
+	messages, a, sender, err := g.asEpoch().open(ctx, env, m, ws, func(a *AuthenticatedContent) (err error) {
 		if a.Content.ContentType == ContentApplication {
 			return nil
 		}
@@ -246,6 +232,13 @@ func (g *Group) handle(ctx context.Context, env *Env, a *AuthenticatedContent, w
 
 func (g *Group) processProposal(ctx context.Context, env *Env, a *AuthenticatedContent, ws *WriteSet) (*Group, Processed, error) {
 	c := a.Content
+	store, err := g.loadProposals(ctx, env)
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, known := store.find(a.proposalRef(g.suite)); known {
+		return nil, nil, ErrDuplicateMessage // PRP-13
+	}
 	if err := g.checkProposal(env, c.Proposal, c.Sender); err != nil {
 		return nil, nil, err
 	}

@@ -22,7 +22,7 @@ type appliedCommit struct {
 	psks    []PSK
 }
 
-func (c *appliedCommit) external() bool { return c.result.Joined != nil }
+func (c *appliedCommit) external() bool { return c.result.External }
 
 // applyCommit takes a verified commit as far as it goes without a secret of the
 // epoch, in the order of RFC 9420 section 12.4.2 (COM-13). An observer has no PSKs
@@ -61,7 +61,7 @@ func (g *Group) applyCommit(ctx context.Context, env *Env, a *AuthenticatedConte
 	}
 	if external {
 		ac.sender = ac.work.reserveLeaf() // EXT-3: after the Remove
-		ac.result.Joined = &Member{Leaf: ac.sender, Credential: path.LeafNode.Credential, SignatureKey: path.LeafNode.SignatureKey}
+		ac.result.Committer, ac.result.External = memberAt(ac.sender, path.LeafNode), true
 	}
 	if path != nil {
 		if err := g.checkPathLeaf(env, list, path.LeafNode, ac.sender, external); err != nil {
@@ -169,11 +169,11 @@ func (g *Group) promoteOwnUpdate(list proposalList, keys *privateKeys) (*private
 		if p.sender.Leaf != g.own {
 			continue
 		}
-		key, ok := keys.update(p.proposal.(*Update).LeafNode.EncryptionKey)
-		if !ok {
-			return nil, fmt.Errorf("private key of our own update: %w", core.ErrDamaged)
+		key, err := keys.update(g.suite, p.proposal.(*Update).LeafNode.EncryptionKey)
+		if err != nil {
+			return nil, err
 		}
-		return &privateKeys{path: keys.path.with(NodeIndex(2*g.own), key)}, nil
+		return &privateKeys{path: keys.path.with(g.own.node(), key)}, nil
 	}
 	return keys, nil
 }
@@ -212,9 +212,13 @@ func (l proposalList) reinit() *ReInit {
 	return nil
 }
 
-// describe tells what a commit does, seen from the epoch that it ends.
+// describe tells what a commit does, seen from the epoch that it ends. The committer
+// from outside is the caller's to add.
 func (g *Group) describe(list proposalList, leaves []LeafIndex, c *FramedContent, store *proposalStore) *ReceivedCommit {
-	r := &ReceivedCommit{Committer: c.Sender, ReInit: list.reinit(), AuthenticatedData: c.AuthenticatedData}
+	r := &ReceivedCommit{ReInit: list.reinit(), AuthenticatedData: c.AuthenticatedData}
+	if c.Sender.Type == SenderMember {
+		r.Committer = memberAt(c.Sender.Leaf, g.tree.leaf(c.Sender.Leaf))
+	}
 	used := map[string]bool{}
 	updated := func(i LeafIndex, n *LeafNode) { r.Updated = append(r.Updated, memberAt(i, n)) }
 	added := list.of(ProposalAdd)

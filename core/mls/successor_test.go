@@ -36,7 +36,7 @@ func (m *member) succeed(g *mls.Group, pending *mls.PendingCommit, ws *mls.Write
 		return nil, err
 	}
 	m.set(g, ws)
-	if pending, err = mls.LoadPending(provider, m.stored[mls.RecordPending][0].Value); err != nil {
+	if pending, err = mls.LoadPending(m.stored[mls.RecordPending][0].Value); err != nil {
 		m.t.Fatal(err)
 	}
 	b, err := pending.Bundle(m.t.Context(), m.env(), m.g())

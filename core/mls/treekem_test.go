@@ -269,26 +269,20 @@ func TestCreatePathFails(t *testing.T) {
 	}
 }
 
-// A leaf key may live in a provider: the record then has its name.
-func TestPathKeysElsewhere(t *testing.T) {
+// Keys come back from their record, and say which secrets retire.
+func TestPathKeysRecord(t *testing.T) {
 	t.Parallel()
 	suite := testSuite(t, 1)
-	software, err := suite.GenerateKeyPair()
+	key, err := suite.GenerateKeyPair()
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys := pathKeys{}.with(3, software).with(4, tokenKey{software.(core.Agreer)})
+	keys := pathKeys{}.with(3, key).with(4, key)
 	var r reader
 	r.s = keys.append(nil)
 	stored := readPathKeys(&r)
-	if r.bad || len(stored.held) != 2 || stored.elsewhere()[4] != "token:1" || len(stored.elsewhere()) != 1 {
-		t.Fatalf("%d keys, %v", len(stored.held), stored.elsewhere())
-	}
-	if _, _, err := stored.opened(suite, 4); !errors.Is(err, core.ErrNotFound) {
-		t.Errorf("a key that is elsewhere: %v", err)
-	}
-	if _, public, err := stored.with(4, tokenKey{software.(core.Agreer)}).opened(suite, 4); err != nil || !bytes.Equal(public, software.Public()) {
-		t.Error(err)
+	if _, public, err := stored.opened(suite, 4); r.bad || len(stored.held) != 2 || err != nil || !bytes.Equal(public, key.Public()) {
+		t.Errorf("%d keys: %v", len(stored.held), err)
 	}
 	if got := keys.retired(keys.drop(3)); len(got) != 1 || got[0].Len() != 32 {
 		t.Errorf("%d secrets retire", len(got))
@@ -296,16 +290,6 @@ func TestPathKeysElsewhere(t *testing.T) {
 	if got := keys.retired(keys); len(got) != 0 {
 		t.Error("kept keys retire")
 	}
-}
-
-// A tokenKey shows no material.
-type tokenKey struct{ key core.Agreer }
-
-func (k tokenKey) Ref() core.KeyRef             { return "token:1" }
-func (k tokenKey) Algorithm() core.KeyAlgorithm { return k.key.Algorithm() }
-func (k tokenKey) Public() []byte               { return k.key.Public() }
-func (k tokenKey) Agree(ctx context.Context, peer []byte) (core.Secret, error) {
-	return k.key.Agree(ctx, peer)
 }
 
 func TestInParallel(t *testing.T) {
