@@ -89,7 +89,7 @@ func reinitialized(t *testing.T, config mls.Config, r mls.ReInit) (alice, bob, m
 	return alice, bob, mallory
 }
 
-// RE-1 to RE-4, RE-6, mls-rs#314: a group ends with a ReInit and is made anew, by
+// RE-1, RE-2, RE-3, RE-4, RE-6, mls-rs#314: a group ends with a ReInit and is made anew, by
 // somebody else, in another suite or with the same id.
 func TestReinitialize(t *testing.T) {
 	t.Parallel()
