@@ -190,6 +190,33 @@ func TestGarbage(t *testing.T) {
 	same(t, "bob", bob.reads(id), "lost", "text alice after")
 }
 
+// What our side fails at, for whatever reason, costs no message.
+func TestUnknownErrorKeepsMessage(t *testing.T) {
+	all := people(t, "alice", "bob")
+	alice, bob := all[0], all[1]
+	id := conversation(t, "friends", all)
+	must(t, alice.Send(t.Context(), id, []byte("hello")))
+	unknown := errors.New("nobody knows what this means")
+	bob.network.set(nil, func(r *http.Request) error {
+		if strings.HasSuffix(r.URL.Path, "/log") {
+			reads := 0
+			bob.disk.set(func() error { // the first is of the note, the second for decryption
+				if reads++; reads == 2 {
+					return unknown
+				}
+				return nil
+			})
+		}
+		return nil
+	})
+	if err := bob.Sync(t.Context()); !errors.Is(err, unknown) {
+		t.Errorf("sync: %v", err)
+	}
+	bob.network.set(nil, nil)
+	bob.disk.set(nil)
+	same(t, "bob", bob.reads(id), "text alice hello")
+}
+
 // What is unread has its room; what does not fit waits at the service.
 func TestUnreadFillsUp(t *testing.T) {
 	all := people(t, "alice", "bob")

@@ -49,7 +49,7 @@ func (m *Messenger) decrypt(ctx context.Context, id core.ConversationID, e deliv
 		return took(ctx, tx, id, r, e.Seq)
 	})
 	switch {
-	case err == nil || refused == nil || ours(err) || errors.Is(err, client.ErrConversationNotFound):
+	case err == nil || refused == nil || !client.Blames(err) || errors.Is(err, client.ErrConversationNotFound):
 		return err
 	case known(err):
 		return nil
@@ -62,19 +62,6 @@ func (m *Messenger) decrypt(ctx context.Context, id core.ConversationID, e deliv
 			}
 		})
 	})
-}
-
-// ours says that the message may be good and our side cannot take it now.
-func ours(err error) bool {
-	for _, e := range []error{
-		core.ErrUnavailable, core.ErrUnknownOutcome, core.ErrConflict, core.ErrDamaged, core.ErrClosed,
-		core.ErrWrongKey, core.ErrRolledBack, context.Canceled, context.DeadlineExceeded,
-	} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
 }
 
 // known says that a message has nothing new: it was taken before a crash, it is

@@ -69,6 +69,31 @@ func failing(method, path string) func(*http.Request) error {
 	}
 }
 
+// A disk fails a read when it is told to.
+type disk struct {
+	core.Keystore
+	mu   sync.Mutex
+	read func() error
+}
+
+func (d *disk) set(read func() error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.read = read
+}
+
+func (d *disk) Read(ctx context.Context, queries []core.Query) ([][]core.Record, error) {
+	d.mu.Lock()
+	read := d.read
+	d.mu.Unlock()
+	if read != nil {
+		if err := read(); err != nil {
+			return nil, err
+		}
+	}
+	return d.Keystore.Read(ctx, queries)
+}
+
 // A person is a messenger with what it stands on.
 type person struct {
 	*messenger.Messenger
@@ -78,6 +103,7 @@ type person struct {
 	service   *delivery.Client
 	transport *delivery.Transport
 	network   *network
+	disk      *disk
 }
 
 // people returns registered persons on one service, each with a store in memory.
@@ -113,7 +139,7 @@ func people(t *testing.T, names ...core.ClientID) []*person {
 
 func arrive(t *testing.T, address string, name core.ClientID) *person {
 	t.Helper()
-	p := &person{t: t, name: name, network: &network{}}
+	p := &person{t: t, name: name, network: &network{}, disk: &disk{Keystore: memory.New()}}
 	var err error
 	p.service, err = delivery.Dial(address, delivery.ClientOptions{Wrap: func(r http.RoundTripper) http.RoundTripper {
 		p.network.RoundTripper = r
@@ -126,7 +152,7 @@ func arrive(t *testing.T, address string, name core.ClientID) *person {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := seal.Open(t.Context(), memory.New(), key, "conclave")
+	store, err := seal.Open(t.Context(), p.disk, key, "conclave")
 	if err != nil {
 		t.Fatal(err)
 	}

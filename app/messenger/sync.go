@@ -73,7 +73,7 @@ func (m *Messenger) welcome(ctx context.Context, w delivery.Welcome) error {
 		err = m.accept(ctx, id, w.Welcome)
 	}
 	switch {
-	case err == nil || ours(err):
+	case err == nil || !client.Blames(err):
 		return err
 	case errors.Is(err, mls.ErrDuplicateMessage):
 		return nil

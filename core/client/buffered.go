@@ -90,7 +90,7 @@ func (t *Transaction) replay(ctx context.Context, h *held) (out []Replayed, err 
 			if err == nil {
 				result, err = t.process(ctx, h, in)
 			}
-			if err != nil && !peersFault(err) {
+			if err != nil && !Blames(err) {
 				return nil, err
 			}
 			out = append(out, Replayed{result, err})
@@ -134,7 +134,7 @@ func (t *Transaction) retryCommit(ctx context.Context, h *held, proposal Receive
 			return result, nil // entering the epoch has dropped it
 		}
 	}
-	if !peersFault(err) {
+	if !Blames(err) {
 		return nil, err
 	}
 	drop()

@@ -6,9 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/conclave-mls/conclave/core"
-	"github.com/conclave-mls/conclave/core/mls"
 )
 
 // The outcomes that an application branches on, beside those of package mls. Each
@@ -57,21 +57,15 @@ func (e *RefusedError) Error() string { return "client: refused by the delivery 
 // Is makes the error match [core.ErrDenied].
 func (e *RefusedError) Is(target error) bool { return target == core.ErrDenied }
 
-// peersFault says that a message is to blame for an error, not our side: it may be
-// dropped. What our side cannot do now must not cost a message.
-func peersFault(err error) bool {
-	for _, ours := range []error{
+// Blames says that an error of a message that was to be processed is the message's
+// fault, for good: it may be dropped. Every other error is our side's, an unknown one
+// too, and must not cost the message.
+func Blames(err error) bool {
+	is := func(target error) bool { return errors.Is(err, target) }
+	ours := []error{
 		core.ErrUnavailable, core.ErrUnknownOutcome, core.ErrConflict, core.ErrDamaged, core.ErrClosed,
 		core.ErrWrongKey, core.ErrRolledBack, context.Canceled, context.DeadlineExceeded,
-	} {
-		if errors.Is(err, ours) {
-			return false
-		}
 	}
-	for _, theirs := range []error{core.ErrInvalid, core.ErrDenied, core.ErrNotFound, core.ErrUnsupported, core.ErrTooLarge} {
-		if errors.Is(err, theirs) {
-			return true
-		}
-	}
-	return errors.Is(err, mls.ErrPendingProposals) || errors.Is(err, mls.ErrExhausted)
+	theirs := []error{core.ErrInvalid, core.ErrDenied, core.ErrNotFound, core.ErrUnsupported, core.ErrTooLarge}
+	return slices.ContainsFunc(theirs, is) && !slices.ContainsFunc(ours, is)
 }

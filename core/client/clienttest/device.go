@@ -148,7 +148,7 @@ func (d *Device) receive(ctx context.Context, id core.ConversationID, message []
 	switch {
 	case err == nil:
 		d.received = append(d.received, got)
-	case errors.Is(err, core.ErrInvalid), errors.Is(err, core.ErrNotFound), errors.Is(err, core.ErrDenied), errors.Is(err, core.ErrTooLarge):
+	case client.Blames(err):
 		d.failed = append(d.failed, err)
 	default:
 		return err
