@@ -108,7 +108,7 @@ func TestPageVersions(t *testing.T) {
 }
 
 // checkPageVersions compares what is stored of the tree with what is needed.
-func checkPageVersions(t *testing.T, m *member, window uint64) {
+func checkPageVersions(t testing.TB, m *member, window uint64) {
 	t.Helper()
 	now := m.g().Epoch()
 	oldest := now - min(now, window)
