@@ -277,9 +277,13 @@ func (t *tree) readPage(level, index int, data []byte) (*page, error) {
 			}
 		}
 		for i := range p.below {
-			p.below[i] = r.opaque()
-			if within := pageFanOut*index+i < len(t.pages[level-1]); within != (len(p.below[i]) > 0) {
+			h := r.opaque()
+			within := pageFanOut*index+i < len(t.pages[level-1])
+			if within != (len(h) > 0) {
 				r.fail()
+			}
+			if within { // what is empty must be nil: the tree may grow
+				p.below[i] = h
 			}
 		}
 	})
