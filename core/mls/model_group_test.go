@@ -99,6 +99,17 @@ type modelProposal struct {
 	sent *letter
 }
 
+// rivals is whether a commit can have only one of the two, whatever they say.
+func (p *modelProposal) rivals(q *modelProposal) bool {
+	switch {
+	case p.kind != q.kind:
+		return false
+	case p.kind == mls.ProposalAdd:
+		return p.leaf.name == q.leaf.name
+	}
+	return p.kind == mls.ProposalGroupContextExtensions
+}
+
 // A modelBundle is a key package and its private keys.
 type modelBundle struct {
 	owner  *actor

@@ -272,6 +272,8 @@ func (m *modelMember) wrongSelection(values, list []modelItem, own int) string {
 			continue
 		case p.kind == mls.ProposalPSK && !m.has(p):
 			continue
+		case slices.ContainsFunc(m.waiting[i+1:], p.rivals):
+			continue // a newer one was preferred, even if it did not fit in the end
 		}
 		item := modelItem{p, true}
 		if len(m.at.breaches(append(slices.Clip(list), item), own)) == 0 && len(m.at.breaches(append(slices.Clip(plain), item), own)) == 0 {

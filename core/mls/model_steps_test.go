@@ -53,10 +53,12 @@ func (w *world) step() {
 // send sends a text that nobody gets at once. Now and then the step is thrown away
 // after the message has left, and its generation counts as burnt.
 func (w *world) send() {
-	a := w.one()
-	if a == nil {
-		return
+	if a := w.one(); a != nil {
+		w.sendBy(a)
 	}
+}
+
+func (w *world) sendBy(a *actor) {
 	v := fine
 	if len(a.waiting) > 0 && !a.limits.SendWithProposals {
 		v = refused(mls.ErrPendingProposals)
@@ -111,10 +113,13 @@ func (w *world) read() {
 	}
 }
 
+// lost is whether a message does not come.
+func (w *world) lost() bool { return !w.calm && w.rarely(10) }
+
 // spread delivers a letter to those in its epoch; some do not get it.
 func (w *world) spread(l *letter) {
 	for _, a := range w.at(l.epoch) {
-		if a.name != l.name && !w.rarely(10) {
+		if a.name != l.name && !w.lost() {
 			w.deliver(a, l)
 		}
 	}
@@ -133,10 +138,8 @@ func (w *world) proposal(e *modelEpoch, a *actor) *modelProposal {
 	switch k := w.pick(16); {
 	case k < 5: // somebody from outside, or from inside
 		o := w.actors[w.pick(len(w.actors))]
-		for range 3 {
-			if e.tree.find(o.name) >= 0 {
-				o = w.actors[w.pick(len(w.actors))]
-			}
+		if out := w.outside(e); len(out) > 0 && !w.rarely(6) {
+			o = out[w.pick(len(out))]
 		}
 		if n := len(o.bundles); n > 0 && !w.rarely(3) {
 			p.bundle = o.bundles[w.pick(n)]
@@ -286,6 +289,9 @@ func (w *world) proposeFromOutside() {
 	w.expect(fine, err, "propose type %d from outside", p.kind)
 	p.sender, p.from, l.sender, l.index, l.bytes = sender.Type, -1, sender.Type, sender.Index, message
 	p.sent = l // whoever takes it first says what its reference is
+	if i := slices.IndexFunc(w.letters, func(l *letter) bool { return bytes.Equal(l.bytes, message) }); i >= 0 {
+		l = w.letters[i] // said twice
+	}
 	w.letters = append(w.letters, l)
 	w.note("from outside: %s", l)
 	w.spread(l)
@@ -307,10 +313,12 @@ func (w *world) stage() *modelCommit {
 		}
 	}
 	for range w.pick(4) {
-		p := w.proposal(a.at, a)
-		values = append(values, modelItem{p, false})
-		if w.rarely(12) {
-			values = append(values, modelItem{p, false})
+		item := modelItem{w.proposal(a.at, a), false}
+		if with := append(slices.Clip(values), item); len(a.at.breaches(with, own)) == 0 || w.rarely(10) {
+			values = with
+		}
+		if w.rarely(20) {
+			values = append(values, item)
 		}
 	}
 	for _, p := range values {
@@ -320,7 +328,7 @@ func (w *world) stage() *modelCommit {
 }
 
 func (w *world) stageOf(a *actor, own int, values []modelItem, params mls.CommitParams) *modelCommit {
-	params.ForcePath, params.OmitTree = w.pick(3) > 0, w.rarely(5)
+	params.ForcePath, params.OmitTree = w.calm || w.pick(3) > 0, w.rarely(5)
 	key := a.at.tree.leaf(own).key
 	wants := params.ForcePath
 	if w.rarely(6) {
@@ -432,12 +440,12 @@ func (w *world) accept(c *modelCommit, fork bool) {
 		w.expect(refused(mls.ErrWrongEpoch), err, "%s: merge again", a.name)
 	}
 	for _, o := range w.at(c.from) {
-		if (!fork || w.pick(2) == 0) && !w.rarely(10) {
+		if (!fork || w.pick(2) == 0) && !w.lost() {
 			w.deliver(o, c.sent)
 		}
 	}
 	for _, p := range c.adds() {
-		if !w.rarely(10) {
+		if !w.lost() {
 			w.welcome(p.bundle.owner, c)
 		}
 	}
@@ -610,7 +618,7 @@ func (w *world) enterFromOutside() {
 	w.note("%s enters from outside after %d at leaf %d: %s", a.name, e.number, c.place, c)
 	w.settle(a, c.result, g, ws)
 	for _, o := range w.at(e) {
-		if !w.rarely(10) {
+		if !w.lost() {
 			w.deliver(o, c.sent)
 		}
 	}

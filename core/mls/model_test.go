@@ -96,10 +96,3 @@ func TestGroupModelSoak(t *testing.T) {
 	report("the end")
 }
 
-// finish lets everybody catch up, or come in again, and talk.
-func (w *world) finish() {
-	for i, a := range w.actors {
-		a.reload = i%2 == 0
-		w.follow(a)
-	}
-}

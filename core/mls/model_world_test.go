@@ -34,6 +34,7 @@ type world struct {
 	marks      int
 	nonces     int
 	groups     map[string]*modelEpoch // by epoch authenticator
+	calm       bool // nothing is lost
 	log        []string
 }
 
@@ -207,7 +208,7 @@ func (w *world) begin() {
 	out := w.outside(e)
 	var values []modelItem
 	var params mls.CommitParams
-	for _, o := range out[:w.pick(len(out)+1)] {
+	for _, o := range out[w.pick(len(out)+1)/2:] {
 		p := w.add(w.newBundle(o), 0)
 		values, params.Proposals = append(values, modelItem{p, false}), append(params.Proposals, p.real)
 	}
@@ -224,6 +225,10 @@ func (w *world) look(a *actor) {
 	}
 	tree, err := g.RatchetTree(w.Context(), a.env())
 	if err != nil {
+		w.Log(err, "window", w.config.MaxPastEpochs, "reload", a.reload)
+		for _, r := range a.stored[mls.RecordPage] {
+			w.Logf("page %x %d", r.Key, len(r.Value))
+		}
 		w.fail("%s: tree: %s", a.name, outcome(err))
 	}
 	now := observed{treeHash: g.TreeHash(), authenticator: g.EpochAuthenticator(), tag: g.ConfirmationTag(), tree: tree}
