@@ -183,6 +183,8 @@ func (m *modelMember) judgeProposal(l *letter) verdict {
 	switch p := l.proposal; {
 	case l.sender == mls.SenderExternal && (!m.at.extensions.hasSenders() || l.index > 1):
 		return breaks("XS-1")
+	case slices.Contains(m.waiting, p):
+		return refused(mls.ErrDuplicateMessage)
 	case p.kind == mls.ProposalRemove && m.at.tree.leaf(p.target) == nil:
 		return breaks("PRP-4")
 	}
@@ -212,7 +214,7 @@ func (m *modelMember) take(l *letter, name string) {
 		m.opened[key].next = max(m.opened[key].next, l.generation+1)
 	}
 	switch {
-	case l.content == mls.ContentProposal && !slices.Contains(m.waiting, l.proposal):
+	case l.content == mls.ContentProposal:
 		m.waiting = append(m.waiting, l.proposal)
 	case l.content == mls.ContentCommit && l.commit.removes(m.at.tree.find(name)):
 		m.active, m.waiting, m.staged = false, nil, nil

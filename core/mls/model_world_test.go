@@ -403,8 +403,12 @@ func (w *world) lookAtChanges(a *actor, c *modelCommit, got *mls.ReceivedCommit,
 	if !slices.Equal(have, want) || len(got.Unused) != unused || len(got.Proposals) != covered {
 		w.fail("%s: commit of %s in %d: changed %v, %d unused; the model says %v, %d", a.name, c.by.name, was.number, have, len(got.Unused), want, unused)
 	}
-	if c.external != (got.Joined != nil) || c.external && (int(got.Joined.Leaf) != c.place || string(got.Joined.Credential.Identity) != c.by.name) {
-		w.fail("%s: %s came in at another place than %d", a.name, c.by.name, c.place)
+	place := c.place
+	if !c.external {
+		place = was.tree.find(c.by.name)
+	}
+	if got.External != c.external || int(got.Committer.Leaf) != place || string(got.Committer.Credential.Identity) != c.by.name {
+		w.fail("%s: the commit of %s at %d is said to be of %s at %d", a.name, c.by.name, place, got.Committer.Credential.Identity, got.Committer.Leaf)
 	}
 }
 
