@@ -74,8 +74,8 @@ func (st *state) commitExactly(ctx context.Context, refs map[string]bool, p mls.
 	if err := covers(pending, refs, p.Proposals); err != nil {
 		return nil, err
 	}
-	if ends(pending.Proposals()) != reinit {
-		return nil, errOtherCalls
+	if err := st.checkKind(reInitOf(pending.Proposals()), reinit); err != nil {
+		return nil, err
 	}
 	bundle, err := pending.Bundle(ctx, env, g)
 	if err != nil {
@@ -119,9 +119,26 @@ func covers(pending *mls.PendingCommit, refs map[string]bool, byValue []mls.Prop
 // errOtherCalls: the driver has mixed the two kinds of commits up.
 var errOtherCalls = invalid("commits of a ReInit have calls of their own")
 
-// ends says whether the proposals of a commit end the group.
-func ends(list []mls.ReceivedProposal) bool {
-	return len(list) == 1 && list[0].Proposal.Type() == mls.ProposalReInit
+// reInitOf is the ReInit of a commit, which is alone in it; nil if it has none.
+func reInitOf(list []mls.ReceivedProposal) *mls.ReInit {
+	if len(list) != 1 {
+		return nil
+	}
+	r, _ := list[0].Proposal.(*mls.ReInit)
+	return r
+}
+
+// checkKind checks, before a commit is made or followed, that the driver knows
+// whether it ends the group, and that we can go on in the group that comes next.
+func (st *state) checkKind(r *mls.ReInit, reinit bool) error {
+	if (r != nil) != reinit {
+		return errOtherCalls
+	}
+	if r == nil {
+		return nil
+	}
+	_, err := st.software.Suite(r.Suite)
+	return err
 }
 
 func (s *service) HandlePendingCommit(ctx context.Context, req *pb.HandlePendingCommitRequest) (*pb.HandleCommitResponse, error) {
@@ -139,8 +156,8 @@ func (st *state) merge(ctx context.Context, reinit bool) error {
 	if st.pending == nil {
 		return fmt.Errorf("pending commit: %w", core.ErrNotFound)
 	}
-	if ends(st.pending.Proposals()) != reinit {
-		return errOtherCalls
+	if err := st.checkKind(reInitOf(st.pending.Proposals()), reinit); err != nil {
+		return err
 	}
 	g, _, ws, err := st.group.Merge(ctx, st.env(), st.pending)
 	if err != nil {
@@ -190,8 +207,8 @@ func (st *state) handle(ctx context.Context, req *pb.HandleCommitRequest, reinit
 	if !ok {
 		return false, invalid("a message that is no commit")
 	}
-	if (c.ReInit != nil) != reinit {
-		return false, errOtherCalls
+	if err := st.checkKind(c.ReInit, reinit); err != nil {
+		return false, err
 	}
 	st.set(g, ws)
 	return c.SelfRemoved, nil

@@ -104,7 +104,7 @@ func (r reinit) do(p *play) error {
 	if err != nil {
 		return err
 	}
-	return p.isGroup(r.to.extensions)
+	return p.isGroup(r.welcomer, r.to.extensions, r.forcePath)
 }
 
 // A branch goes on with some of the members, in a group of their own.
@@ -142,7 +142,7 @@ func (b branch) do(p *play) error {
 	if err != nil {
 		return err
 	}
-	return p.isGroup(b.extensions)
+	return p.isGroup(b.creator, b.extensions, b.forcePath)
 }
 
 // follow has everybody leave the group for the one that follows it.
@@ -175,8 +175,8 @@ func (p *play) follow(creator string, others []string, created *pb.CreateSubgrou
 }
 
 // isGroup compares the group that everybody is in now with what was asked for.
-func (p *play) isGroup(list []*pb.Extension) error {
-	info, err := p.groupInfo(p.members[0], false)
+func (p *play) isGroup(creator string, list []*pb.Extension, path bool) error {
+	info, err := p.groupInfo(creator, true)
 	if err != nil {
 		return err
 	}
@@ -193,6 +193,13 @@ func (p *play) isGroup(list []*pb.Extension) error {
 	})
 	if !same {
 		return fmt.Errorf("extensions %v, want %v", gc.Extensions, list)
+	}
+	tree, err := mls.UnmarshalRatchetTree(info.GetRatchetTree())
+	if err != nil {
+		return err
+	}
+	if refreshed := tree[0].Leaf.Source == mls.LeafCommit; refreshed != path {
+		return fmt.Errorf("the creator's commit has a path: %v, want %v", refreshed, path)
 	}
 	return nil
 }
