@@ -104,14 +104,8 @@ func (st *state) commitExactly(ctx context.Context, refs map[string]bool, p mls.
 // covers compares what a commit covers with what it was to cover: the engine leaves
 // out what could not be committed, such as our own updates.
 func covers(pending *mls.PendingCommit, refs map[string]bool, byValue []mls.Proposal) error {
-	referred := 0
-	for _, p := range pending.Proposals() {
-		if len(p.Ref) > 0 {
-			referred++
-		}
-	}
-	if referred != len(refs) || len(pending.Proposals()) != len(refs)+len(byValue) {
-		return fmt.Errorf("%d of %d proposals cannot be committed by this member: %w", len(refs)-referred, len(refs), core.ErrConflict)
+	if left := len(refs) + len(byValue) - len(pending.Proposals()); left != 0 {
+		return fmt.Errorf("%d of %d proposals cannot be committed by this member: %w", left, len(refs), core.ErrConflict)
 	}
 	return nil
 }

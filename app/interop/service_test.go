@@ -129,6 +129,30 @@ func TestOwnCommitHandled(t *testing.T) {
 	}
 }
 
+// Handshakes are taken in either form, whatever the own ones have.
+func TestMixedHandshakes(t *testing.T) {
+	t.Parallel()
+	p := newPlay(t.Context(), casting{processes: []pb.MLSClientClient{local(t)}, suite: 1})
+	must(t, create("alice").do(p))
+	must(t, keyPackage("bob").do(p))
+	added, err := p.client("alice").Commit(p.ctx, &pb.CommitRequest{
+		StateId: p.states["alice"], ByValue: []*pb.ProposalDescription{addValue("bob")(p)},
+	})
+	must(t, err)
+	merged, err := p.client("alice").HandlePendingCommit(p.ctx, &pb.HandlePendingCommitRequest{StateId: p.states["alice"]})
+	must(t, err)
+	must(t, p.begin(merged.GetEpochAuthenticator()))
+	p.private = true // bob's are encrypted
+	must(t, p.join("bob", added.GetWelcome(), nil))
+	for _, by := range []string{"bob", "alice", "bob"} {
+		p.private = by == "bob"
+		must(t, update(by).do(p))
+		p.private = !p.private
+		must(t, commit{by: p.others(by)[0]}.do(p))
+	}
+	must(t, p.talk())
+}
+
 // Who is removed, and told, stays behind: there is nothing to do but to free it.
 func TestRemovedMember(t *testing.T) {
 	t.Parallel()
