@@ -107,3 +107,12 @@ func ForgedRef(suite core.Suite, message []byte) (ProposalRef, error) {
 func PrivateContentAADs(m *PrivateMessage) (content, senderData []byte) {
 	return m.contentAAD(), m.senderDataAAD()
 }
+
+// WaitingUpdates counts the private keys of own Update proposals that g keeps.
+func WaitingUpdates(ctx context.Context, env *Env, g *Group) (int, error) {
+	keys, err := g.loadKeys(ctx, env)
+	if err != nil {
+		return 0, err
+	}
+	return len(keys.updates), nil
+}
