@@ -28,7 +28,8 @@ var (
 	ErrTooOld = fmt.Errorf("mls: too old: %w", core.ErrInvalid)
 	// ErrTooFarAhead: the generation is further ahead than the limit: messages were lost.
 	ErrTooFarAhead = fmt.Errorf("mls: generation too far ahead: %w", core.ErrInvalid)
-	// ErrOwnMessage: the message is our own, coming back.
+	// ErrOwnMessage: the message is our own, coming back. A commit of ours is merged,
+	// not processed; a PublicMessage of one without a path can be processed as well.
 	ErrOwnMessage = fmt.Errorf("mls: own message: %w", core.ErrInvalid)
 	// ErrMissingProposal: a commit names a proposal that was not received.
 	ErrMissingProposal = fmt.Errorf("mls: unknown proposal reference: %w", core.ErrNotFound)

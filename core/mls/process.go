@@ -173,7 +173,9 @@ func (g *Group) processPublic(ctx context.Context, env *Env, m *PublicMessage) (
 		return nil, nil, nil, err
 	}
 	if sender.Type == SenderMember && sender.Leaf == g.own { // the tag shows that a member made it
-		return nil, nil, nil, ErrOwnMessage
+		if c := m.Content.Commit; c == nil || c.Path != nil { // COM-3: without a path it is like anybody's
+			return nil, nil, nil, ErrOwnMessage
+		}
 	}
 	if err := g.tree.needAll(ctx, env.Fetch); err != nil {
 		return nil, nil, nil, err

@@ -117,6 +117,7 @@ func TestProposalReferences(t *testing.T) {
 		t.Fatalf("%x wait", refs)
 	}
 	known := mls.ProposalOrRef{Reference: mls.ProposalRef(refs[0])}
+	wantRefusal(t, "another reference", alice, mallory.forgeCommit(nil, mls.ProposalOrRef{Reference: make([]byte, 32)}), "", mls.ErrMissingProposal)
 	wantRefusal(t, "the epoch of the reference", alice, mallory.forgeCommit(nil, known), "", mls.ErrAuthentication) // but for the tag
 	for _, ref := range refs {
 		g, ws, err := mallory.g().DropProposal(t.Context(), mallory.env(), mls.ProposalRef(ref))
