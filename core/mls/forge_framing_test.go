@@ -116,3 +116,8 @@ func WaitingUpdates(ctx context.Context, env *Env, g *Group) (int, error) {
 	}
 	return len(keys.updates), nil
 }
+
+// PendingContent is the commit of a pending commit and its confirmation tag.
+func PendingContent(p *PendingCommit) (commit, tag []byte) {
+	return p.content.Content.Commit.Marshal(), p.content.Auth.ConfirmationTag
+}

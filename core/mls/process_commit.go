@@ -47,9 +47,6 @@ func (g *Group) applyCommit(ctx context.Context, env *Env, a *AuthenticatedConte
 		return nil, err
 	}
 	path := c.Commit.Path
-	if path == nil && list.pathRequired() {
-		return nil, breach("PRP-7", "the commit lacks the path that its proposals require")
-	}
 	ac := &appliedCommit{list: list, path: path, sender: c.Sender.Leaf, work: g.tree.edit(), context: g.context}
 	ac.context.Epoch++
 	ac.context.Extensions, ac.added = list.apply(ac.work, g.context.Extensions)
@@ -58,6 +55,9 @@ func (g *Group) applyCommit(ctx context.Context, env *Env, a *AuthenticatedConte
 		if ac.psks, err = g.gatherPSKs(ctx, env, list.pskIDs()); err != nil {
 			return nil, err
 		}
+	}
+	if path == nil && list.pathRequired() {
+		return nil, breach("PRP-7", "the commit lacks the path that its proposals require")
 	}
 	if external {
 		ac.sender = ac.work.reserveLeaf() // EXT-3: after the Remove
