@@ -121,3 +121,17 @@ func WaitingUpdates(ctx context.Context, env *Env, g *Group) (int, error) {
 func PendingContent(p *PendingCommit) (commit, tag []byte) {
 	return p.content.Content.Commit.Marshal(), p.content.Auth.ConfirmationTag
 }
+
+// TreeOf gives the hash of a serialized tree, whatever else is wrong with it.
+func TreeOf(suite core.Suite, nodes []Node) (data, hash []byte, err error) {
+	t, err := importTree(suite, nodes)
+	if err != nil {
+		return nil, nil, err
+	}
+	return t.appendTo(nil), t.hash(), nil
+}
+
+// SignLeaf signs a leaf for a place in a group.
+func SignLeaf(ctx context.Context, signer core.Signer, leaf *LeafNode, groupID []byte, at LeafIndex) error {
+	return leaf.sign(ctx, signer, groupID, at)
+}

@@ -5,6 +5,7 @@ package mls_test
 import (
 	"context"
 	"sync/atomic"
+	"time"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
@@ -17,8 +18,9 @@ type probe struct {
 	verified atomic.Int64 // signatures
 	opened   atomic.Int64 // HPKE ciphertexts
 	sealed   atomic.Int64
-	atOnce   atomic.Int64 // signatures being verified now
-	most     atomic.Int64 // signatures that were verified at once
+	atOnce   atomic.Int64  // signatures being verified now
+	most     atomic.Int64  // signatures that were verified at once
+	pause    time.Duration // that a signature takes longer
 }
 
 func newProbe() *probe { return &probe{SuiteSource: provider} }
@@ -41,6 +43,7 @@ func (s probeSuite) Verify(public, message, signature []byte) error {
 	}
 	defer s.atOnce.Add(-1)
 	s.verified.Add(1)
+	time.Sleep(s.pause)
 	return s.Suite.Verify(public, message, signature)
 }
 
