@@ -39,7 +39,7 @@ func bothPolicies(t *testing.T, run func(t *testing.T, alice, bob, mallory *memb
 	}
 }
 
-// COM-1, core-crypto: a commit that is made changes nothing of the epoch. It can be
+// COM-1, core-crypto/pending: a commit that is made changes nothing of the epoch. It can be
 // given up, after a restart as well, and another made in its place.
 func TestCommitIsStaged(t *testing.T) {
 	t.Parallel()
@@ -133,7 +133,7 @@ func TestCompetingCommits(t *testing.T) {
 	})
 }
 
-// COM-3, core-crypto, amethyst: our own commit is not applied twice. One with a path
+// COM-3, core-crypto/own-commit, amethyst/own-commit: our own commit is not applied twice. One with a path
 // that is not the pending one is refused, for nothing in it is encrypted to us; one
 // without is like anybody's.
 func TestOwnCommitComesBack(t *testing.T) {
@@ -314,7 +314,7 @@ func TestCommitWithNewSignatureKey(t *testing.T) {
 	})
 }
 
-// COM-7, mls-go#99: of several Updates that wait, the one that somebody commits is
+// COM-7, core-crypto/halves, mls-go#99: of several Updates that wait, the one that somebody commits is
 // known by its key; the keys are in use from that epoch on, and if none is committed
 // the old ones stay.
 func TestOutstandingUpdates(t *testing.T) {
