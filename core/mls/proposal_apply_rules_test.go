@@ -109,7 +109,7 @@ func TestPathRequired(t *testing.T) {
 			t.Errorf("%s: made with a path: %v, %v", what, p.HasPath(), err)
 		}
 		for _, m := range []*member{alice, bob, mallory} { // the update waits for nobody else
-			for _, ref := range m.waiting() {
+			for _, ref := range m.pendingRefs() {
 				g, ws, err := m.g().DropProposal(t.Context(), m.env(), mls.ProposalRef(ref))
 				if err != nil {
 					t.Fatal(err)
@@ -237,7 +237,7 @@ func TestUnusedProposals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	refs := mallory.waiting()
+	refs := mallory.pendingRefs()
 	refsOf := func(list []mls.ReceivedProposal) (refs []string) {
 		for _, p := range list {
 			refs = append(refs, string(p.Ref))
@@ -259,7 +259,7 @@ func TestUnusedProposals(t *testing.T) {
 	}
 	all.agree(t)
 	for _, m := range all {
-		if left := m.waiting(); len(left) != 0 || len(m.stored[mls.RecordProposal]) != 0 {
+		if left := m.pendingRefs(); len(left) != 0 || len(m.stored[mls.RecordProposal]) != 0 {
 			t.Errorf("%s: %x still wait", m.name, left)
 		}
 	}
@@ -347,7 +347,7 @@ func TestProposalsAreCheckedAtOnce(t *testing.T) {
 	if _, err := mallory.propose(mallory.g().NewExternalPSK([]byte("not there"))); !errors.Is(err, mls.ErrMissingPSK) {
 		t.Errorf("a PSK that the proposer lacks: %v", err)
 	}
-	if n := len(bob.waiting()) + len(mallory.waiting()); n != 0 {
+	if n := len(bob.pendingRefs()) + len(mallory.pendingRefs()); n != 0 {
 		t.Errorf("%d wait", n)
 	}
 }
@@ -374,13 +374,13 @@ func TestNumberOfProposals(t *testing.T) {
 			for range 3 {
 				wantRefusal(t, "the same again", bob, message, "", mls.ErrDuplicateMessage)
 			}
-			if n := len(bob.waiting()); n != 1 {
+			if n := len(bob.pendingRefs()); n != 1 {
 				t.Fatalf("%d wait", n)
 			}
 		}
 	}
 	wantRefusal(t, "one too many", bob, message, "", core.ErrTooLarge)
-	if n := len(bob.waiting()); n != 1000 {
+	if n := len(bob.pendingRefs()); n != 1000 {
 		t.Errorf("%d wait", n)
 	}
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/conclave-mls/conclave/core/mls"
 )
 
-// waiting lists the references of the proposals that wait.
-func (m *member) waiting() (refs []string) {
+// pendingRefs lists the references of the proposals that wait.
+func (m *member) pendingRefs() (refs []string) {
 	m.t.Helper()
 	for p, err := range m.g().PendingProposals(m.t.Context(), m.env()) {
 		if err != nil {
@@ -112,8 +112,8 @@ func TestProposalReferences(t *testing.T) {
 		bob.set(g, ws)
 		all.deliver(t, bob, sent.Message)
 	}
-	refs := alice.waiting()
-	if len(refs) != 2 || !slices.Equal(refs, bob.waiting()) || !slices.Equal(refs, mallory.waiting()) {
+	refs := alice.pendingRefs()
+	if len(refs) != 2 || !slices.Equal(refs, bob.pendingRefs()) || !slices.Equal(refs, mallory.pendingRefs()) {
 		t.Fatalf("%x wait", refs)
 	}
 	known := mls.ProposalOrRef{Reference: mls.ProposalRef(refs[0])}
