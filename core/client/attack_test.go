@@ -381,6 +381,23 @@ func TestNothingHalfWay(t *testing.T) {
 			t.Errorf("%d signatures: joined %v, finished %v, conversations %v", signatures, joined, err, ids)
 		}
 	}
+	for signatures := range 4 { // two for each key package
+		w := newWorld(t, clienttest.Options{})
+		left, cfg := 100, config()
+		cfg.Keys = failingProvider{cfg.Keys, &left}
+		bob := w.deviceOn("bob", memory.New(), cfg)
+		left = signatures
+		err := bob.Transaction(t.Context(), func(ctx context.Context, tx *client.Transaction) error {
+			_, _ = tx.NewKeyPackages(ctx, suite1, core.CredentialBasic, 2)
+			return nil
+		})
+		w.do(bob, func(ctx context.Context, tx *client.Transaction) error {
+			if n, countErr := tx.CountKeyPackages(ctx, suite1, core.CredentialBasic); countErr != nil || n != 0 {
+				t.Errorf("%d signatures: finished %v: %d key packages, %v", signatures, err, n, countErr)
+			}
+			return nil
+		})
+	}
 	w := newWorld(t, clienttest.Options{})
 	carol := clienttest.NewDevice(t, w.service, "carol", memory.New(), config())
 	err := carol.Transaction(t.Context(), func(ctx context.Context, tx *client.Transaction) error {

@@ -38,25 +38,21 @@ func (c *Conversation) ID() core.ConversationID { return c.id }
 
 // Conversation opens a conversation that we are in; ErrConversationNotFound.
 func (t *Transaction) Conversation(ctx context.Context, id core.ConversationID) (*Conversation, error) {
-	leave, err := t.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	if _, err := t.member(ctx, id); err != nil {
-		return nil, err
-	}
-	return &Conversation{tx: t, id: id}, nil
+	return in(ctx, t, func() (*Conversation, error) {
+		if _, err := t.member(ctx, id); err != nil {
+			return nil, err
+		}
+		return &Conversation{tx: t, id: id}, nil
+	})
 }
 
 // NewConversation makes a conversation with us as its only member, in epoch 0.
 // ErrConversationExists if we are in it or about to join it.
 func (t *Transaction) NewConversation(ctx context.Context, id core.ConversationID, cfg ConversationConfig) (*Conversation, error) {
-	leave, err := t.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
+	return in(ctx, t, func() (*Conversation, error) { return t.newConversation(ctx, id, cfg) })
+}
+
+func (t *Transaction) newConversation(ctx context.Context, id core.ConversationID, cfg ConversationConfig) (*Conversation, error) {
 	h, err := t.hold(ctx, id)
 	if err != nil {
 		return nil, err
@@ -71,14 +67,7 @@ func (t *Transaction) NewConversation(ctx context.Context, id core.ConversationI
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Credential == 0 {
-		cfg.Credential = core.CredentialBasic
-	}
-	own, err := t.newest(ctx, suite.Parameters().Scheme, cfg.Credential)
-	if err != nil {
-		return nil, err
-	}
-	signer, err := t.signer(ctx, own.SignatureKey)
+	own, signer, err := t.ownSigner(ctx, suite, cfg.Credential)
 	if err != nil {
 		return nil, err
 	}

@@ -37,13 +37,11 @@ func decodeIdentity(value []byte) (i identity, err error) {
 // InitMLS makes the identity of this client: its id and, for the signature scheme
 // of each suite, a key with a basic credential. ErrInitialized if it has one. No
 // key packages are made.
-func (t *Transaction) InitMLS(ctx context.Context, id core.ClientID, suites ...core.SuiteID) (err error) {
-	leave, err := t.enter(ctx)
-	if err != nil {
-		return err
-	}
-	defer leave()
-	defer t.whole(&err)()
+func (t *Transaction) InitMLS(ctx context.Context, id core.ClientID, suites ...core.SuiteID) error {
+	return t.do(ctx, func() error { return t.initMLS(ctx, id, suites) })
+}
+
+func (t *Transaction) initMLS(ctx context.Context, id core.ClientID, suites []core.SuiteID) error {
 	if len(id) == 0 || len(suites) == 0 {
 		return fmt.Errorf("client id and suites: %w", ErrEmptyInput)
 	}
@@ -92,13 +90,11 @@ func (t *Transaction) addCredential(ctx context.Context, who *identity, p core.S
 
 // NewCredential makes a fresh signature key for the scheme of a suite, with a
 // basic credential. It becomes the newest; [Conversation.Rotate] takes it into use.
-func (t *Transaction) NewCredential(ctx context.Context, suite core.SuiteID) (own Credential, err error) {
-	leave, err := t.enter(ctx)
-	if err != nil {
-		return Credential{}, err
-	}
-	defer leave()
-	defer t.whole(&err)()
+func (t *Transaction) NewCredential(ctx context.Context, suite core.SuiteID) (Credential, error) {
+	return in(ctx, t, func() (Credential, error) { return t.newCredential(ctx, suite) })
+}
+
+func (t *Transaction) newCredential(ctx context.Context, suite core.SuiteID) (Credential, error) {
 	s, err := t.client.suites.Suite(suite)
 	if err != nil {
 		return Credential{}, err
@@ -114,7 +110,7 @@ func (t *Transaction) NewCredential(ctx context.Context, suite core.SuiteID) (ow
 	if err != nil {
 		return Credential{}, err
 	}
-	own, err = t.addCredential(ctx, &who, s.Parameters(), core.BasicCredential(who.id))
+	own, err := t.addCredential(ctx, &who, s.Parameters(), core.BasicCredential(who.id))
 	if err != nil {
 		return Credential{}, err
 	}
@@ -124,12 +120,7 @@ func (t *Transaction) NewCredential(ctx context.Context, suite core.SuiteID) (ow
 
 // Credentials lists ours, oldest first.
 func (t *Transaction) Credentials(ctx context.Context) ([]Credential, error) {
-	leave, err := t.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	return credentials(ctx, t.segment)
+	return in(ctx, t, func() ([]Credential, error) { return credentials(ctx, t.segment) })
 }
 
 func credentials(ctx context.Context, s *segment) ([]Credential, error) {
@@ -155,6 +146,14 @@ func credentials(ctx context.Context, s *segment) ([]Credential, error) {
 	return list, nil
 }
 
+// orBasic is the type of a credential: 0 is basic.
+func orBasic(kind core.CredentialType) core.CredentialType {
+	if kind == 0 {
+		return core.CredentialBasic
+	}
+	return kind
+}
+
 // newest finds our newest credential of a type for a scheme.
 func (t *Transaction) newest(ctx context.Context, scheme core.SignatureScheme, kind core.CredentialType) (Credential, error) {
 	list, err := credentials(ctx, t.segment)
@@ -165,21 +164,26 @@ func (t *Transaction) newest(ctx context.Context, scheme core.SignatureScheme, k
 		return Credential{}, ErrNotInitialized
 	}
 	for _, c := range slices.Backward(list) {
-		if c.Scheme == scheme && c.Credential.Type == kind {
+		if c.Scheme == scheme && c.Credential.Type == orBasic(kind) {
 			return c, nil
 		}
 	}
 	return Credential{}, ErrCredentialNotFound
 }
 
+// ownSigner is newest with the key that signs for it.
+func (t *Transaction) ownSigner(ctx context.Context, suite core.Suite, kind core.CredentialType) (Credential, core.Signer, error) {
+	own, err := t.newest(ctx, suite.Parameters().Scheme, kind)
+	if err != nil {
+		return Credential{}, nil, err
+	}
+	signer, err := t.signer(ctx, own.SignatureKey)
+	return own, signer, err
+}
+
 // ClientID is who we are; ErrNotInitialized.
 func (t *Transaction) ClientID(ctx context.Context) (core.ClientID, error) {
-	leave, err := t.enter(ctx)
-	if err != nil {
-		return "", err
-	}
-	defer leave()
-	return clientID(ctx, t.segment)
+	return in(ctx, t, func() (core.ClientID, error) { return clientID(ctx, t.segment) })
 }
 
 func clientID(ctx context.Context, s *segment) (core.ClientID, error) {
@@ -197,17 +201,14 @@ func clientID(ctx context.Context, s *segment) (core.ClientID, error) {
 // ClientPublicKey is the public signature key of our newest credential of a type
 // for a suite.
 func (t *Transaction) ClientPublicKey(ctx context.Context, suite core.SuiteID, kind core.CredentialType) ([]byte, error) {
-	leave, err := t.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	s, err := t.client.suites.Suite(suite)
-	if err != nil {
-		return nil, err
-	}
-	c, err := t.newest(ctx, s.Parameters().Scheme, kind)
-	return c.SignatureKey, err
+	return in(ctx, t, func() ([]byte, error) {
+		s, err := t.client.suites.Suite(suite)
+		if err != nil {
+			return nil, err
+		}
+		c, err := t.newest(ctx, s.Parameters().Scheme, kind)
+		return c.SignatureKey, err
+	})
 }
 
 // capabilities are what our leaves say we support.

@@ -17,29 +17,24 @@ const maxData = core.MaxValue / 2
 // example the number of the last message that it processed. Up to 512 KiB, else
 // core.ErrTooLarge.
 func (t *Transaction) SetData(ctx context.Context, data []byte) error {
-	leave, err := t.enter(ctx)
-	if err != nil {
-		return err
-	}
-	defer leave()
-	if len(data) > maxData {
-		return fmt.Errorf("%d bytes of data: %w", len(data), core.ErrTooLarge)
-	}
-	t.segment.put(at(tableData, ""), theOnly, newEncoder().bytes(data))
-	return nil
+	return t.do(ctx, func() error {
+		if len(data) > maxData {
+			return fmt.Errorf("%d bytes of data: %w", len(data), core.ErrTooLarge)
+		}
+		t.segment.put(at(tableData, ""), theOnly, newEncoder().bytes(data))
+		return nil
+	})
 }
 
 // Data is what SetData kept, in this transaction or before; false if nothing. A
 // transaction that has read it and writes anything is core.ErrConflict if somebody
 // else has set it meanwhile, so that what is read can be changed and set again.
-func (t *Transaction) Data(ctx context.Context) ([]byte, bool, error) {
-	leave, err := t.enter(ctx)
-	if err != nil {
-		return nil, false, err
-	}
-	defer leave()
-	r, found, err := t.segment.getExpected(ctx, at(tableData, ""), theOnly)
-	return decodeData(r, found, err)
+func (t *Transaction) Data(ctx context.Context) (data []byte, found bool, err error) {
+	err = t.do(ctx, func() error {
+		data, found, err = decodeData(t.segment.getExpected(ctx, at(tableData, ""), theOnly))
+		return err
+	})
+	return data, found, err
 }
 
 // Data is what is durable of [Transaction.SetData].
@@ -52,8 +47,7 @@ func (c *Client) Data(ctx context.Context) ([]byte, bool, error) {
 }
 
 func data(ctx context.Context, s *segment) ([]byte, bool, error) {
-	r, found, err := s.get(ctx, at(tableData, ""), theOnly)
-	return decodeData(r, found, err)
+	return decodeData(s.get(ctx, at(tableData, ""), theOnly))
 }
 
 func decodeData(r seal.Record, found bool, err error) (v []byte, _ bool, _ error) {

@@ -23,12 +23,8 @@ type JoinConfig struct {
 // package that was used is gone, unless it is a last resort. ErrOrphanWelcome: we
 // have none that fits. ErrConversationExists: we are in it, or about to join; the
 // key package stays. See [Conversation.Replay] for messages that came before.
-func (t *Transaction) ProcessWelcome(ctx context.Context, message []byte, cfg JoinConfig) (c *Conversation, err error) {
-	err = t.do(ctx, func() error {
-		c, err = t.processWelcome(ctx, message, cfg)
-		return err
-	})
-	return c, err
+func (t *Transaction) ProcessWelcome(ctx context.Context, message []byte, cfg JoinConfig) (*Conversation, error) {
+	return in(ctx, t, func() (*Conversation, error) { return t.processWelcome(ctx, message, cfg) })
 }
 
 func (t *Transaction) processWelcome(ctx context.Context, message []byte, cfg JoinConfig) (*Conversation, error) {
@@ -209,14 +205,7 @@ func (t *Transaction) makeJoin(ctx context.Context, h *held, info *mls.GroupInfo
 	if err != nil {
 		return fail(err)
 	}
-	if cfg.Credential == 0 {
-		cfg.Credential = core.CredentialBasic
-	}
-	own, err := t.newest(ctx, suite.Parameters().Scheme, cfg.Credential)
-	if err != nil {
-		return fail(err)
-	}
-	signer, err := t.signer(ctx, own.SignatureKey)
+	own, signer, err := t.ownSigner(ctx, suite, cfg.Credential)
 	if err != nil {
 		return fail(err)
 	}

@@ -105,37 +105,54 @@ func (p *pool) remove(which func(pooled) bool) (removed int) {
 
 func (p *pool) prune() { p.remove(func(e pooled) bool { return e.expired(p.t.client.now()) }) }
 
-// add makes a key package.
-func (p *pool) add(ctx context.Context, suite core.Suite, kind core.CredentialType, lastResort bool) (KeyPackage, error) {
-	own, err := p.t.newest(ctx, suite.Parameters().Scheme, kind)
+// A maker adds key packages with one of our credentials to the pool.
+type maker struct {
+	*pool
+	suite  core.Suite
+	own    Credential
+	signer core.Signer
+}
+
+// maker reads the pool, takes what has expired away and is ready to add.
+func (t *Transaction) maker(ctx context.Context, id core.SuiteID, kind core.CredentialType) (*maker, error) {
+	suite, err := t.client.suites.Suite(id)
 	if err != nil {
-		return KeyPackage{}, err
+		return nil, err
 	}
-	signer, err := p.t.signer(ctx, own.SignatureKey)
+	own, signer, err := t.ownSigner(ctx, suite, kind)
 	if err != nil {
-		return KeyPackage{}, err
+		return nil, err
 	}
-	now := p.t.client.now()
+	p, err := t.pool(ctx, 0)
+	if err != nil {
+		return nil, err
+	}
+	p.prune()
+	return &maker{p, suite, own, signer}, nil
+}
+
+// add makes n key packages.
+func (m *maker) add(ctx context.Context, n int, lastResort bool) (list []KeyPackage, err error) {
+	c := m.t.client
+	now := c.now()
 	lifetime := mls.Lifetime{NotBefore: unix(now.Add(-clockSkew)), NotAfter: unix(now.Add(keyPackageLifetime))}
-	bundle, err := mls.NewKeyPackage(ctx, mls.KeyPackageParams{
-		Suite: suite, Signer: signer, Credential: own.Credential, Capabilities: p.t.client.capabilities(),
-		Lifetime: lifetime, LastResort: lastResort, Grease: p.t.client.grease,
-	})
-	if err != nil {
-		return KeyPackage{}, err
+	for range n {
+		bundle, err := mls.NewKeyPackage(ctx, mls.KeyPackageParams{
+			Suite: m.suite, Signer: m.signer, Credential: m.own.Credential, Capabilities: c.capabilities(),
+			Lifetime: lifetime, LastResort: lastResort, Grease: c.grease,
+		})
+		if err != nil {
+			return nil, err
+		}
+		k := keyPackageOf(bundle.KeyPackage.Ref(m.suite), bundle.KeyPackage)
+		record := newEncoder().bytes(k.Ref).u16(uint16(m.own.Credential.Type)).u64(lifetime.NotAfter).flag(lastResort)
+		m.t.segment.put(at(tablePool, ""), item(be16(uint16(m.suite.ID())), be64(m.next)), record)
+		m.t.segment.put(at(tableKeyPackage, string(k.Ref)), theOnly, bundle.Marshal())
+		m.next++
+		m.changed()
+		list = append(list, k)
 	}
-	ref := bundle.KeyPackage.Ref(suite)
-	e := pooled{
-		key: item(be16(uint16(suite.ID())), be64(p.next)), ref: ref,
-		kind: kind, notAfter: lifetime.NotAfter, lastResort: lastResort,
-	}
-	p.next++
-	p.list = append(p.list, e)
-	record := newEncoder().bytes(e.ref).u16(uint16(e.kind)).u64(e.notAfter).flag(e.lastResort)
-	p.t.segment.put(at(tablePool, ""), e.key, record)
-	p.t.segment.put(at(tableKeyPackage, string(ref)), theOnly, bundle.Marshal())
-	p.changed()
-	return keyPackageOf(ref, bundle.KeyPackage), nil
+	return list, nil
 }
 
 func keyPackageOf(ref []byte, k *mls.KeyPackage) KeyPackage {
@@ -158,73 +175,42 @@ func (t *Transaction) NewLastResortKeyPackage(ctx context.Context, suite core.Su
 }
 
 func (t *Transaction) makeKeyPackages(ctx context.Context, suite core.SuiteID, kind core.CredentialType, n int, lastResort bool) ([]KeyPackage, error) {
-	leave, err := t.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	s, err := t.client.suites.Suite(suite)
-	if err != nil {
-		return nil, err
-	}
-	p, err := t.pool(ctx, 0)
-	if err != nil {
-		return nil, err
-	}
-	p.prune()
-	var list []KeyPackage
-	for range n {
-		k, err := p.add(ctx, s, kind, lastResort)
+	return in(ctx, t, func() ([]KeyPackage, error) {
+		m, err := t.maker(ctx, suite, kind)
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, k)
-	}
-	return list, nil
+		return m.add(ctx, n, lastResort)
+	})
 }
 
 // KeyPackages returns n key packages that may be used once: those that are there,
 // newest first, and as many fresh ones before them as are lacking. Nothing marks
 // what was published: the next call returns the same. Expired ones go first.
 func (t *Transaction) KeyPackages(ctx context.Context, suite core.SuiteID, kind core.CredentialType, n int) ([]KeyPackage, error) {
-	leave, err := t.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	s, err := t.client.suites.Suite(suite)
-	if err != nil {
-		return nil, err
-	}
-	p, err := t.pool(ctx, 0)
-	if err != nil {
-		return nil, err
-	}
-	p.prune()
-	prefix := item(be16(uint16(suite)))
-	var have []KeyPackage
-	for _, e := range slices.Backward(p.list) {
-		if len(have) == n {
-			break
-		}
-		if e.kind != kind || e.lastResort || !slices.Equal(e.key[:len(prefix)], prefix) {
-			continue
-		}
-		bundle, _, err := t.keyPackage(ctx, e.ref)
+	return in(ctx, t, func() ([]KeyPackage, error) {
+		m, err := t.maker(ctx, suite, kind)
 		if err != nil {
 			return nil, err
 		}
-		have = append(have, keyPackageOf(e.ref, bundle.KeyPackage))
-	}
-	var fresh []KeyPackage
-	for range n - len(have) {
-		k, err := p.add(ctx, s, kind, false)
-		if err != nil {
-			return nil, err
+		prefix := item(be16(uint16(suite)))
+		var have []KeyPackage
+		for _, e := range slices.Backward(m.list) {
+			if len(have) == n {
+				break
+			}
+			if e.kind != orBasic(kind) || e.lastResort || !slices.Equal(e.key[:len(prefix)], prefix) {
+				continue
+			}
+			bundle, _, err := t.keyPackage(ctx, e.ref)
+			if err != nil {
+				return nil, err
+			}
+			have = append(have, keyPackageOf(e.ref, bundle.KeyPackage))
 		}
-		fresh = append(fresh, k)
-	}
-	return append(fresh, have...), nil
+		fresh, err := m.add(ctx, n-len(have), false)
+		return append(fresh, have...), err
+	})
 }
 
 // keyPackage finds one of ours; core.ErrNotFound if the reference is not.
@@ -242,42 +228,36 @@ func (t *Transaction) keyPackage(ctx context.Context, ref []byte) (*mls.KeyPacka
 
 // CountKeyPackages tells how many valid key packages of a suite and a type may be
 // used once.
-func (t *Transaction) CountKeyPackages(ctx context.Context, suite core.SuiteID, kind core.CredentialType) (n int, err error) {
-	leave, err := t.enter(ctx)
-	if err != nil {
-		return 0, err
-	}
-	defer leave()
-	list, err := poolList(ctx, t.segment, suite)
-	for _, e := range list {
-		if e.kind == kind && !e.lastResort && !e.expired(t.client.now()) {
-			n++
+func (t *Transaction) CountKeyPackages(ctx context.Context, suite core.SuiteID, kind core.CredentialType) (int, error) {
+	return in(ctx, t, func() (n int, err error) {
+		list, err := poolList(ctx, t.segment, suite)
+		for _, e := range list {
+			if e.kind == orBasic(kind) && !e.lastResort && !e.expired(t.client.now()) {
+				n++
+			}
 		}
-	}
-	return n, err
+		return n, err
+	})
 }
 
 // DeleteKeyPackages deletes the listed key packages with their private keys, and
 // all that have expired. References that are not ours are no error; none at all is
 // ErrEmptyInput. Credentials stay.
 func (t *Transaction) DeleteKeyPackages(ctx context.Context, refs ...[]byte) error {
-	leave, err := t.enter(ctx)
-	if err != nil {
-		return err
-	}
-	defer leave()
-	if len(refs) == 0 {
-		return ErrEmptyInput
-	}
-	p, err := t.pool(ctx, 0)
-	if err != nil {
-		return err
-	}
-	p.prune()
-	p.remove(func(e pooled) bool {
-		return slices.ContainsFunc(refs, func(ref []byte) bool { return slices.Equal(ref, e.ref) })
+	return t.do(ctx, func() error {
+		if len(refs) == 0 {
+			return ErrEmptyInput
+		}
+		p, err := t.pool(ctx, 0)
+		if err != nil {
+			return err
+		}
+		p.prune()
+		p.remove(func(e pooled) bool {
+			return slices.ContainsFunc(refs, func(ref []byte) bool { return slices.Equal(ref, e.ref) })
+		})
+		return nil
 	})
-	return nil
 }
 
 // consume takes a key package away that a Welcome has used.

@@ -13,27 +13,21 @@ import (
 // SetPSK keeps an external pre-shared key under an id that all who hold it agree
 // on (RFC 9420 section 8.4). Both are not empty.
 func (t *Transaction) SetPSK(ctx context.Context, id []byte, key core.Secret) error {
-	leave, err := t.enter(ctx)
-	if err != nil {
-		return err
-	}
-	defer leave()
-	if len(id) == 0 || key.IsZero() {
-		return fmt.Errorf("pre-shared key: %w", ErrEmptyInput)
-	}
-	t.segment.put(at(tablePSK, string(id)), theOnly, newEncoder().bytes(key.Bytes()))
-	return nil
+	return t.do(ctx, func() error {
+		if len(id) == 0 || key.IsZero() {
+			return fmt.Errorf("pre-shared key: %w", ErrEmptyInput)
+		}
+		t.segment.put(at(tablePSK, string(id)), theOnly, newEncoder().bytes(key.Bytes()))
+		return nil
+	})
 }
 
 // DeletePSK deletes a pre-shared key; one that is not there is no error.
 func (t *Transaction) DeletePSK(ctx context.Context, id []byte) error {
-	leave, err := t.enter(ctx)
-	if err != nil {
-		return err
-	}
-	defer leave()
-	t.segment.del(at(tablePSK, string(id)), theOnly)
-	return nil
+	return t.do(ctx, func() error {
+		t.segment.del(at(tablePSK, string(id)), theOnly)
+		return nil
+	})
 }
 
 // psk finds a pre-shared key for the engine: an external one, or the resumption

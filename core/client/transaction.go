@@ -175,6 +175,12 @@ func (t *Transaction) do(ctx context.Context, f func() error) (err error) {
 	return f()
 }
 
+// in is do for an operation with a result.
+func in[T any](ctx context.Context, t *Transaction, f func() (T, error)) (result T, err error) {
+	err = t.do(ctx, func() error { result, err = f(); return err })
+	return result, err
+}
+
 // whole notes where an operation begins; the result, at its end, breaks the
 // transaction if the operation failed after it wrote something.
 func (t *Transaction) whole(err *error) func() {
