@@ -24,23 +24,30 @@ func groupOfPath(r *http.Request) (core.ConversationID, error) {
 	return core.ConversationID(id), nil
 }
 
-// membership reads the caller's record and the head of the group from one state.
-func (s *Server) membership(ctx context.Context, sc scope, caller core.ClientID) (group groupRecord, m memberRecord, roster core.Record, err error) {
+// A membership is the caller's record and the head of the group, from one state.
+type membership struct {
+	memberRecord
+	group  groupRecord
+	roster core.Record
+}
+
+func (s *Server) membership(ctx context.Context, sc scope, caller core.ClientID) (m membership, err error) {
 	found, err := s.get(ctx, one(tableGroup, sc.key()), one(tableRoster, rosterKey(sc, caller)))
 	if err != nil {
-		return group, m, roster, err
+		return m, err
 	}
 	if absent(found[0]) {
-		return group, m, roster, refuse(CodeNotFound, "no such group")
+		return m, refuse(CodeNotFound, "no such group")
 	}
 	if absent(found[1]) {
-		return group, m, roster, refuse(CodeDenied, "not a member of the group")
+		return m, refuse(CodeDenied, "not a member of the group")
 	}
-	if group, err = decodeGroup(found[0].Value); err != nil {
-		return group, m, roster, err
+	m.roster = found[1]
+	if m.group, err = decodeGroup(found[0].Value); err != nil {
+		return m, err
 	}
-	m, err = decodeMember(found[1].Value)
-	return group, m, found[1], err
+	m.memberRecord, err = decodeMember(found[1].Value)
+	return m, err
 }
 
 // readLog answers with what comes after ?after=, by default after what the
@@ -65,7 +72,7 @@ func (s *Server) readLog(r *http.Request, caller core.ClientID) (any, error) {
 	sc := groupScope(id)
 	out := logAnswer{Entries: []Entry{}}
 	err = s.poll(r.Context(), sc, wait, func() (bool, error) {
-		group, m, _, err := s.membership(r.Context(), sc, caller)
+		m, err := s.membership(r.Context(), sc, caller)
 		if err != nil {
 			return false, err
 		}
@@ -74,7 +81,7 @@ func (s *Server) readLog(r *http.Request, caller core.ClientID) (any, error) {
 			from = max(*after, m.start)
 		}
 		// What the roster said holds up to this number, whatever came since.
-		last := group.seq
+		last := m.group.seq
 		if m.end != 0 {
 			last = m.end
 		}
@@ -133,11 +140,11 @@ func (s *Server) ackLog(r *http.Request, caller core.ClientID) (any, error) {
 	}
 	sc := groupScope(id)
 	return struct{}{}, s.change(r.Context(), sc, func() (b core.Batch, err error) {
-		group, m, roster, err := s.membership(r.Context(), sc, caller)
+		m, err := s.membership(r.Context(), sc, caller)
 		if err != nil {
 			return b, err
 		}
-		if in.Through > group.seq {
+		if in.Through > m.group.seq {
 			return b, refuse(CodeInvalid, "the log has not come so far")
 		}
 		if in.Through <= m.read {
@@ -145,8 +152,8 @@ func (s *Server) ackLog(r *http.Request, caller core.ClientID) (any, error) {
 		}
 		m.read = in.Through
 		return core.Batch{
-			Expect: []core.Expectation{{Table: tableRoster, Key: roster.Key, Version: roster.Version}},
-			Puts:   []core.Put{put(tableRoster, roster.Key, m.encode())},
+			Expect: []core.Expectation{{Table: tableRoster, Key: m.roster.Key, Version: m.roster.Version}},
+			Puts:   []core.Put{put(tableRoster, m.roster.Key, m.encode())},
 		}, nil
 	})
 }

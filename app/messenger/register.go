@@ -70,60 +70,64 @@ func (m *Messenger) Register(ctx context.Context, id core.ClientID) error {
 // publish tops the key packages at the service up. With fresh ones only, those of
 // before are thrown away, there and then here.
 func (m *Messenger) publish(ctx context.Context, fresh bool) error {
-	var packages [][]byte
-	var last client.KeyPackage
-	var old [][]byte
+	var r renewal
 	err := m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) (err error) {
-		packages, old = nil, nil
-		var list []client.KeyPackage
-		if !fresh {
-			list, err = tx.KeyPackages(ctx, m.suite, core.CredentialBasic, poolSize)
+		if fresh {
+			r, err = m.renewPackages(ctx, tx)
 		} else {
-			list, last, old, err = m.renewPackages(ctx, tx)
-		}
-		for _, k := range list {
-			packages = append(packages, k.Message)
+			r.fresh, err = tx.KeyPackages(ctx, m.suite, core.CredentialBasic, poolSize)
 		}
 		return err
 	})
 	if err != nil {
 		return err
+	}
+	var packages [][]byte
+	for _, k := range r.fresh {
+		packages = append(packages, k.Message)
 	}
 	if !fresh {
 		_, err = m.service.Upload(ctx, packages, nil)
 		return err
 	}
-	if _, err = m.service.Replace(ctx, packages, last.Message); err != nil || len(old) == 0 {
+	if _, err = m.service.Replace(ctx, packages, r.last.Message); err != nil || len(r.old) == 0 {
 		return err
 	}
 	return m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
-		return tx.DeleteKeyPackages(ctx, old...)
+		return tx.DeleteKeyPackages(ctx, r.old...)
 	})
 }
 
-func (m *Messenger) renewPackages(ctx context.Context, tx *client.Transaction) (list []client.KeyPackage, last client.KeyPackage, old [][]byte, err error) {
-	fail := func(err error) ([]client.KeyPackage, client.KeyPackage, [][]byte, error) { return nil, last, nil, err }
+// A renewal is key packages that take the place of others.
+type renewal struct {
+	fresh []client.KeyPackage
+	last  client.KeyPackage // the last resort
+	old   [][]byte          // references
+}
+
+func (m *Messenger) renewPackages(ctx context.Context, tx *client.Transaction) (r renewal, err error) {
 	n, err := tx.CountKeyPackages(ctx, m.suite, core.CredentialBasic)
 	if err != nil {
-		return fail(err)
+		return r, err
 	}
-	if list, err = tx.KeyPackages(ctx, m.suite, core.CredentialBasic, n); err != nil {
-		return fail(err)
+	old, err := tx.KeyPackages(ctx, m.suite, core.CredentialBasic, n)
+	if err != nil {
+		return r, err
 	}
-	for _, k := range list {
-		old = append(old, k.Ref)
+	for _, k := range old {
+		r.old = append(r.old, k.Ref)
 	}
-	if list, err = tx.NewKeyPackages(ctx, m.suite, core.CredentialBasic, poolSize); err != nil {
-		return fail(err)
+	if r.fresh, err = tx.NewKeyPackages(ctx, m.suite, core.CredentialBasic, poolSize); err != nil {
+		return r, err
 	}
-	if last, err = tx.NewLastResortKeyPackage(ctx, m.suite, core.CredentialBasic); err != nil {
-		return fail(err)
+	if r.last, err = tx.NewLastResortKeyPackage(ctx, m.suite, core.CredentialBasic); err != nil {
+		return r, err
 	}
 	err = edit(ctx, tx, func(n *note) {
 		if len(n.LastResort) > 0 {
-			old = append(old, n.LastResort)
+			r.old = append(r.old, n.LastResort)
 		}
-		n.LastResort = last.Ref
+		n.LastResort = r.last.Ref
 	})
-	return list, last, old, err
+	return r, err
 }

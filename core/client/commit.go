@@ -129,7 +129,7 @@ func (t *Transaction) commitOnce(ctx context.Context, id core.ConversationID, ch
 	if err != nil {
 		return nil, t.explain(ctx, h, err)
 	}
-	bundle, err := t.bundle(ctx, h, env, g, pending, members)
+	bundle, err := bundleOf(ctx, env, g, pending, members)
 	if err != nil {
 		return nil, t.explain(ctx, h, err)
 	}
@@ -297,8 +297,8 @@ func (t *Transaction) params(ctx context.Context, h *held, members []mls.Member,
 	return nil, nil
 }
 
-// bundle is what is published, with the names of those who come and go.
-func (t *Transaction) bundle(ctx context.Context, h *held, env *mls.Env, g *mls.Group, p *mls.PendingCommit, members []mls.Member) (CommitBundle, error) {
+// bundleOf is what is published, with the names of those who come and go.
+func bundleOf(ctx context.Context, env *mls.Env, g *mls.Group, p *mls.PendingCommit, members []mls.Member) (CommitBundle, error) {
 	b, err := p.Bundle(ctx, env, g)
 	if err != nil {
 		return CommitBundle{}, err

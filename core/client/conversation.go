@@ -80,7 +80,7 @@ func (t *Transaction) newConversation(ctx context.Context, id core.ConversationI
 	now := t.client.now()
 	g, ws, err := mls.Create(ctx, t.env(id, h.head.next), mls.CreateParams{
 		Suite: suite, GroupID: []byte(id), Signer: signer, Credential: own.Credential,
-		Capabilities: t.client.capabilities(), Extensions: extensions, Config: orDefault(cfg.Group),
+		Capabilities: mls.DefaultCapabilities(t.client.suites.Suites()), Extensions: extensions, Config: orDefault(cfg.Group),
 		Lifetime: mls.Lifetime{NotBefore: unix(now.Add(-clockSkew)), NotAfter: unix(now.Add(keyPackageLifetime))},
 	})
 	if err != nil {

@@ -210,12 +210,3 @@ func (t *Transaction) ClientPublicKey(ctx context.Context, suite core.SuiteID, k
 		return c.SignatureKey, err
 	})
 }
-
-// capabilities are what our leaves say we support.
-func (c *Client) capabilities() mls.Capabilities {
-	return mls.Capabilities{
-		Versions:    []mls.ProtocolVersion{mls.MLS10},
-		Suites:      c.suites.Suites(),
-		Credentials: []core.CredentialType{core.CredentialBasic, core.CredentialX509},
-	}
-}

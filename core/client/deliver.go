@@ -127,8 +127,10 @@ func (d *delivery) pass(ctx context.Context) (done bool, err error) {
 		if err != nil || again {
 			return false, err
 		}
-		if err := d.renew(ctx); !last && err != nil {
-			return false, err
+		if !last { // else the lease is given back
+			if err := d.renew(ctx); err != nil {
+				return false, err
+			}
 		}
 	}
 	return false, nil

@@ -109,14 +109,19 @@ func (t *Transaction) load(ctx context.Context, id core.ConversationID) (*held, 
 
 // loadGroup opens an incarnation from its header.
 func (t *Transaction) loadGroup(ctx context.Context, h *held, incarnation uint32) (*mls.Group, error) {
-	r, found, err := t.segment.get(ctx, ofGroup(h.id, incarnation), []byte{byte(mls.RecordHeader)})
+	g, err := t.client.loadGroup(ctx, t.segment, h.id, incarnation)
+	return g, t.explain(ctx, h, err)
+}
+
+func (c *Client) loadGroup(ctx context.Context, s *segment, id core.ConversationID, incarnation uint32) (*mls.Group, error) {
+	r, found, err := s.get(ctx, ofGroup(id, incarnation), []byte{byte(mls.RecordHeader)})
 	if err != nil {
 		return nil, err
 	}
 	if !found {
-		return nil, t.explain(ctx, h, fmt.Errorf("group header: %w", core.ErrDamaged))
+		return nil, fmt.Errorf("group header: %w", core.ErrDamaged)
 	}
-	return mls.Load(t.client.suites, r.Value)
+	return mls.Load(c.suites, r.Value)
 }
 
 // explain tells damage from a conflict: if a record that must exist is gone and
@@ -182,13 +187,7 @@ func (h *held) write(s *segment) {
 	}
 }
 
-// fetch reads the engine's records of an incarnation through the open segment.
-func (t *Transaction) fetch(id core.ConversationID, incarnation uint32) mls.Fetch {
-	return func(ctx context.Context, queries []mls.RecordQuery) ([][]mls.Record, error) {
-		return fetch(ctx, t.segment, id, incarnation, queries)
-	}
-}
-
+// fetch reads the engine's records of an incarnation through a segment.
 func fetch(ctx context.Context, s *segment, id core.ConversationID, incarnation uint32, queries []mls.RecordQuery) ([][]mls.Record, error) {
 	asked := make([]query, len(queries))
 	prefixes := make([][]byte, len(queries))
@@ -215,14 +214,21 @@ func fetch(ctx context.Context, s *segment, id core.ConversationID, incarnation 
 
 // env is what the engine needs from us for an incarnation.
 func (t *Transaction) env(id core.ConversationID, incarnation uint32) *mls.Env {
+	env := t.client.env(t.segment, id, incarnation)
+	env.PSK = t.psk
+	return env
+}
+
+func (c *Client) env(s *segment, id core.ConversationID, incarnation uint32) *mls.Env {
 	return &mls.Env{
-		Suites: t.client.suites,
-		Auth:   t.client.auth,
-		Fetch:  t.fetch(id, incarnation),
-		Signer: t.signer,
-		PSK:    t.psk,
-		Now:    t.client.now(),
-		Grease: t.client.grease,
+		Suites: c.suites,
+		Auth:   c.auth,
+		Fetch: func(ctx context.Context, queries []mls.RecordQuery) ([][]mls.Record, error) {
+			return fetch(ctx, s, id, incarnation, queries)
+		},
+		Signer: func(ctx context.Context, public []byte) (core.Signer, error) { return c.signer(ctx, s, public) },
+		Now:    c.now(),
+		Grease: c.grease,
 	}
 }
 

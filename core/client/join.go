@@ -37,10 +37,7 @@ func (t *Transaction) processWelcome(ctx context.Context, message []byte, cfg Jo
 	}
 	g, joined, ws, err := mls.Join(ctx, t.env("", 0), mls.JoinParams{
 		Welcome: m.Welcome, Tree: cfg.Tree, Config: orDefault(cfg.Group),
-		KeyPackage: func(ctx context.Context, ref []byte) (*mls.KeyPackageBundle, error) {
-			bundle, _, err := t.keyPackage(ctx, ref)
-			return bundle, err
-		},
+		KeyPackage: t.keyPackage,
 	})
 	if errors.Is(err, mls.ErrNoKeyPackage) {
 		return nil, ErrOrphanWelcome
@@ -216,7 +213,7 @@ func (t *Transaction) makeJoin(ctx context.Context, h *held, info *mls.GroupInfo
 	}
 	p := mls.ExternalParams{
 		GroupInfo: info, Tree: cfg.Tree, Signer: signer, Credential: own.Credential,
-		Capabilities: t.client.capabilities(), Config: orDefault(cfg.Group),
+		Capabilities: mls.DefaultCapabilities(t.client.suites.Suites()), Config: orDefault(cfg.Group),
 		Replace: func(m mls.Member) bool {
 			id, err := identify(env, m.Credential, m.SignatureKey)
 			return err == nil && id == me

@@ -46,8 +46,8 @@ type pool struct {
 	list []pooled
 }
 
-// pool reads the key packages of a suite; of all if it is 0.
-func (t *Transaction) pool(ctx context.Context, suite core.SuiteID) (*pool, error) {
+// pool reads our key packages of all suites.
+func (t *Transaction) pool(ctx context.Context) (*pool, error) {
 	p := &pool{t: t}
 	r, found, err := t.segment.getExpected(ctx, at(tablePool, ""), theOnly)
 	if err != nil {
@@ -58,10 +58,11 @@ func (t *Transaction) pool(ctx context.Context, suite core.SuiteID) (*pool, erro
 			return nil, err
 		}
 	}
-	p.list, err = poolList(ctx, t.segment, suite)
+	p.list, err = poolList(ctx, t.segment, 0)
 	return p, err
 }
 
+// poolList lists the key packages of a suite; of all if it is 0.
 func poolList(ctx context.Context, s *segment, suite core.SuiteID) (list []pooled, err error) {
 	prefix := item()
 	if suite != 0 {
@@ -123,7 +124,7 @@ func (t *Transaction) maker(ctx context.Context, id core.SuiteID, kind core.Cred
 	if err != nil {
 		return nil, err
 	}
-	p, err := t.pool(ctx, 0)
+	p, err := t.pool(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +139,7 @@ func (m *maker) add(ctx context.Context, n int, lastResort bool) (list []KeyPack
 	lifetime := mls.Lifetime{NotBefore: unix(now.Add(-clockSkew)), NotAfter: unix(now.Add(keyPackageLifetime))}
 	for range n {
 		bundle, err := mls.NewKeyPackage(ctx, mls.KeyPackageParams{
-			Suite: m.suite, Signer: m.signer, Credential: m.own.Credential, Capabilities: c.capabilities(),
+			Suite: m.suite, Signer: m.signer, Credential: m.own.Credential, Capabilities: mls.DefaultCapabilities(c.suites.Suites()),
 			Lifetime: lifetime, LastResort: lastResort, Grease: c.grease,
 		})
 		if err != nil {
@@ -202,7 +203,7 @@ func (t *Transaction) KeyPackages(ctx context.Context, suite core.SuiteID, kind 
 			if e.kind != orBasic(kind) || e.lastResort || !slices.Equal(e.key[:len(prefix)], prefix) {
 				continue
 			}
-			bundle, _, err := t.keyPackage(ctx, e.ref)
+			bundle, err := t.keyPackage(ctx, e.ref)
 			if err != nil {
 				return nil, err
 			}
@@ -214,16 +215,15 @@ func (t *Transaction) KeyPackages(ctx context.Context, suite core.SuiteID, kind 
 }
 
 // keyPackage finds one of ours; core.ErrNotFound if the reference is not.
-func (t *Transaction) keyPackage(ctx context.Context, ref []byte) (*mls.KeyPackageBundle, core.Version, error) {
+func (t *Transaction) keyPackage(ctx context.Context, ref []byte) (*mls.KeyPackageBundle, error) {
 	r, found, err := t.segment.get(ctx, at(tableKeyPackage, string(ref)), theOnly)
 	if err != nil {
-		return nil, core.Version{}, err
+		return nil, err
 	}
 	if !found {
-		return nil, core.Version{}, fmt.Errorf("key package: %w", core.ErrNotFound)
+		return nil, fmt.Errorf("key package: %w", core.ErrNotFound)
 	}
-	bundle, err := mls.UnmarshalKeyPackageBundle(t.client.suites, r.Value)
-	return bundle, r.Version, err
+	return mls.UnmarshalKeyPackageBundle(t.client.suites, r.Value)
 }
 
 // CountKeyPackages tells how many valid key packages of a suite and a type may be
@@ -248,7 +248,7 @@ func (t *Transaction) DeleteKeyPackages(ctx context.Context, refs ...[]byte) err
 		if len(refs) == 0 {
 			return ErrEmptyInput
 		}
-		p, err := t.pool(ctx, 0)
+		p, err := t.pool(ctx)
 		if err != nil {
 			return err
 		}
@@ -262,7 +262,7 @@ func (t *Transaction) DeleteKeyPackages(ctx context.Context, refs ...[]byte) err
 
 // consume takes a key package away that a Welcome has used.
 func (t *Transaction) consume(ctx context.Context, ref []byte) error {
-	p, err := t.pool(ctx, 0)
+	p, err := t.pool(ctx)
 	if err != nil {
 		return err
 	}

@@ -283,7 +283,7 @@ func (t *Transaction) rebuild(ctx context.Context, h *held, kind pendingKind) (C
 	if err != nil {
 		return CommitBundle{}, err
 	}
-	return t.bundle(ctx, h, env, h.group, p, members)
+	return bundleOf(ctx, env, h.group, p, members)
 }
 
 // Settle delivers what waits in a conversation's outbox and resolves a commit of

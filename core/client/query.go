@@ -57,27 +57,13 @@ func (c *Client) viewOf(ctx context.Context, s *segment, id core.ConversationID,
 	}
 	g, done := c.cache.read(id, version)
 	if g == nil {
-		r, found, err := s.get(ctx, ofGroup(id, h.active), []byte{byte(mls.RecordHeader)})
-		if err != nil {
-			return err
-		}
-		if !found {
-			return fmt.Errorf("group header: %w", core.ErrDamaged)
-		}
-		if g, err = mls.Load(c.suites, r.Value); err != nil {
+		if g, err = c.loadGroup(ctx, s, id, h.active); err != nil {
 			return err
 		}
 		done = func() {}
 	}
 	defer done()
-	env := &mls.Env{
-		Suites: c.suites, Auth: c.auth, Now: c.now(),
-		Fetch: func(ctx context.Context, queries []mls.RecordQuery) ([][]mls.Record, error) {
-			return fetch(ctx, s, id, h.active, queries)
-		},
-		Signer: func(ctx context.Context, public []byte) (core.Signer, error) { return c.signer(ctx, s, public) },
-	}
-	return f(view{g, env, h})
+	return f(view{g, c.env(s, id, h.active), h})
 }
 
 func (c *Conversation) view(ctx context.Context, f func(view) error) error {

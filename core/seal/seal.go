@@ -67,10 +67,8 @@ type Query struct {
 	KeysOnly      bool
 }
 
-// A Record is what was put. Table and Scope are those of the query.
+// A Record is what was put.
 type Record struct {
-	Table      core.Table
-	Scope      []byte
 	Key, Value []byte
 	Version    core.Version
 }
@@ -169,7 +167,7 @@ func (s *Store) Read(ctx context.Context, queries []Query) ([][]Record, error) {
 			if !bytes.HasPrefix(r.Key, blinded[i].Prefix) {
 				return nil, damaged(q.Table, "a record that was not asked for")
 			}
-			out := Record{Table: q.Table, Scope: q.Scope, Key: r.Key[blindLen:], Version: r.Version}
+			out := Record{Key: r.Key[blindLen:], Version: r.Version}
 			if !q.KeysOnly {
 				if out.Value, err = s.open(q.Table, r); err != nil {
 					return nil, err
