@@ -23,19 +23,19 @@ const newMemberCommit = 4
 func TestOutsiderEvictsNobody(t *testing.T) {
 	c := people(t, "alice", "bob", "mallory")
 	alice, bob, mallory := c[0], c[1], c[2]
-	submit(t, alice, delivery.Commit{Commit: private(group, 0, commit, "add bob"), Welcome: []byte("w"), Added: []core.ClientID{"bob"}}, delivery.Accepted)
-	for name, bad := range map[string]delivery.Commit{
+	submit(t, alice, client.CommitBundle{Commit: private(group, 0, commit, "add bob"), Welcome: []byte("w"), Added: []core.ClientID{"bob"}}, client.Accepted)
+	for name, bad := range map[string]client.CommitBundle{
 		"removes others": {Removed: []core.ClientID{"alice", "bob"}},
 		"adds others":    {Added: []core.ClientID{"mallory"}},
 		"invites others": {Welcome: []byte("w")},
 	} {
 		bad.Commit = public(group, 1, newMemberCommit, commit, name)
-		if answer := submit(t, mallory, bad, delivery.Refused); answer.Reason.Code != delivery.CodeInvalid {
-			t.Errorf("%s: %+v", name, answer.Reason)
+		if answer := submit(t, mallory, bad, client.Refused); answer.Refusal.Code != delivery.CodeInvalid {
+			t.Errorf("%s: %+v", name, answer.Refusal)
 		}
 	}
-	submit(t, bob, delivery.Commit{Commit: public(group, 1, newMemberCommit, commit, "resync"), Removed: []core.ClientID{"bob"}}, delivery.Accepted)
-	send(t, alice, "1", private(group, 2, application, "still here"), delivery.Accepted)
+	submit(t, bob, client.CommitBundle{Commit: public(group, 1, newMemberCommit, commit, "resync"), Removed: []core.ClientID{"bob"}}, client.Accepted)
+	send(t, alice, "1", private(group, 2, application, "still here"), client.Accepted)
 	if got := drain(t, bob, group); !slices.Equal(got, []uint64{2, 3}) {
 		t.Errorf("bob read %v", got)
 	}
@@ -48,10 +48,10 @@ func TestTooManyNames(t *testing.T) {
 	for i := range many {
 		many[i] = "alice"
 	}
-	for _, bad := range []delivery.Commit{{Added: many}, {Removed: many}} {
+	for _, bad := range []client.CommitBundle{{Added: many}, {Removed: many}} {
 		bad.Commit = private(group, 0, commit, "")
-		if answer := submit(t, alice, bad, delivery.Refused); answer.Reason.Code != delivery.CodeTooLarge {
-			t.Errorf("%+v", answer.Reason)
+		if answer := submit(t, alice, bad, client.Refused); answer.Refusal.Code != delivery.CodeTooLarge {
+			t.Errorf("%+v", answer.Refusal)
 		}
 	}
 }

@@ -11,39 +11,15 @@ import (
 	"time"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
 )
 
-// An Outcome is what became of a commit or a message.
-type Outcome uint8
-
-// The outcomes. Only Unknown comes with an error.
-const (
-	Unknown   Outcome = iota // it may have been accepted: drain, look, send the same again
-	Accepted                 // it is in the log, now or from an earlier try
-	Competing                // another commit was accepted for its epoch
-	Stale                    // the group has left the epoch of the message
-	Refused                  // it will never be accepted; see Reason
-)
-
-func (o Outcome) String() string {
-	return [...]string{"unknown", "accepted", "competing", "stale", "refused"}[min(o, Refused)]
-}
-
-// An Answer is the service's word on a commit or a message.
+// An Answer is the service's word on a commit or a message. With an error there is
+// none: it may have been accepted, so drain, look, and send the same again.
 type Answer struct {
-	Outcome Outcome
+	client.Outcome
 	Seq     uint64 // in the log of the group, if Accepted
-	Epoch   uint64 // of the group, if Competing or Stale
-	Reason  *Error // unless Accepted or Unknown
-}
-
-// A Commit is what [Client.SubmitCommit] publishes together.
-type Commit struct {
-	Commit    []byte          // MLSMessage
-	Welcome   []byte          // MLSMessage for those in Added; empty if there is none
-	GroupInfo []byte          // for joiners by external commit; empty if not offered
-	Added     []core.ClientID // who can read the group from here on
-	Removed   []core.ClientID // who reads up to this commit
+	Refusal *Error // unless Accepted
 }
 
 // Register makes the client known and returns its token, which the Client uses
@@ -97,7 +73,7 @@ func (c *Client) Claim(ctx context.Context, id core.ClientID) ([]byte, error) {
 
 // SubmitCommit publishes a commit with what belongs to it. The group and the
 // epoch are those in its header. The same bytes may be submitted again.
-func (c *Client) SubmitCommit(ctx context.Context, commit Commit) (Answer, error) {
+func (c *Client) SubmitCommit(ctx context.Context, commit client.CommitBundle) (Answer, error) {
 	in := commitRequest{Commit: commit.Commit, Welcome: commit.Welcome, GroupInfo: commit.GroupInfo}
 	for _, id := range commit.Added {
 		in.Added = append(in.Added, []byte(id))
@@ -119,19 +95,22 @@ func (c *Client) submit(ctx context.Context, path string, in any) (Answer, error
 	var out acceptedAnswer
 	err := c.do(ctx, http.MethodPost, path, in, &out)
 	if err == nil {
-		return Answer{Outcome: Accepted, Seq: out.Seq}, nil
+		return Answer{Outcome: client.Outcome{Kind: client.Accepted}, Seq: out.Seq}, nil
 	}
 	var e *Error
 	if !errors.As(err, &e) {
 		return Answer{}, err
 	}
-	answer := Answer{Outcome: Refused, Epoch: e.Epoch, Reason: e}
+	answer := Answer{Refusal: e}
 	switch e.Code {
 	case CodeCompeting:
-		answer.Outcome = Competing
+		answer.Kind = client.Competing
 	case CodeStale:
-		answer.Outcome = Stale
+		answer.Kind = client.Stale
 	case CodeInvalid, CodeDenied, CodeNotFound, CodeWrongEpoch, CodeTooLarge:
+		// A commit or message from the future shows that the service lost its state;
+		// like every other refusal, that is for a person to hear.
+		answer.Outcome = client.Outcome{Kind: client.Refused, Reason: e.Message}
 	default: // no word on the message: not signed in, out of order, a code of another release
 		return Answer{}, err
 	}
@@ -144,15 +123,15 @@ func groupPath(group core.ConversationID, rest string) string {
 
 // Log returns what the group's log has beyond what was confirmed with Ack, oldest
 // first, and waits if there is nothing: up to the given time, a minute at most.
-// more says that the answer ended before the log. ErrNotFound: nobody wrote to the
-// group yet. ErrDenied: not a member, now or ever.
-func (c *Client) Log(ctx context.Context, group core.ConversationID, wait time.Duration) (entries []Entry, more bool, err error) {
+// ErrNotFound: nobody wrote to the group yet. ErrDenied: not a member, now or ever.
+func (c *Client) Log(ctx context.Context, group core.ConversationID, wait time.Duration) ([]Entry, error) {
 	var out logAnswer
-	err = c.do(ctx, http.MethodGet, groupPath(group, "/log?wait="+seconds(wait)), nil, &out)
-	return out.Entries, out.More, err
+	err := c.do(ctx, http.MethodGet, groupPath(group, "/log?wait="+seconds(wait)), nil, &out)
+	return out.Entries, err
 }
 
-// History returns a page of the log after a sequence number, confirmed or not.
+// History returns a page of the log after a sequence number, confirmed or not; more
+// says that it ended before the log.
 func (c *Client) History(ctx context.Context, group core.ConversationID, after uint64) (entries []Entry, more bool, err error) {
 	var out logAnswer
 	err = c.do(ctx, http.MethodGet, groupPath(group, fmt.Sprintf("/log?after=%d", after)), nil, &out)
@@ -172,7 +151,7 @@ func (c *Client) Ack(ctx context.Context, group core.ConversationID, through uin
 func (c *Client) Drain(ctx context.Context, group core.ConversationID, handle func(context.Context, Entry) error) error {
 	var done uint64
 	for {
-		entries, _, err := c.Log(ctx, group, 0)
+		entries, err := c.Log(ctx, group, 0)
 		if errors.Is(err, core.ErrNotFound) || err == nil && len(entries) == 0 {
 			return nil
 		}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/conclave-mls/conclave/app/delivery"
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/storage/memory"
 )
 
@@ -48,7 +49,7 @@ func TestPublishedTogether(t *testing.T) {
 	store := &watched{Keystore: memory.New()}
 	address, _ := serve(t, store, delivery.Options{})
 	alice, bob := person(t, address, "alice"), person(t, address, "bob")
-	c := delivery.Commit{
+	c := client.CommitBundle{
 		Commit: private(group, 0, commit, "add"), Welcome: []byte("welcome"), GroupInfo: []byte("info"), Added: []core.ClientID{"bob"},
 	}
 	published := func() (n int) {
@@ -62,7 +63,7 @@ func TestPublishedTogether(t *testing.T) {
 		if _, err := bob.GroupInfo(t.Context(), group); err == nil {
 			n++
 		}
-		if _, _, err := bob.Log(t.Context(), group, 0); err == nil {
+		if _, err := bob.Log(t.Context(), group, 0); err == nil {
 			n++
 		}
 		return n
@@ -70,8 +71,8 @@ func TestPublishedTogether(t *testing.T) {
 	for _, err := range []error{core.ErrUnavailable, core.ErrUnknownOutcome} {
 		store.fail.Store(&err)
 		answer, got := alice.SubmitCommit(t.Context(), c)
-		if answer.Outcome != delivery.Unknown || !errors.Is(got, err) {
-			t.Errorf("a store that fails: %v, %v", answer.Outcome, got)
+		if answer.Kind != 0 || !errors.Is(got, err) {
+			t.Errorf("a store that fails: %v, %v", answer.Kind, got)
 		}
 		if n := published(); n != 0 {
 			t.Fatalf("nothing was applied, but %d of 4 parts are published", n)
@@ -80,13 +81,13 @@ func TestPublishedTogether(t *testing.T) {
 	// Applied, but the store could not say so: the same bytes find out.
 	store.late.Store(&core.ErrUnknownOutcome)
 	before := store.applied.Load()
-	if answer, err := alice.SubmitCommit(t.Context(), c); answer.Outcome != delivery.Unknown || !errors.Is(err, core.ErrUnknownOutcome) {
-		t.Errorf("unknown: %v, %v", answer.Outcome, err)
+	if answer, err := alice.SubmitCommit(t.Context(), c); answer.Kind != 0 || !errors.Is(err, core.ErrUnknownOutcome) {
+		t.Errorf("unknown: %v, %v", answer.Kind, err)
 	}
 	if n := store.applied.Load() - before; n != 1 {
 		t.Errorf("a commit took %d batches, want one", n)
 	}
-	if answer := submit(t, alice, c, delivery.Accepted); answer.Seq != 1 {
+	if answer := submit(t, alice, c, client.Accepted); answer.Seq != 1 {
 		t.Errorf("again: %+v", answer)
 	}
 	if n := published(); n != 4 {
@@ -111,20 +112,20 @@ func TestLostAnswer(t *testing.T) {
 	if _, err := c.Register(t.Context(), "alice", keyOf("alice")); err != nil {
 		t.Fatal(err)
 	}
-	x := delivery.Commit{Commit: private(group, 0, commit, "x")}
+	x := client.CommitBundle{Commit: private(group, 0, commit, "x")}
 	drop.Store(true)
-	if answer, err := c.SubmitCommit(t.Context(), x); answer.Outcome != delivery.Unknown || !errors.Is(err, core.ErrUnknownOutcome) {
-		t.Fatalf("%v, %v", answer.Outcome, err)
+	if answer, err := c.SubmitCommit(t.Context(), x); answer.Kind != 0 || !errors.Is(err, core.ErrUnknownOutcome) {
+		t.Fatalf("%v, %v", answer.Kind, err)
 	}
-	submit(t, c, x, delivery.Accepted)
+	submit(t, c, x, client.Accepted)
 	m := private(group, 1, application, "m")
 	drop.Store(true)
-	if answer, err := c.SendMessage(t.Context(), []byte("k"), m); answer.Outcome != delivery.Unknown || !errors.Is(err, core.ErrUnknownOutcome) {
-		t.Fatalf("%v, %v", answer.Outcome, err)
+	if answer, err := c.SendMessage(t.Context(), []byte("k"), m); answer.Kind != 0 || !errors.Is(err, core.ErrUnknownOutcome) {
+		t.Fatalf("%v, %v", answer.Kind, err)
 	}
-	send(t, c, "k", m, delivery.Accepted)
+	send(t, c, "k", m, client.Accepted)
 	drop.Store(true)
-	if _, _, err := c.Log(t.Context(), group, 0); !errors.Is(err, core.ErrUnavailable) || errors.Is(err, core.ErrUnknownOutcome) {
+	if _, err := c.Log(t.Context(), group, 0); !errors.Is(err, core.ErrUnavailable) || errors.Is(err, core.ErrUnknownOutcome) {
 		t.Errorf("a read that was lost: %v", err)
 	}
 	if got := drain(t, c, group); !slices.Equal(got, []uint64{1, 2}) {
@@ -140,9 +141,9 @@ func TestNoService(t *testing.T) {
 	address, stop := serve(t, memory.New(), delivery.Options{})
 	stop()
 	alice := dial(t, address, delivery.ClientOptions{})
-	answer, err := alice.SubmitCommit(t.Context(), delivery.Commit{Commit: private(group, 0, commit, "")})
-	if answer.Outcome != delivery.Unknown || !errors.Is(err, core.ErrUnavailable) {
-		t.Errorf("%v, %v", answer.Outcome, err)
+	answer, err := alice.SubmitCommit(t.Context(), client.CommitBundle{Commit: private(group, 0, commit, "")})
+	if answer.Kind != 0 || !errors.Is(err, core.ErrUnavailable) {
+		t.Errorf("%v, %v", answer.Kind, err)
 	}
 }
 
@@ -154,10 +155,10 @@ func TestRestart(t *testing.T) {
 	if _, err := alice.Upload(t.Context(), [][]byte{[]byte("kp")}, []byte("last")); err != nil {
 		t.Fatal(err)
 	}
-	c := delivery.Commit{Commit: private(group, 0, commit, "add"), Welcome: []byte("w"), GroupInfo: []byte("i"), Added: []core.ClientID{"bob"}}
-	submit(t, alice, c, delivery.Accepted)
-	send(t, alice, "1", private(group, 1, application, "one"), delivery.Accepted)
-	send(t, alice, "2", private(group, 1, application, "two"), delivery.Accepted)
+	c := client.CommitBundle{Commit: private(group, 0, commit, "add"), Welcome: []byte("w"), GroupInfo: []byte("i"), Added: []core.ClientID{"bob"}}
+	submit(t, alice, c, client.Accepted)
+	send(t, alice, "1", private(group, 1, application, "one"), client.Accepted)
+	send(t, alice, "2", private(group, 1, application, "two"), client.Accepted)
 	if err := bob.Ack(t.Context(), group, 2); err != nil {
 		t.Fatal(err)
 	}
@@ -174,10 +175,10 @@ func TestRestart(t *testing.T) {
 	if w, err := bob.Welcomes(t.Context(), 0); err != nil || len(w) != 1 {
 		t.Errorf("welcomes: %v, %v", w, err)
 	}
-	if answer := submit(t, alice, c, delivery.Accepted); answer.Seq != 1 {
+	if answer := submit(t, alice, c, client.Accepted); answer.Seq != 1 {
 		t.Errorf("the commit again: %+v", answer)
 	}
-	if answer := send(t, alice, "1", private(group, 1, application, "one"), delivery.Accepted); answer.Seq != 2 {
+	if answer := send(t, alice, "1", private(group, 1, application, "one"), client.Accepted); answer.Seq != 2 {
 		t.Errorf("the message again: %+v", answer)
 	}
 }
@@ -198,7 +199,7 @@ func TestLongPoll(t *testing.T) {
 		welcomed <- len(w)
 	}()
 	time.Sleep(20 * time.Millisecond) // most likely it waits by now; if not, it must not matter
-	submit(t, alice, delivery.Commit{Commit: private(group, 0, commit, ""), Welcome: []byte("w"), Added: []core.ClientID{"bob"}}, delivery.Accepted)
+	submit(t, alice, client.CommitBundle{Commit: private(group, 0, commit, ""), Welcome: []byte("w"), Added: []core.ClientID{"bob"}}, client.Accepted)
 	if n := <-welcomed; n != 1 {
 		t.Errorf("%d welcomes", n)
 	}
@@ -206,7 +207,7 @@ func TestLongPoll(t *testing.T) {
 	poll := func(c *delivery.Client) <-chan int {
 		ch := make(chan int)
 		go func() {
-			entries, _, err := c.Log(context.Background(), group, time.Minute)
+			entries, err := c.Log(context.Background(), group, time.Minute)
 			if err != nil {
 				t.Error(err)
 			}
@@ -216,7 +217,7 @@ func TestLongPoll(t *testing.T) {
 		return ch
 	}
 	woken := poll(bob)
-	send(t, alice, "1", private(group, 1, application, "hello"), delivery.Accepted)
+	send(t, alice, "1", private(group, 1, application, "hello"), client.Accepted)
 	if n := <-woken; n != 1 {
 		t.Errorf("%d entries", n)
 	}
@@ -224,7 +225,7 @@ func TestLongPoll(t *testing.T) {
 		t.Errorf("log %v", got)
 	}
 	begin := time.Now()
-	if entries, _, err := bob.Log(t.Context(), group, 50*time.Millisecond); err != nil || len(entries) != 0 || time.Since(begin) < 50*time.Millisecond {
+	if entries, err := bob.Log(t.Context(), group, 50*time.Millisecond); err != nil || len(entries) != 0 || time.Since(begin) < 50*time.Millisecond {
 		t.Errorf("%v, %v after %v", entries, err, time.Since(begin))
 	}
 	woken = poll(bob)
@@ -252,7 +253,7 @@ func TestUnixSocket(t *testing.T) {
 	}
 	start(t, server, l)
 	alice := person(t, "unix:"+path, "alice")
-	submit(t, alice, delivery.Commit{Commit: private(group, 0, commit, "")}, delivery.Accepted)
+	submit(t, alice, client.CommitBundle{Commit: private(group, 0, commit, "")}, client.Accepted)
 	if _, err := delivery.Listen(t.Context(), "unix:"+path); !errors.Is(err, core.ErrConflict) {
 		t.Errorf("a second service on the socket: %v", err)
 	}
@@ -314,17 +315,17 @@ func TestLimits(t *testing.T) {
 	before := store.applied.Load()
 	tooLarge := func(what string, answer delivery.Answer, err error) {
 		t.Helper()
-		if err != nil || answer.Outcome != delivery.Refused || !errors.Is(answer.Reason, core.ErrTooLarge) {
-			t.Errorf("%s: %v, %v, %v", what, answer.Outcome, answer.Reason, err)
+		if err != nil || answer.Kind != client.Refused || !errors.Is(answer.Refusal, core.ErrTooLarge) {
+			t.Errorf("%s: %v, %v, %v", what, answer.Kind, answer.Refusal, err)
 		}
 	}
 	big := string(make([]byte, delivery.MaxHandshake))
 	small := private(group, 0, commit, "")
-	answer, err := alice.SubmitCommit(t.Context(), delivery.Commit{Commit: private(group, 0, commit, big)})
+	answer, err := alice.SubmitCommit(t.Context(), client.CommitBundle{Commit: private(group, 0, commit, big)})
 	tooLarge("commit", answer, err)
-	answer, err = alice.SubmitCommit(t.Context(), delivery.Commit{Commit: small, Welcome: []byte(big + "x")})
+	answer, err = alice.SubmitCommit(t.Context(), client.CommitBundle{Commit: small, Welcome: []byte(big + "x")})
 	tooLarge("Welcome", answer, err)
-	answer, err = alice.SubmitCommit(t.Context(), delivery.Commit{Commit: small, GroupInfo: []byte(big + "x")})
+	answer, err = alice.SubmitCommit(t.Context(), client.CommitBundle{Commit: small, GroupInfo: []byte(big + "x")})
 	tooLarge("GroupInfo", answer, err)
 	answer, err = alice.SendMessage(t.Context(), []byte("k"), private(group, 0, application, big[:delivery.MaxMessage]))
 	tooLarge("message", answer, err)
@@ -335,8 +336,8 @@ func TestLimits(t *testing.T) {
 		t.Errorf("upload: %v", err)
 	}
 	for key, want := range map[string]error{"": core.ErrInvalid, big[:257]: core.ErrInvalid} {
-		if answer, err = alice.SendMessage(t.Context(), []byte(key), private(group, 0, application, "")); err != nil || !errors.Is(answer.Reason, want) {
-			t.Errorf("key of %d bytes: %v, %v", len(key), answer.Reason, err)
+		if answer, err = alice.SendMessage(t.Context(), []byte(key), private(group, 0, application, "")); err != nil || !errors.Is(answer.Refusal, want) {
+			t.Errorf("key of %d bytes: %v, %v", len(key), answer.Refusal, err)
 		}
 	}
 	if n := store.applied.Load() - before; n != 0 {
@@ -362,7 +363,7 @@ func TestMalformedRequests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	submit(t, c, delivery.Commit{Commit: private("g", 0, commit, "")}, delivery.Accepted)
+	submit(t, c, client.CommitBundle{Commit: private("g", 0, commit, "")}, client.Accepted)
 	for _, call := range []struct{ method, path, body, code string }{
 		{"POST", "/v1/messages", ``, "invalid"},
 		{"POST", "/v1/messages", `{"key":"AA==","message":"AA=="} {}`, "invalid"},

@@ -15,6 +15,7 @@ import (
 
 	"github.com/conclave-mls/conclave/app/delivery"
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/vlbytes"
 	"github.com/conclave-mls/conclave/storage/memory"
 )
@@ -119,20 +120,20 @@ func public(group core.ConversationID, epoch uint64, sender, content byte, body 
 }
 
 // submit and send fail the test unless the outcome is the wanted one.
-func submit(t *testing.T, c *delivery.Client, commit delivery.Commit, want delivery.Outcome) delivery.Answer {
+func submit(t *testing.T, c *delivery.Client, commit client.CommitBundle, want client.OutcomeKind) delivery.Answer {
 	t.Helper()
 	answer, err := c.SubmitCommit(t.Context(), commit)
-	if err != nil || answer.Outcome != want {
-		t.Fatalf("SubmitCommit: %+v (%v), %v; want %v", answer, answer.Reason, err, want)
+	if err != nil || answer.Kind != want {
+		t.Fatalf("SubmitCommit: %+v (%v), %v; want %v", answer, answer.Refusal, err, want)
 	}
 	return answer
 }
 
-func send(t *testing.T, c *delivery.Client, key string, message []byte, want delivery.Outcome) delivery.Answer {
+func send(t *testing.T, c *delivery.Client, key string, message []byte, want client.OutcomeKind) delivery.Answer {
 	t.Helper()
 	answer, err := c.SendMessage(t.Context(), []byte(key), message)
-	if err != nil || answer.Outcome != want {
-		t.Fatalf("SendMessage: %+v (%v), %v; want %v", answer, answer.Reason, err, want)
+	if err != nil || answer.Kind != want {
+		t.Fatalf("SendMessage: %+v (%v), %v; want %v", answer, answer.Refusal, err, want)
 	}
 	return answer
 }

@@ -34,33 +34,14 @@ func (t *Transport) Receive(f func(context.Context, core.ConversationID, Entry) 
 // SubmitCommit implements [client.Transport]. The service knows a commit by its
 // bytes, so the key is not needed.
 func (t *Transport) SubmitCommit(ctx context.Context, _ core.ConversationID, _ string, b client.CommitBundle) (client.Outcome, error) {
-	answer, err := t.client.SubmitCommit(ctx, Commit{
-		Commit: b.Commit, Welcome: b.Welcome, GroupInfo: b.GroupInfo, Added: b.Added, Removed: b.Removed,
-	})
-	return outcome(answer, err)
+	answer, err := t.client.SubmitCommit(ctx, b)
+	return answer.Outcome, err
 }
 
 // SendMessage implements [client.Transport].
 func (t *Transport) SendMessage(ctx context.Context, _ core.ConversationID, key string, message []byte) (client.Outcome, error) {
 	answer, err := t.client.SendMessage(ctx, []byte(key), message)
-	return outcome(answer, err)
-}
-
-func outcome(a Answer, err error) (client.Outcome, error) {
-	if err != nil {
-		return client.Outcome{}, err
-	}
-	switch a.Outcome {
-	case Accepted:
-		return client.Outcome{Kind: client.Accepted}, nil
-	case Competing:
-		return client.Outcome{Kind: client.Competing}, nil
-	case Stale:
-		return client.Outcome{Kind: client.Stale}, nil
-	}
-	// A commit or message from the future shows that the service lost its state;
-	// like every other refusal, that is for a person to hear.
-	return client.Outcome{Kind: client.Refused, Reason: a.Reason.Message}, nil
+	return answer.Outcome, err
 }
 
 // Drain implements [client.Transport]. Who was never let into the conversation

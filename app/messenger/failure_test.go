@@ -183,8 +183,8 @@ func TestGarbage(t *testing.T) {
 		garbage = vlbytes.Append(garbage, []byte(field))
 	}
 	answer, err := alice.service.SendMessage(t.Context(), []byte("key"), garbage)
-	if err != nil || answer.Reason != nil {
-		t.Fatal(err, answer.Reason)
+	if err != nil || answer.Kind != client.Accepted {
+		t.Fatal(err, answer.Refusal)
 	}
 	must(t, alice.Send(t.Context(), id, []byte("after")))
 	same(t, "bob", bob.reads(id), "lost", "text alice after")

@@ -96,7 +96,7 @@ func (m *Messenger) Follow(ctx context.Context, name string, show func(core.Conv
 	for {
 		over, err := m.read(ctx, id, show)
 		if err == nil && !over {
-			_, _, err = m.service.Log(ctx, id, pollTime)
+			_, err = m.service.Log(ctx, id, pollTime)
 		}
 		switch {
 		case ctx.Err() != nil || over && err == nil:

@@ -102,7 +102,7 @@ func (m *Messenger) accept(ctx context.Context, id core.ConversationID, welcome 
 // readTo takes what a conversation's log has up to a sequence number.
 func (m *Messenger) readTo(ctx context.Context, id core.ConversationID, last uint64) error {
 	for {
-		entries, _, err := m.service.Log(ctx, id, 0)
+		entries, err := m.service.Log(ctx, id, 0)
 		if err != nil || len(entries) == 0 || entries[0].Seq > last {
 			return err
 		}
