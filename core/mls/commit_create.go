@@ -123,10 +123,10 @@ func (b *commitBuilder) build(ctx context.Context) (*Group, *PendingCommit, *Wri
 		return fail(err)
 	}
 	if commit.Path != nil {
-		if err := commit.Path.LeafNode.checkSelf(g.suite, LeafCommit); err != nil {
+		if err := commit.Path.LeafNode.checkMade(g.suite, LeafCommit); err != nil {
 			return fail(err)
 		}
-		if err := g.authenticate(b.env, b.work.leaf(g.own), g.tree.leaf(g.own)); err != nil {
+		if err := b.env.authenticate(b.work.leaf(g.own), g.tree.leaf(g.own)); err != nil {
 			return fail(err)
 		}
 	}

@@ -5,7 +5,6 @@ package mls
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/conclave-mls/conclave/core"
@@ -54,10 +53,11 @@ func JoinExternal(ctx context.Context, env *Env, p ExternalParams) (*Group, []by
 		return fail(err)
 	}
 	list := proposalList{{proposal: &ExternalInit{KEMOutput: kemOutput}}}
+	var replaced *LeafNode
 	if p.Replace != nil {
 		for i, n := range t.leaves() {
 			if p.Replace(memberAt(i, n)) {
-				list = append(list, sentProposal{proposal: &Remove{Removed: i}})
+				list, replaced = append(list, sentProposal{proposal: &Remove{Removed: i}}), n
 				break // EXT-2: at most one
 			}
 		}
@@ -95,7 +95,7 @@ func JoinExternal(ctx context.Context, env *Env, p ExternalParams) (*Group, []by
 	}
 	defer created.wipe()
 	next.TreeHash = work.hash()
-	if err := checkJoiner(env, suite, work, &next, own); err != nil {
+	if err := checkJoiner(env, suite, work, &next, own, replaced); err != nil {
 		return fail(err)
 	}
 	commit := &Commit{Path: path}
@@ -135,10 +135,11 @@ func JoinExternal(ctx context.Context, env *Env, p ExternalParams) (*Group, []by
 	return g, (&MLSMessage{PublicMessage: m}).Marshal(), ws, nil
 }
 
-// checkJoiner checks our own new leaf as the members will.
-func checkJoiner(env *Env, suite core.Suite, t *tree, gc *GroupContext, own LeafIndex) error {
+// checkJoiner checks our own new leaf, and the one it replaces if there is one, as
+// the members will.
+func checkJoiner(env *Env, suite core.Suite, t *tree, gc *GroupContext, own LeafIndex, replaced *LeafNode) error {
 	leaf := t.leaf(own)
-	if err := errors.Join(leaf.Capabilities.checkLists(suite.ID()), leaf.checkSelf(suite, LeafCommit)); err != nil {
+	if err := leaf.checkMade(suite, LeafCommit); err != nil {
 		return err
 	}
 	for i, n := range t.leaves() {
@@ -149,7 +150,10 @@ func checkJoiner(env *Env, suite core.Suite, t *tree, gc *GroupContext, own Leaf
 	if err := checkContext(t, gc, own); err != nil {
 		return err
 	}
-	return checkFreshKeys(t, []LeafIndex{own})
+	if err := checkFreshKeys(t, []LeafIndex{own}); err != nil {
+		return err
+	}
+	return env.authenticate(leaf, replaced)
 }
 
 // GroupInfoParams says what a GroupInfo leaves out.

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"iter"
 
@@ -82,7 +81,7 @@ func Create(ctx context.Context, env *Env, p CreateParams) (*Group, *WriteSet, e
 	t := newTree(p.Suite).edit()
 	own := t.addLeaf(leaf)
 	gc := GroupContext{Version: MLS10, Suite: p.Suite.ID(), GroupID: p.GroupID, TreeHash: t.hash(), Extensions: p.Extensions}
-	if err := errors.Join(p.Capabilities.checkLists(p.Suite.ID()), leaf.checkSelf(p.Suite, LeafKeyPackage)); err != nil {
+	if err := leaf.checkMade(p.Suite, LeafKeyPackage); err != nil {
 		return nil, nil, err
 	}
 	if err := checkOwn(t, &gc, own); err != nil {

@@ -97,6 +97,7 @@ type member struct {
 	psks    map[string][]byte
 	config  mls.Config
 	auth    anyone
+	judge   *judge // instead of auth, if it is there
 	bundle  *mls.KeyPackageBundle
 	before  *member           // the same client in the group before this one
 	grease  bool              // GRE-1: on by default, for those whose name is of odd length
@@ -127,8 +128,12 @@ func (m *member) newSigner() core.Signer {
 }
 
 func (m *member) env() *mls.Env {
+	var auth core.Authenticator = &m.auth
+	if m.judge != nil {
+		auth = m.judge
+	}
 	return &mls.Env{
-		Suites: provider, Auth: &m.auth, Fetch: m.stored.fetch, Grease: m.grease,
+		Suites: provider, Auth: auth, Fetch: m.stored.fetch, Grease: m.grease,
 		Signer: func(_ context.Context, public []byte) (core.Signer, error) {
 			for _, s := range m.signers {
 				if bytes.Equal(s.Public(), public) {

@@ -91,9 +91,6 @@ type KeyPackageBundle struct {
 
 // NewKeyPackage makes a key package with fresh init and leaf keys (KP-3).
 func NewKeyPackage(ctx context.Context, p KeyPackageParams) (*KeyPackageBundle, error) {
-	if err := p.Capabilities.checkLists(p.Suite.ID()); err != nil {
-		return nil, err
-	}
 	initKey, err := p.Suite.GenerateKeyPair()
 	if err != nil {
 		return nil, err
@@ -125,7 +122,7 @@ func NewKeyPackage(ctx context.Context, p KeyPackageParams) (*KeyPackageBundle, 
 	if p.Grease {
 		k.grease()
 	}
-	if err := k.LeafNode.checkSelf(p.Suite, LeafKeyPackage); err != nil {
+	if err := k.LeafNode.checkMade(p.Suite, LeafKeyPackage); err != nil {
 		return nil, err
 	}
 	if err := k.LeafNode.sign(ctx, p.Signer, nil, 0); err != nil {

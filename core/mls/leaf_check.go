@@ -56,13 +56,19 @@ type codeSet [1 << 10]uint64
 func (s *codeSet) add(code uint16)      { s[code>>6] |= 1 << (code & 63) }
 func (s *codeSet) has(code uint16) bool { return s[code>>6]&(1<<(code&63)) != 0 }
 
-// checkLists is the part of LEAF-6 that is ours alone: what we make lists the
-// version and the suite that it is made for.
-func (c Capabilities) checkLists(suite core.SuiteID) error {
-	if !slices.Contains(c.Versions, MLS10) || !slices.Contains(c.Suites, suite) {
-		return breach("LEAF-6", "own version or suite %v is not in the capabilities", suite)
+// checkMade is what a leaf of our own must be, so that nobody is sent one to refuse.
+// LEAF-6 asks more of it than of a received one: it lists the version and the suite
+// that it is made for, and no default types. Peers are known that list those, and
+// some of their suites not; that does no harm, so it is not held against them.
+func (n *LeafNode) checkMade(suite core.Suite, source LeafNodeSource) error {
+	c := n.Capabilities
+	if !slices.Contains(c.Versions, MLS10) || !slices.Contains(c.Suites, suite.ID()) {
+		return breach("LEAF-6", "own version or suite %v is not in the capabilities", suite.ID())
 	}
-	return nil
+	if slices.ContainsFunc(c.Extensions, ExtensionType.isDefault) || slices.ContainsFunc(c.Proposals, ProposalType.isDefault) {
+		return breach("LEAF-6", "default types do not belong in capabilities")
+	}
+	return n.checkSelf(suite, source)
 }
 
 // checkSelf is what a leaf must fulfil whatever the group: keys valid, own
@@ -89,7 +95,7 @@ func (n *LeafNode) checkContent(suite core.Suite) error {
 	}
 	for _, e := range n.Extensions {
 		switch e.Type {
-		case ExtensionRatchetTree, ExtensionRequiredCapabilities, ExtensionExternalPub, ExtensionExternalSenders:
+		case ExtensionRatchetTree, ExtensionRequiredCapabilities, ExtensionExternalPub, ExtensionExternalSenders, ExtensionLastResort:
 			return breach("LEAF-5", "extension 0x%04X does not belong in a leaf", uint16(e.Type))
 		case ExtensionApplicationID: // it is for the application, but it is an opaque<V> (COD-5)
 			if _, err := decode("application_id", e.Data, (*reader).opaque); err != nil {

@@ -202,7 +202,7 @@ func (g *Group) checkPathLeaf(env *Env, list proposalList, leaf *LeafNode, sende
 			return breach("PRP-3", "the joining client is at leaf %d already", i)
 		}
 	}
-	return g.authenticate(env, leaf, nil)
+	return env.authenticate(leaf, nil)
 }
 
 func (l proposalList) reinit() *ReInit {

@@ -66,7 +66,7 @@ func (g *Group) checkProposal(env *Env, p Proposal, sender Sender) error {
 		if err := p.KeyPackage.Validate(g.suite, now); err != nil {
 			return err
 		}
-		return g.authenticate(env, p.KeyPackage.LeafNode, nil)
+		return env.authenticate(p.KeyPackage.LeafNode, nil)
 	case *Update:
 		old := g.tree.leaf(sender.Leaf)
 		if old == nil {
@@ -125,25 +125,25 @@ func (g *Group) checkLeafUpdate(env *Env, leaf *LeafNode, source LeafNodeSource,
 	if err := leaf.verify(g.suite, g.context.GroupID, i); err != nil {
 		return err
 	}
-	return g.authenticate(env, leaf, old)
+	return env.authenticate(leaf, old)
 }
 
 // authenticate asks the Authenticator about a credential that is new to the
 // group; an unchanged one was asked about before (CRD-1, CRD-2).
-func (g *Group) authenticate(env *Env, leaf, old *LeafNode) error {
+func (e *Env) authenticate(leaf, old *LeafNode) error {
 	if old != nil && bytes.Equal(leaf.SignatureKey, old.SignatureKey) &&
 		bytes.Equal(MarshalCredential(leaf.Credential), MarshalCredential(old.Credential)) {
 		return nil
 	}
-	identity, err := env.Auth.Validate(leaf.Credential, leaf.SignatureKey, env.Now, core.PurposeMember)
+	identity, err := e.Auth.Validate(leaf.Credential, leaf.SignatureKey, e.Now, core.PurposeMember)
 	if err != nil || old == nil {
 		return err
 	}
-	before, err := env.Auth.Validate(old.Credential, old.SignatureKey, env.Now, core.PurposePredecessor)
+	before, err := e.Auth.Validate(old.Credential, old.SignatureKey, e.Now, core.PurposePredecessor)
 	if err != nil {
 		return err
 	}
-	return env.Auth.Successor(before, identity)
+	return e.Auth.Successor(before, identity)
 }
 
 // checkGroupExtensions is what a list of GroupContext extensions must be in any group.

@@ -74,6 +74,9 @@ func (g *Group) ProposeUpdate(ctx context.Context, env *Env, p LeafParams, authe
 		return nil, nil, nil, err
 	}
 	leaf.EncryptionKey, leaf.Source = key.Public(), LeafUpdate
+	if err := leaf.checkMade(g.suite, LeafUpdate); err != nil {
+		return nil, nil, nil, err
+	}
 	signer := p.SignatureKey
 	if signer == nil {
 		if signer, err = env.signer(ctx, leaf.SignatureKey); err != nil {
