@@ -330,6 +330,7 @@ func TestChainsReachTheAuthenticator(t *testing.T) {
 func newcomer(t *testing.T, name string, change func(*mls.LeafNode)) *member {
 	t.Helper()
 	m := newMember(t, 1, name, mls.DefaultConfig)
+	m.grease = false // only what change makes of it
 	kp := m.keyPackage()
 	change(kp.LeafNode)
 	if err := mls.ForgeKeyPackage(t.Context(), m.signer(), kp); err != nil {

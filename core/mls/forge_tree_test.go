@@ -58,7 +58,7 @@ func ForgeUncheckedCommit(ctx context.Context, env *Env, g *Group, proposals []P
 	next := g.context
 	next.Epoch++
 	next.Extensions, b.added = b.list.apply(b.work, g.context.Extensions)
-	leaf := LeafParams{}.template(g.tree.leaf(g.own))
+	leaf := LeafParams{}.template(env, g.tree.leaf(g.own))
 	if change != nil {
 		change(leaf)
 	}

@@ -381,6 +381,7 @@ func TestLeafExtensions(t *testing.T) {
 	with := func(t mls.ExtensionType, listed bool) change {
 		return func(n *mls.LeafNode) {
 			n.Extensions = mls.Extensions{{Type: t, Data: []byte{0}}}
+			n.Capabilities.Extensions = nil
 			if listed {
 				n.Capabilities.Extensions = append(n.Capabilities.Extensions, t)
 			}
@@ -482,6 +483,8 @@ func TestCapabilitiesOfOurOwn(t *testing.T) {
 		message := mallory.uncheckedCommit(nil, newcomer(t, "zoe", func(n *mls.LeafNode) { lists.change(&n.Capabilities) }).add())
 		if lists.received {
 			wantRefusal(t, what, bob, message, lists.rule, nil)
+			path := mallory.uncheckedCommit(func(n *mls.LeafNode) { lists.change(&n.Capabilities) })
+			wantRefusal(t, what+", a path", bob, path, lists.rule, nil)
 			continue
 		}
 		o, err := mls.Observe(bob.env(), info, nil)
