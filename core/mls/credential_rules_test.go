@@ -40,7 +40,7 @@ func (j *judge) Successor(old, new core.Identity) error {
 }
 
 // breaks wants the refusal that names a rule.
-func breaks(t testing.TB, what, rule string, err error) {
+func wantBreach(t testing.TB, what, rule string, err error) {
 	t.Helper()
 	var breached *mls.RuleError
 	if !errors.As(err, &breached) || breached.Rule != rule || !errors.Is(err, core.ErrInvalid) {
@@ -51,7 +51,7 @@ func breaks(t testing.TB, what, rule string, err error) {
 // judged gives all members a judge each.
 func (p party) judged() {
 	for _, m := range p {
-		m.judge = &judge{}
+		m.asks = &judge{}
 	}
 }
 
@@ -65,11 +65,11 @@ func TestEachNewCredentialIsJudgedOnce(t *testing.T) {
 	expect := func(m *member, what string, want ...string) {
 		t.Helper()
 		slices.Sort(want)
-		slices.Sort(m.judge.asked)
-		if !slices.Equal(m.judge.asked, want) {
-			t.Errorf("%s, %s: asked %q, want %q", m.name, what, m.judge.asked, want)
+		slices.Sort(m.asks.asked)
+		if !slices.Equal(m.asks.asked, want) {
+			t.Errorf("%s, %s: asked %q, want %q", m.name, what, m.asks.asked, want)
 		}
-		m.judge.asked = nil
+		m.asks.asked = nil
 	}
 	everybody := func(what string, want ...string) {
 		t.Helper()
@@ -94,7 +94,7 @@ func TestEachNewCredentialIsJudgedOnce(t *testing.T) {
 	zoe, yves := newMember(t, 1, "zoe", mls.DefaultConfig), newMember(t, 1, "yves", mls.DefaultConfig)
 	sent(alice)(alice.propose(&mls.Add{KeyPackage: zoe.keyPackage()}))
 	everybody("an Add that is proposed", asMember(zoe))
-	zoe.judge, yves.judge = &judge{}, &judge{}
+	zoe.asks, yves.asks = &judge{}, &judge{}
 	was := bob.signer()
 	sent(bob)(bob.proposeUpdate(mls.LeafParams{SignatureKey: bob.newSigner()}))
 	everybody("an Update with a new key", replaced(bob, was)...)
@@ -125,7 +125,7 @@ func TestEachNewCredentialIsJudgedOnce(t *testing.T) {
 	everybody("one that is there already")
 
 	joiner := newMember(t, 1, "joiner", mls.DefaultConfig)
-	joiner.judge = &judge{}
+	joiner.asks = &judge{}
 	commit, err := joiner.joinExternal(alice.groupInfo())
 	if err != nil {
 		t.Fatal(err)
@@ -138,25 +138,25 @@ func TestEachNewCredentialIsJudgedOnce(t *testing.T) {
 	if commit, err = zoe.joinExternal(alice.groupInfo()); err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Contains(zoe.judge.asked, fmt.Sprintf("predecessor zoe %x", was.Public())) {
-		t.Errorf("a resync: asked %q", zoe.judge.asked)
+	if !slices.Contains(zoe.asks.asked, fmt.Sprintf("predecessor zoe %x", was.Public())) {
+		t.Errorf("a resync: asked %q", zoe.asks.asked)
 	}
 	party{alice, bob}.deliver(t, nil, commit)
 	expect(bob, "a resync", replaced(zoe, was)...)
 
 	founder := newMember(t, 1, "founder", mls.DefaultConfig)
-	founder.judge = &judge{}
+	founder.asks = &judge{}
 	founder.create("another", senders)
 	expect(founder, "a new group", asMember(founder), sender)
-	if _, err := mls.Observe(founder.env(), mustInfo(t, founder.groupInfo()), nil); err != nil {
+	if _, err := mls.Observe(founder.env(), infoOf(t, founder.groupInfo()), nil); err != nil {
 		t.Fatal(err)
 	}
 	expect(founder, "a group that is observed", asMember(founder), sender)
 
 	// Whoever the judge does not know does not get in, by any of these ways.
 	nobody := &judge{refuse: func(_ core.Credential, p core.Purpose) bool { return p != core.PurposePredecessor }}
-	founder.judge = nobody
-	if _, err := mls.Observe(founder.env(), mustInfo(t, founder.groupInfo()), nil); !errors.Is(err, core.ErrDenied) {
+	founder.asks = nobody
+	if _, err := mls.Observe(founder.env(), infoOf(t, founder.groupInfo()), nil); !errors.Is(err, core.ErrDenied) {
 		t.Errorf("observe: %v", err)
 	}
 	if _, err := newMember(t, 1, "x", mls.DefaultConfig).withJudge(nobody).joinExternal(founder.groupInfo()); !errors.Is(err, core.ErrDenied) {
@@ -171,11 +171,11 @@ func TestEachNewCredentialIsJudgedOnce(t *testing.T) {
 }
 
 func (m *member) withJudge(j *judge) *member {
-	m.judge = j
+	m.asks = j
 	return m
 }
 
-func mustInfo(t testing.TB, message []byte) *mls.GroupInfo {
+func infoOf(t testing.TB, message []byte) *mls.GroupInfo {
 	t.Helper()
 	m, err := mls.UnmarshalMLSMessage(message)
 	if err != nil {
@@ -204,7 +204,7 @@ func TestRefusedCredentials(t *testing.T) {
 	}
 	message, err := carol.propose(&mls.Add{KeyPackage: zoe.keyPackage()})
 	made("an Add", message, err)
-	carol.judge = &judge{successor: func(_, _ core.Identity) error { return nil }}
+	carol.asks = &judge{successor: func(_, _ core.Identity) error { return nil }}
 	message, err = carol.proposeUpdate(mls.LeafParams{Credential: &changed})
 	made("an Update", message, err)
 	message, err = carol.propose(&mls.GroupContextExtensions{Extensions: mls.Extensions{mls.ExternalSendersExtension(service)}})
@@ -224,25 +224,25 @@ func TestRefusedCredentials(t *testing.T) {
 				if reason == "no successor" && what != "an Update" && what != "a resync" {
 					continue
 				}
-				m.judge = j
+				m.asks = j
 				before := m.stored.dump()
 				if _, err := m.process(message); !errors.Is(err, core.ErrDenied) || m.stored.dump() != before {
 					t.Errorf("%s, %s, %s: %v", m.name, what, reason, err)
 				}
 			}
 		}
-		m.judge = nil
+		m.asks = nil
 	}
 
 	// A path: the judge decides with the credential at hand.
 	alice, bob, _, _ = threesome(t, mls.DefaultConfig, nil)
-	bob.judge = &judge{}
+	bob.asks = &judge{}
 	b, err := bob.commit(mls.CommitParams{Leaf: mls.LeafParams{SignatureKey: bob.newSigner()}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for reason, j := range map[string]*judge{"unknown": {refuse: unknown}, "no successor": {successor: denied}} {
-		alice.judge = j
+		alice.asks = j
 		before := alice.stored.dump()
 		if _, err := alice.process(b.Commit); !errors.Is(err, core.ErrDenied) || alice.stored.dump() != before {
 			t.Errorf("a path, %s: %v", reason, err)
@@ -263,7 +263,7 @@ func TestRefusedCredentials(t *testing.T) {
 	}
 	// A tree: whoever is in it.
 	for _, name := range []string{alice.name, carol.name} {
-		zoe.judge = &judge{refuse: func(c core.Credential, _ core.Purpose) bool { return string(c.Identity) == name }}
+		zoe.asks = &judge{refuse: func(c core.Credential, _ core.Purpose) bool { return string(c.Identity) == name }}
 		if _, err := zoe.joinExternal(info); !errors.Is(err, core.ErrDenied) || len(zoe.stored) != 0 {
 			t.Errorf("a tree with %s: %v", name, err)
 		}
@@ -286,18 +286,18 @@ func TestChainsReachTheAuthenticator(t *testing.T) {
 	}
 	wants := func(m *member, what, purpose string, key []byte) {
 		t.Helper()
-		i := slices.Index(m.judge.asked, fmt.Sprintf("%s  %x", purpose, key))
-		if i < 0 || !slices.EqualFunc(m.judge.chains[i], chain, slices.Equal) {
-			t.Errorf("%s, %s: asked %q %q", m.name, what, m.judge.asked, m.judge.chains)
+		i := slices.Index(m.asks.asked, fmt.Sprintf("%s  %x", purpose, key))
+		if i < 0 || !slices.EqualFunc(m.asks.chains[i], chain, slices.Equal) {
+			t.Errorf("%s, %s: asked %q %q", m.name, what, m.asks.asked, m.asks.chains)
 		}
-		m.judge.asked, m.judge.chains = nil, nil
+		m.asks.asked, m.asks.chains = nil, nil
 	}
 	add := mls.CommitParams{Proposals: []mls.Proposal{&mls.Add{KeyPackage: kp}}}
-	alice.judge.refuse = func(c core.Credential, _ core.Purpose) bool { return len(c.Certificates) > 0 }
+	alice.asks.refuse = func(c core.Credential, _ core.Purpose) bool { return len(c.Certificates) > 0 }
 	if _, err := alice.commit(add); !errors.Is(err, core.ErrDenied) {
 		t.Errorf("a chain that is refused is committed: %v", err)
 	}
-	alice.judge = &judge{}
+	alice.asks = &judge{}
 	p = p.commitAll(t, alice, add, zoe)
 	for _, m := range p {
 		wants(m, "an Add", "member", zoe.signer().Public())
@@ -305,10 +305,10 @@ func TestChainsReachTheAuthenticator(t *testing.T) {
 	first := zoe.signer()
 	p.commitAll(t, zoe, mls.CommitParams{Leaf: mls.LeafParams{SignatureKey: zoe.newSigner()}})
 	for _, m := range p {
-		m.judge.asked, m.judge.chains = slices.Clone(m.judge.asked), slices.Clone(m.judge.chains)
-		asked, chains := m.judge.asked, m.judge.chains
+		m.asks.asked, m.asks.chains = slices.Clone(m.asks.asked), slices.Clone(m.asks.chains)
+		asked, chains := m.asks.asked, m.asks.chains
 		wants(m, "a path", "member", zoe.signer().Public())
-		m.judge.asked, m.judge.chains = asked, chains
+		m.asks.asked, m.asks.chains = asked, chains
 		wants(m, "who was there", "predecessor", first.Public())
 	}
 	yves := newMember(t, 1, "yves", mls.DefaultConfig).withJudge(&judge{})
@@ -317,7 +317,7 @@ func TestChainsReachTheAuthenticator(t *testing.T) {
 	for _, m := range p {
 		wants(m, "an external sender", "external", yves.signer().Public())
 	}
-	yves.judge.refuse = func(c core.Credential, p core.Purpose) bool {
+	yves.asks.refuse = func(c core.Credential, p core.Purpose) bool {
 		return p == core.PurposeMember && len(c.Certificates) > 0
 	}
 	if _, err := yves.joinExternal(alice.groupInfo()); !errors.Is(err, core.ErrDenied) || len(yves.stored) != 0 {
@@ -364,7 +364,7 @@ func TestCredentialTypesOfTheGroup(t *testing.T) {
 		alice, bob, mallory, _ := threesome(t, mls.DefaultConfig, nil)
 		zoe := newcomer(t, "zoe", c.change)
 		_, err := alice.commit(mls.CommitParams{Proposals: []mls.Proposal{zoe.add()}})
-		breaks(t, c.what+", committed", "CRD-4", err)
+		wantBreach(t, c.what+", committed", "CRD-4", err)
 		message, err := mls.ForgeUncheckedCommit(t.Context(), mallory.env(), mallory.g(), []mls.Proposal{zoe.add()}, nil, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -382,9 +382,9 @@ func TestCredentialTypesOfTheGroup(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = newMember(t, 1, "yves", mls.DefaultConfig).joinExternal(info)
-		breaks(t, c.what+", joined", "CRD-4", err)
-		_, err = mls.Observe(bob.env(), mustInfo(t, info), nil)
-		breaks(t, c.what+", observed", "CRD-4", err)
+		wantBreach(t, c.what+", joined", "CRD-4", err)
+		_, err = mls.Observe(bob.env(), infoOf(t, info), nil)
+		wantBreach(t, c.what+", observed", "CRD-4", err)
 	}
 	// A path may not lose what the group uses, nor bring in what it does not.
 	alice, bob, mallory, _ := threesome(t, mls.DefaultConfig, nil)
@@ -396,7 +396,7 @@ func TestCredentialTypesOfTheGroup(t *testing.T) {
 		},
 		"not its own": func(n *mls.LeafNode) { n.Capabilities.Credentials = nil },
 	} {
-		bob.judge = &judge{}
+		bob.asks = &judge{}
 		message, err := mls.ForgeUncheckedCommit(t.Context(), mallory.env(), mallory.g(), nil, change, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -461,7 +461,7 @@ func TestApplicationIDIsNobody(t *testing.T) {
 		n.Extensions = mls.Extensions{{Type: mls.ExtensionApplicationID, Data: []byte("\x05other")}}
 	})
 	_, err := alice.commit(mls.CommitParams{Proposals: []mls.Proposal{again.add()}})
-	breaks(t, "another application_id", "PRP-3", err)
+	wantBreach(t, "another application_id", "PRP-3", err)
 	leaf, err := zoe.g().OwnLeafNode(t.Context(), zoe.env())
 	if err != nil {
 		t.Fatal(err)

@@ -97,7 +97,7 @@ type member struct {
 	psks    map[string][]byte
 	config  mls.Config
 	auth    anyone
-	judge   *judge // instead of auth, if it is there
+	asks    *judge // instead of auth, if it is there
 	bundle  *mls.KeyPackageBundle
 	before  *member           // the same client in the group before this one
 	grease  bool              // GRE-1: on by default, for those whose name is of odd length
@@ -129,8 +129,8 @@ func (m *member) newSigner() core.Signer {
 
 func (m *member) env() *mls.Env {
 	var auth core.Authenticator = &m.auth
-	if m.judge != nil {
-		auth = m.judge
+	if m.asks != nil {
+		auth = m.asks
 	}
 	return &mls.Env{
 		Suites: provider, Auth: auth, Fetch: m.stored.fetch, Grease: m.grease,

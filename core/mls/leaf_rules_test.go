@@ -79,7 +79,7 @@ func TestLeafOfAnotherPlace(t *testing.T) {
 		})
 		wantRefusal(t, "an Update for "+what, alice, message, "", mls.ErrAuthentication)
 		// An Observer does not see the tag, which would be wrong as well.
-		info := mustInfo(t, alice.groupInfo())
+		info := infoOf(t, alice.groupInfo())
 		o, err := mls.Observe(alice.env(), info, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -113,7 +113,7 @@ func TestLeafOfAnotherPlace(t *testing.T) {
 			}
 			nodes[2*own].Leaf = &leaf
 		}))
-		breaks(t, "a tree with a leaf for "+what, "LEAF-1", err)
+		wantBreach(t, "a tree with a leaf for "+what, "LEAF-1", err)
 	}
 	// Signed for its place it is good, and so is a key package's leaf at any place.
 	message := mallory.forgedUpdate(func(*mls.LeafNode) {}, nil)
@@ -172,7 +172,7 @@ func TestLeafSources(t *testing.T) {
 	for _, source := range all {
 		if source != mls.LeafKeyPackage {
 			zoe := newcomer(t, "zoe", func(n *mls.LeafNode) { n.Source = source })
-			breaks(t, "a key package", "LEAF-2", zoe.bundle.KeyPackage.Validate(zoe.suite, zoe.env().Now))
+			wantBreach(t, "a key package", "LEAF-2", zoe.bundle.KeyPackage.Validate(zoe.suite, zoe.env().Now))
 			message, err := mls.ForgeMessage(ctx, mallory.env(), mallory.g(), mls.WirePublicMessage,
 				mls.Sender{Type: mls.SenderMember, Leaf: mallory.g().OwnLeaf()}, mallory.signer(), zoe.add(), nil, nil)
 			if err != nil {
@@ -301,7 +301,7 @@ func TestKeysAreUnique(t *testing.T) {
 		"one beside new extensions":        {add("zoe", bobs, nil), &mls.GroupContextExtensions{}},
 	} {
 		_, err := alice.commit(mls.CommitParams{Proposals: list})
-		breaks(t, what+", committed", "LEAF-4", err)
+		wantBreach(t, what+", committed", "LEAF-4", err)
 		wantRefusal(t, what, alice, mallory.uncheckedCommit(nil, list...), "LEAF-4", nil)
 	}
 	// A path with the signature key of another; its encryption keys are PATH-6.
@@ -357,9 +357,9 @@ func TestKeysAreUnique(t *testing.T) {
 			nodes[4].Leaf = &leaf
 		})
 		_, err := newMember(t, 1, "zoe", mls.DefaultConfig).joinExternal(info)
-		breaks(t, "a tree with "+what+" twice", "LEAF-4", err)
-		_, err = mls.Observe(alice.env(), mustInfo(t, info), nil)
-		breaks(t, "a tree with "+what+" twice, observed", "LEAF-4", err)
+		wantBreach(t, "a tree with "+what+" twice", "LEAF-4", err)
+		_, err = mls.Observe(alice.env(), infoOf(t, info), nil)
+		wantBreach(t, "a tree with "+what+" twice, observed", "LEAF-4", err)
 	}
 }
 
@@ -416,12 +416,12 @@ func TestLeafExtensions(t *testing.T) {
 		zoe := newcomer(t, "zoe", c.change)
 		path := mallory.uncheckedCommit(c.change)
 		if !c.good {
-			breaks(t, c.what+", a key package", "LEAF-5", zoe.bundle.KeyPackage.Validate(zoe.suite, zoe.env().Now))
+			wantBreach(t, c.what+", a key package", "LEAF-5", zoe.bundle.KeyPackage.Validate(zoe.suite, zoe.env().Now))
 			wantRefusal(t, c.what+", an Update", bob, mallory.forgedUpdate(c.change, nil), "LEAF-5", nil)
 			wantRefusal(t, c.what+", a path", bob, path, "LEAF-5", nil)
 			wantRefusal(t, c.what+", an Add", bob, mallory.uncheckedCommit(nil, zoe.add()), "LEAF-5", nil)
 			_, err := newMember(t, 1, "yves", mls.DefaultConfig).joinExternal(tree)
-			breaks(t, c.what+", a tree", "LEAF-5", err)
+			wantBreach(t, c.what+", a tree", "LEAF-5", err)
 			continue
 		}
 		if _, err := bob.process(mallory.forgedUpdate(c.change, nil)); err != nil {
@@ -446,7 +446,7 @@ func TestCapabilitiesOfOurOwn(t *testing.T) {
 	if len(c.Extensions)+len(c.Proposals) > 0 || len(c.Versions) == 0 || len(c.Suites) != len(provider.Suites()) {
 		t.Errorf("capabilities %+v", c)
 	}
-	info := mustInfo(t, alice.groupInfo())
+	info := infoOf(t, alice.groupInfo())
 	for what, lists := range map[string]struct {
 		change   func(*mls.Capabilities)
 		rule     string
@@ -470,13 +470,13 @@ func TestCapabilitiesOfOurOwn(t *testing.T) {
 		zoe := newMember(t, 1, "zoe", mls.DefaultConfig)
 		credential := core.BasicCredential("zoe")
 		_, err := mls.NewKeyPackage(t.Context(), mls.KeyPackageParams{Suite: zoe.suite, Signer: zoe.signer(), Credential: credential, Capabilities: capabilities, Lifetime: mls.NoLifetime})
-		breaks(t, what+", a key package", lists.rule, err)
+		wantBreach(t, what+", a key package", lists.rule, err)
 		_, _, err = mls.Create(t.Context(), zoe.env(), mls.CreateParams{Suite: zoe.suite, GroupID: []byte("g"), Signer: zoe.signer(), Credential: credential, Capabilities: capabilities})
-		breaks(t, what+", a group", lists.rule, err)
+		wantBreach(t, what+", a group", lists.rule, err)
 		_, _, _, err = mls.JoinExternal(t.Context(), zoe.env(), mls.ExternalParams{GroupInfo: info, Signer: zoe.signer(), Credential: credential, Capabilities: capabilities, Config: mls.DefaultConfig})
-		breaks(t, what+", an external join", lists.rule, err)
+		wantBreach(t, what+", an external join", lists.rule, err)
 		_, err = alice.proposeUpdate(mls.LeafParams{Capabilities: &capabilities})
-		breaks(t, what+", an Update", lists.rule, err)
+		wantBreach(t, what+", an Update", lists.rule, err)
 		if _, err = alice.commit(mls.CommitParams{Leaf: mls.LeafParams{Capabilities: &capabilities}}); !errors.Is(err, core.ErrInvalid) {
 			t.Errorf("%s, a path: %v", what, err)
 		}
@@ -535,7 +535,7 @@ func TestNewGroupContextIsSupported(t *testing.T) {
 		refused := func(what string, list ...mls.Proposal) {
 			t.Helper()
 			_, err := alice.commit(mls.CommitParams{Proposals: list})
-			breaks(t, c.what+", "+what+", committed", c.rule, err)
+			wantBreach(t, c.what+", "+what+", committed", c.rule, err)
 			wantRefusal(t, c.what+", "+what+", received", bob, mallory.uncheckedCommit(nil, list...), c.rule, nil)
 		}
 		refused("a member lacks it", c.gce)
@@ -545,7 +545,7 @@ func TestNewGroupContextIsSupported(t *testing.T) {
 		p = p.commitAll(t, alice, mls.CommitParams{Proposals: []mls.Proposal{zoe.add(), remove, c.gce}}, zoe)
 		refused("a later joiner lacks it", unable("yves").add())
 		_, err := unable("yves").joinExternal(alice.groupInfo())
-		breaks(t, c.what+", an external joiner lacks it", c.rule, err)
+		wantBreach(t, c.what+", an external joiner lacks it", c.rule, err)
 		less := func(n *mls.LeafNode) { n.Capabilities = alice.capabilities() }
 		wantRefusal(t, c.what+", a path drops it", bob, mallory.uncheckedCommit(less), c.rule, nil)
 		if _, err := alice.process(mallory.forgedUpdate(less, nil)); err != nil {
@@ -570,7 +570,7 @@ func TestNewGroupContextIsSupported(t *testing.T) {
 			nodes[2].Leaf = unable("yves").bundle.KeyPackage.LeafNode
 		})
 		_, err = able("xavier").withCapabilities(capabilities).joinExternal(info)
-		breaks(t, c.what+", a tree", c.rule, err)
+		wantBreach(t, c.what+", a tree", c.rule, err)
 		p = p.commitAll(t, alice, mls.CommitParams{ForcePath: true})
 		p.talk(t)
 		// Dropped from the context it is not asked for any more.

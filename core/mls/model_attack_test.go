@@ -241,6 +241,7 @@ func (w *world) impostor() {
 		return
 	}
 	mallory := newMember(w, w.suite, "mallory", w.config)
+	mallory.asks = &judge{} // she believes herself
 	_, commit, _, err := mls.JoinExternal(w.Context(), mallory.env(), mls.ExternalParams{
 		GroupInfo: m.GroupInfo, Tree: by.at.seen.tree, Signer: mallory.signer(), Credential: core.BasicCredential("mallory"),
 		Capabilities: by.capabilitiesOf(true), Config: w.config,

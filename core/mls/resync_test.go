@@ -26,7 +26,7 @@ func TestExternalCommitCannotRemoveOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	mallory := newMember(t, 1, "mallory", mls.DefaultConfig)
-	mallory.judge = &judge{successor: func(core.Identity, core.Identity) error { return nil }} // her own
+	mallory.asks = &judge{successor: func(core.Identity, core.Identity) error { return nil }} // her own
 	info, err := mls.UnmarshalMLSMessage(bundle.GroupInfo)
 	if err != nil {
 		t.Fatal(err)
