@@ -5,8 +5,9 @@ package mls_test
 import "github.com/conclave-mls/conclave/core/mls"
 
 // finish shows that the group is well after all that happened: its members catch
-// up, each of some refreshes its keys for all the others, and all can read all.
-func (w *world) finish() {
+// up, each of some refreshes its keys for all the others, and all can read all. It returns the epoch in which
+// most are.
+func (w *world) finish() *modelEpoch {
 	w.calm = true
 	for i, a := range w.actors {
 		a.reload = i%2 == 0
@@ -19,7 +20,7 @@ func (w *world) finish() {
 		}
 	}
 	if e == nil {
-		return
+		return nil
 	}
 	for i := range min(3, len(w.at(e))) {
 		list := w.at(e)
@@ -34,6 +35,8 @@ func (w *world) finish() {
 	for _, a := range w.at(e) {
 		w.sendTo(a, e)
 	}
+	w.calm = false
+	return e
 }
 
 // sendTo sends a text that all in the epoch read.

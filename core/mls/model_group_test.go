@@ -88,9 +88,10 @@ type modelProposal struct {
 
 	leaf       *modelLeaf // Add, Update
 	bundle     *modelBundle
-	target     int    // Remove
-	psk        string // PreSharedKey: the name of an external one, or ""
-	pskEpoch   uint64 // of a resumption one
+	target     int         // Remove
+	psk        string      // PreSharedKey: the name of an external one, or ""
+	pskEpoch   uint64      // of a resumption one
+	before     *modelEpoch // of one that ties a group to the one before it
 	nonce      int
 	extensions extensionList // GroupContextExtensions
 

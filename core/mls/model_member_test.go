@@ -223,6 +223,20 @@ func (m *modelMember) take(l *letter, name string) {
 	}
 }
 
+// judgeSuccessor says whether the member can join a group that comes from an epoch
+// of this one. Its own epoch may be later, if the group was a branch.
+func (m *modelMember) judgeSuccessor(e *modelEpoch) verdict {
+	switch {
+	case m.at == nil || !m.has(&modelProposal{pskEpoch: e.number}):
+		return refused(mls.ErrMissingPSK)
+	case m.at.ancestor(e.number) != e:
+		return refused(mls.ErrAuthentication)
+	case m.at.number-e.number > uint64(m.limits.MaxPastEpochs):
+		return refused(mls.ErrTooOld) // who its members were is no longer known
+	}
+	return fine
+}
+
 // judgeOwn says what must come of a commit of our own over proposals by value.
 // strict is whether it must fail: what waits may make up for what is wrong.
 func (m *modelMember) judgeOwn(values []modelItem, own int) (v verdict, strict bool) {

@@ -231,6 +231,16 @@ func (w *world) propose() {
 	if err != nil {
 		return
 	}
+	w.proposed(a, p, g, sent, ws)
+	if w.rarely(10) {
+		w.dropProposal(a, a.waiting[len(a.waiting)-1])
+	} else if !w.rarely(4) {
+		w.spread(w.letters[len(w.letters)-1])
+	}
+}
+
+// proposed sends a proposal that was made.
+func (w *world) proposed(a *actor, p *modelProposal, g *mls.Group, sent *mls.SentProposal, ws *mls.WriteSet) {
 	a.set(g, ws)
 	p.ref = string(sent.Ref)
 	for _, l := range w.letters { // said twice with a signature that is not random, it is the same
@@ -251,11 +261,6 @@ func (w *world) propose() {
 	w.letters = append(w.letters, l)
 	w.note("%s makes %s", a.name, l)
 	w.lookAtProposals(a)
-	if w.rarely(10) {
-		w.dropProposal(a, p)
-	} else if !w.rarely(4) {
-		w.spread(l)
-	}
 }
 
 // dropProposal is what a member does when the delivery service refuses a proposal.
@@ -509,7 +514,18 @@ func (w *world) welcome(a *actor, c *modelCommit) {
 		v = refused(mls.ErrMissingTree)
 	}
 	for _, p := range c.list {
-		if p.kind == mls.ProposalPSK && (p.psk == "" || !a.known[p.psk]) {
+		switch {
+		case p.kind != mls.ProposalPSK:
+		case p.before != nil:
+			old := w.before.actor(a.name)
+			v = v.or(old.judgeSuccessor(p.before))
+			params.Predecessor = func(context.Context, []byte) (*mls.Group, *mls.Env, error) {
+				if old.at == nil {
+					return nil, nil, core.ErrNotFound
+				}
+				return old.g(), old.env(), nil
+			}
+		case p.psk == "" || !a.known[p.psk]:
 			v = refused(mls.ErrMissingPSK) // PSK-7, WEL-12
 		}
 	}

@@ -23,13 +23,33 @@ import (
 // wireFormats of the handshakes.
 var wireFormats = map[string]mls.HandshakePolicy{"public": mls.HandshakePublic, "private": mls.HandshakePrivate}
 
-// property is one run of one group.
+// property is one run of one group, and of groups that come from it.
 func property(t testing.TB, suite core.SuiteID, handshake mls.HandshakePolicy) func(*rapid.T) {
 	return func(r *rapid.T) {
 		w := newWorld(t, r, suite, handshake, "group")
 		w.begin()
-		r.Repeat(map[string]func(*rapid.T){"step": func(*rapid.T) { w.step() }})
-		w.finish()
+		live := func(worlds ...*world) {
+			r.Repeat(map[string]func(*rapid.T){"step": func(*rapid.T) {
+				w := worlds[w.pick(len(worlds))]
+				w.step()
+				if o := worlds[w.pick(len(worlds))]; o != w {
+					w.mislead(o)
+				}
+			}})
+		}
+		live(w)
+		if e := w.finish(); e != nil && w.pick(2) == 0 {
+			if next := w.branch(e); next != nil {
+				live(w, next)
+				next.finish()
+			}
+		}
+		if e := w.finish(); e != nil && w.pick(2) == 0 {
+			if next := w.reinitialize(e); next != nil {
+				live(next)
+				next.finish()
+			}
+		}
 	}
 }
 
@@ -95,4 +115,3 @@ func TestGroupModelSoak(t *testing.T) {
 	}
 	report("the end")
 }
-

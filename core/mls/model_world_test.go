@@ -28,13 +28,14 @@ type world struct {
 	actors     []*actor
 	outsider   *member // who signs for the external senders
 	watcher    *modelWatcher
+	before     *world // the group that this one comes from
 	letters    []*letter
 	epochs     []*modelEpoch
 	keys       keyring
 	marks      int
 	nonces     int
 	groups     map[string]*modelEpoch // by epoch authenticator
-	calm       bool // nothing is lost
+	calm       bool                   // nothing is lost
 	log        []string
 }
 
@@ -83,10 +84,6 @@ func newWorld(t testing.TB, r *rapid.T, suite core.SuiteID, handshake mls.Handsh
 	w.mixed = w.rarely(4)
 	w.outsider = newMember(w, suite, "outsider", w.config)
 	w.outsider.newSigner()
-	for i := range 2 + w.pick(19) {
-		a := w.newActor(fmt.Sprint("m", i))
-		a.rich = w.pick(3) > 0
-	}
 	return w
 }
 
@@ -188,6 +185,10 @@ func (w *world) newBundle(a *actor) *modelBundle {
 
 // begin creates the group.
 func (w *world) begin() {
+	for i := range 2 + w.pick(19) {
+		a := w.newActor(fmt.Sprint("m", i))
+		a.rich = w.pick(3) > 0
+	}
 	a := w.actors[0]
 	list := extensionList(w.pick(int(extensionLists)))
 	if list.demands() != "" {
