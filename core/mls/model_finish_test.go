@@ -32,9 +32,6 @@ func (w *world) finish() *modelEpoch {
 		e = a.at
 		w.sendTo(a, e)
 	}
-	for _, a := range w.at(e) {
-		w.sendTo(a, e)
-	}
 	w.calm = false
 	return e
 }

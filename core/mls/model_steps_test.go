@@ -416,7 +416,7 @@ func (w *world) acceptOne() {
 		}
 	}
 	if len(list) > 0 {
-		w.accept(list[w.pick(len(list))], w.rarely(8))
+		w.accept(list[w.pick(len(list))], w.rarely(5))
 	}
 }
 

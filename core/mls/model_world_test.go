@@ -93,6 +93,7 @@ func (w *world) newActor(name string) *actor {
 		config.Handshake = []mls.HandshakePolicy{mls.HandshakePublic, mls.HandshakePrivate}[w.pick(2)]
 	}
 	a := &actor{member: newMember(w, w.suite, name, config)}
+	a.grease = w.pick(2) == 0
 	a.modelMember = &modelMember{limits: config, known: map[string]bool{}}
 	w.actors = append(w.actors, a)
 	return a
@@ -169,7 +170,7 @@ func (a *actor) capabilitiesOf(rich bool) mls.Capabilities {
 func (w *world) newBundle(a *actor) *modelBundle {
 	b, err := mls.NewKeyPackage(w.Context(), mls.KeyPackageParams{
 		Suite: a.suite, Signer: a.signer(), Credential: core.BasicCredential(core.ClientID(a.name)),
-		Capabilities: a.capabilitiesOf(a.rich), Lifetime: mls.NoLifetime,
+		Capabilities: a.capabilitiesOf(a.rich), Lifetime: mls.NoLifetime, Grease: a.grease,
 	})
 	if err != nil {
 		w.fail("key package: %s", outcome(err))
