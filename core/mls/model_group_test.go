@@ -225,6 +225,7 @@ type modelCommit struct {
 	by       *actor
 	from     *modelEpoch
 	external bool
+	first    bool // of a successor, for nobody to process
 	list     []modelItem
 	leaf     *modelLeaf // of the path, nil if there is none
 	result   *modelEpoch

@@ -160,8 +160,8 @@ func (m *modelMember) judge(l *letter, name string) verdict {
 		return refused(mls.ErrInactive)
 	case m.at != l.epoch && !outside:
 		return refused(mls.ErrAuthentication)
-	case l.name == name && l.sender == mls.SenderMember:
-		return refused(mls.ErrOwnMessage)
+	case l.name == name && l.sender == mls.SenderMember && (l.private || l.commit == nil || l.commit.leaf != nil):
+		return refused(mls.ErrOwnMessage) // COM-3: a commit with nothing for us to decrypt is like anybody's
 	}
 	if l.private {
 		if v := m.ratchet(l); !v.fine() {

@@ -426,23 +426,17 @@ func (w *world) accept(c *modelCommit, fork bool) {
 		return
 	}
 	a := c.by
-	if w.rarely(4) { // our own commit, coming back
-		w.deliver(a, c.sent)
-	}
 	if c.from.next == nil {
 		c.from.next = c.result
 	}
-	w.letters = append(w.letters, c.sent)
-	stale := a.pending
-	waiting, was := a.waiting, a.at
-	result := a.merge()
-	a.enter(c.result)
-	w.note("%s merges its commit of %d", a.name, was.number)
-	w.lookAtChanges(a, c, result, was, waiting)
-	w.look(a)
-	if a.active {
-		_, _, _, err := a.g().Merge(w.Context(), a.env(), stale)
-		w.expect(refused(mls.ErrWrongEpoch), err, "%s: merge again", a.name)
+	if !c.first {
+		w.letters = append(w.letters, c.sent)
+	}
+	if !c.first && w.rarely(4) { // our own commit, coming back
+		w.deliver(a, c.sent)
+	}
+	if a.at == c.from {
+		w.merge(a, c)
 	}
 	for _, o := range w.at(c.from) {
 		if (!fork || w.pick(2) == 0) && !w.lost() {
@@ -453,6 +447,21 @@ func (w *world) accept(c *modelCommit, fork bool) {
 		if !w.lost() {
 			w.welcome(p.bundle.owner, c)
 		}
+	}
+}
+
+// merge is what a member does when its commit was accepted.
+func (w *world) merge(a *actor, c *modelCommit) {
+	stale := a.pending
+	waiting, was := a.waiting, a.at
+	result := a.merge()
+	a.enter(c.result)
+	w.note("%s merges its commit of %d", a.name, was.number)
+	w.lookAtChanges(a, c, result, was, waiting)
+	w.look(a)
+	if a.active {
+		_, _, _, err := a.g().Merge(w.Context(), a.env(), stale)
+		w.expect(refused(mls.ErrWrongEpoch), err, "%s: merge again", a.name)
 	}
 }
 

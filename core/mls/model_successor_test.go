@@ -124,7 +124,7 @@ type succession func(*mls.Group, context.Context, *mls.Env, mls.SuccessorParams)
 // succeed makes the new group; all who are in it join.
 func (w *world) succeed(old *actor, e *modelEpoch, with []*actor, extensions extensionList, v verdict, how succession) *world {
 	a := w.actor(old.name)
-	c := &modelCommit{by: a}
+	c := &modelCommit{by: a, first: true}
 	params := mls.SuccessorParams{
 		GroupID: []byte(w.id), Extensions: extensions.real(w.senders()), Signer: a.signer(),
 		Credential: core.BasicCredential(core.ClientID(a.name)), Capabilities: a.capabilitiesOf(a.rich), Lifetime: mls.NoLifetime,
