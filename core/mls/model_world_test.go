@@ -376,7 +376,9 @@ func (w *world) lookAtChanges(a *actor, c *modelCommit, got *mls.ReceivedCommit,
 		return names
 	}
 	at := func(i int, name string) string { return fmt.Sprint(i, " ", name) }
-	unused := len(waiting)
+	unused := len(slices.DeleteFunc(slices.Clone(waiting), func(p *modelProposal) bool {
+		return slices.ContainsFunc(c.list, func(q modelItem) bool { return q.modelProposal == p })
+	}))
 	for _, p := range c.list {
 		switch p.kind {
 		case mls.ProposalAdd:
@@ -385,9 +387,6 @@ func (w *world) lookAtChanges(a *actor, c *modelCommit, got *mls.ReceivedCommit,
 			removed = append(removed, at(p.target, was.tree.leaf(p.target).name))
 		case mls.ProposalUpdate:
 			updated = append(updated, at(p.from, p.leaf.name))
-		}
-		if p.byReference {
-			unused--
 		}
 	}
 	if c.leaf != nil && !c.external {
