@@ -109,9 +109,8 @@ func (m *mortalWorld) afterwards() report {
 	return r
 }
 
-// TestKilled kills a process at each point of each operation that asks the
-// delivery service, and lets another go on. Where a competitor is, bob commits
-// between the two.
+// COM-1, COM-8: kills a process at each point of each operation that asks the delivery
+// service, and lets another go on. Where a competitor is, bob commits between the two.
 func TestKilled(t *testing.T) {
 	t.Parallel()
 	ops := []string{"update", "add", "remove", "psk", "rotate", "join", "send", "send and update"}

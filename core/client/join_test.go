@@ -57,8 +57,8 @@ func TestExternalJoin(t *testing.T) {
 	})
 }
 
-// TestExternalJoinUnknown: the answer is lost. Messages that come meanwhile wait,
-// the echo completes the join, and a rejoin does not fall over the old group.
+// core-crypto/buffer: the answer is lost. Messages that come meanwhile wait, the echo
+// completes the join, and a rejoin does not fall over the old group.
 func TestExternalJoinUnknown(t *testing.T) {
 	t.Parallel()
 	for _, member := range []bool{false, true} {
@@ -171,6 +171,8 @@ func TestExternalJoinRefused(t *testing.T) {
 	w.in(carol, update)
 }
 
+// WEL-7, WEL-9: a Welcome that fails leaves the key package, one that is processed uses
+// it up, and none is good for a conversation that is there or twice.
 func TestWelcome(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, clienttest.Options{})

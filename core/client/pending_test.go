@@ -57,8 +57,9 @@ func (a *answers) SubmitCommit(by core.ClientID, id core.ConversationID, b clien
 	return a.Backend.SubmitCommit(by, id, b)
 }
 
-// TestUnknownAnswer: the commit stays, whether or not the service accepted it, and
-// the same bytes are sent again; traffic goes on meanwhile.
+// COM-3: with an unknown answer the commit stays, whether or not the service accepted
+// it, and its echo, or the same bytes sent again, ends the epoch; traffic goes on
+// meanwhile.
 func TestUnknownAnswer(t *testing.T) {
 	t.Parallel()
 	for _, forgetful := range []bool{false, true} {
@@ -200,7 +201,7 @@ func TestRefused(t *testing.T) {
 	w.agree(alice, bob, carol)
 }
 
-// TestRace: another commit wins. What is left of the intention is committed again.
+// COM-2: another commit wins. What is left of the intention is committed again.
 func TestRace(t *testing.T) {
 	t.Parallel()
 	bothPolicies(t, func(t *testing.T, policy mls.Config) {
@@ -297,7 +298,7 @@ func TestAlwaysLost(t *testing.T) {
 	}
 }
 
-// TestTwoResolve: two processes on one store resolve the same commit.
+// COM-8, core-crypto/lock: two processes on one store resolve the same commit.
 func TestTwoResolve(t *testing.T) {
 	t.Parallel()
 	for n := range 10 {
@@ -333,8 +334,8 @@ func TestTwoResolve(t *testing.T) {
 	}
 }
 
-// TestFaultsOfTheStore fails the n-th write of each operation in each way. Whatever
-// came of it, resuming puts it right.
+// COM-8: fails the n-th write of each operation in each way. Whatever came of it,
+// resuming puts it right.
 func TestFaultsOfTheStore(t *testing.T) {
 	t.Parallel()
 	ops := map[string]func(w *world, alice *clienttest.Device, k []byte) error{

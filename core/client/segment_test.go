@@ -31,8 +31,8 @@ func openStore(t testing.TB, ks core.Keystore) *seal.Store {
 	return store
 }
 
-// TestSegmentModel compares random operations, with commits, aborts and reopening,
-// to a plain map that does the same in order.
+// core-crypto/transaction: compares random operations, with commits, aborts and
+// reopening, to a plain map that does the same in order.
 func TestSegmentModel(t *testing.T) {
 	t.Parallel()
 	for _, long := range []bool{false, true} {

@@ -217,7 +217,7 @@ func TestConversationsAreIndependent(t *testing.T) {
 	w.must(second.Finish(ctx))
 }
 
-// TestConflict: two clients on one store, as two processes have them.
+// COM-10, core-crypto/lock: two clients on one store, as two processes have them.
 func TestConflict(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, clienttest.Options{})

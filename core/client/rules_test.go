@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
+	"github.com/conclave-mls/conclave/core/client/clienttest"
+	"github.com/conclave-mls/conclave/core/coretest"
+	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/storage/memory"
+)
+
+// rows counts the records of a client in each table of a store. The first sixteen
+// tables are not the client's.
+func (w *world) rows(ks core.Keystore) (rows string, total int) {
+	w.Helper()
+	var queries []core.Query
+	for table := range core.Table(64) {
+		queries = append(queries, core.Query{Table: table, KeysOnly: true})
+	}
+	answers, err := ks.Read(w.Context(), queries)
+	w.must(err)
+	for table, records := range answers {
+		if table >= 16 && len(records) > 0 {
+			rows += fmt.Sprintf(" %d:%d", table, len(records))
+			total += len(records)
+		}
+	}
+	return rows, total
+}
+
+// COM-5: the Welcome goes out with its commit and is there for the joiner when the
+// service has accepted that: not for a commit that is refused, lost or overtaken.
+func TestWelcomeWaitsForItsCommit(t *testing.T) {
+	t.Parallel()
+	bothPolicies(t, func(t *testing.T, policy mls.Config) {
+		w, alice, bob, carol := trio(t, policy, clienttest.Options{})
+		dave := w.device("dave")
+		told := &answers{Backend: w.service}
+		alice.Link.Service = told
+		add := func() error {
+			k := w.keyPackage(dave)
+			return in(t.Context(), alice, func(ctx context.Context, c *client.Conversation) error {
+				_, err := c.AddMembers(ctx, k)
+				return err
+			})
+		}
+		waits := func(what string) {
+			t.Helper()
+			if _, ok := w.service.Welcome("dave"); ok {
+				t.Errorf("%s: the Welcome is there", what)
+			}
+		}
+		told.next = []client.Outcome{{Kind: client.Refused, Reason: "no"}}
+		var refused *client.RefusedError
+		if err := add(); !errors.As(err, &refused) {
+			t.Fatal(err)
+		}
+		waits("a commit that is refused")
+		alice.Link.Before = once("commit")
+		if err := add(); !errors.Is(err, core.ErrUnknownOutcome) {
+			t.Fatal(err)
+		}
+		waits("a commit that is lost on its way")
+		w.in(bob, update) // now it is overtaken
+		w.must(alice.Resume(t.Context()))
+		waits("a commit that is overtaken")
+		w.must(add())
+		if _, ok := w.service.Welcome("dave"); !ok {
+			t.Error("the Welcome of a commit that is accepted is not there")
+		}
+		w.catchUp()
+		w.agree(alice, bob, carol, dave)
+	})
+}
+
+// COM-4, core-crypto/rows: of a conversation that we were removed from, or have wiped, no
+// record is left, secrets least of all.
+func TestNoRowsAreLeft(t *testing.T) {
+	t.Parallel()
+	bothPolicies(t, func(t *testing.T, policy mls.Config) {
+		w := newWorld(t, clienttest.Options{})
+		w.policy = policy
+		ks := memory.New()
+		alice, bob, carol := w.device("alice"), w.deviceOn("bob", ks, config()), w.device("carol")
+		w.create(alice)
+		var before string
+		n := 0
+		for _, how := range []string{"wiped", "removed", "wiped", "left"} { // the first time, the heads of lists are made
+			w.add(alice, bob)
+			w.add(alice, carol)
+			if _, now := w.rows(ks); now < n+5 {
+				t.Fatalf("%d rows in a conversation, %d without", now, n)
+			}
+			w.send(alice, "hello")
+			w.send(bob, "hello")
+			w.catchUp()
+			log := len(w.service.Log(chat))
+			w.update(alice)
+			w.send(alice, "of the next epoch")
+			if _, err := w.give(bob, w.since(log)[1]); err != nil { // buffered
+				t.Fatal(err)
+			}
+			remove := func(d *clienttest.Device, who ...core.ClientID) {
+				w.in(d, func(ctx context.Context, c *client.Conversation) error {
+					_, err := c.RemoveMembers(ctx, who...)
+					return err
+				})
+			}
+			switch how {
+			case "removed":
+				remove(alice, "bob", "carol")
+			case "wiped":
+				w.in(bob, func(ctx context.Context, c *client.Conversation) error { return c.Wipe(ctx) })
+				remove(alice, "bob", "carol")
+			case "left":
+				w.must(bob.Link.Drain(t.Context(), chat))
+				w.in(bob, func(ctx context.Context, c *client.Conversation) error { _, err := c.Leave(ctx); return err })
+				w.must(alice.Link.Drain(t.Context(), chat))
+				w.in(alice, func(ctx context.Context, c *client.Conversation) error {
+					_, err := c.CommitPendingProposals(ctx)
+					return err
+				})
+				w.must(carol.Link.Drain(t.Context(), chat))
+				remove(alice, "carol")
+			}
+			_ = bob.Link.Drain(t.Context(), chat)
+			_ = carol.Link.Drain(t.Context(), chat)
+			after, count := w.rows(ks)
+			if before != "" && after != before {
+				t.Errorf("%s: rows%s, then%s", how, before, after)
+			}
+			before, n = after, count
+		}
+	})
+}
+
+// WEL-8: who has looked at a Welcome and does not want it has no rows of it.
+func TestRejectedWelcomeLeavesNoRows(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, clienttest.Options{})
+	ks := memory.New()
+	alice, bob := w.device("alice"), w.deviceOn("bob", ks, config())
+	w.create(alice)
+	k := w.keyPackage(bob)
+	before, _ := w.rows(ks)
+	w.in(alice, func(ctx context.Context, c *client.Conversation) error {
+		_, err := c.AddMembers(ctx, k)
+		return err
+	})
+	welcome, ok := w.service.Welcome("bob")
+	if !ok {
+		t.Fatal("no Welcome")
+	}
+	for range 2 {
+		err := bob.Transaction(t.Context(), func(ctx context.Context, tx *client.Transaction) error {
+			c, err := tx.ProcessWelcome(ctx, welcome.Message, client.JoinConfig{})
+			if err != nil {
+				return err
+			}
+			if ids, err := c.ClientIDs(ctx); err != nil || len(ids) != 2 {
+				t.Errorf("the members are %v, %v", ids, err)
+			}
+			return errAbort
+		})
+		if after, _ := w.rows(ks); !errors.Is(err, errAbort) || after != before {
+			t.Errorf("rows%s, then%s: %v", before, after, err)
+		}
+	}
+	w.must(bob.Welcomes(t.Context()))
+	w.agree(alice, bob)
+}
+
+// COM-11: a conversation that is there is not overwritten, neither by a new one nor by a
+// Welcome; joining again by an external commit is what asks for it.
+func TestConversationIsNotOverwritten(t *testing.T) {
+	t.Parallel()
+	w, alice, bob, carol := trio(t, mls.DefaultConfig, clienttest.Options{})
+	other := newWorld(t, clienttest.Options{}) // where the same id is another group
+	mallory := other.device("mallory")
+	other.create(mallory)
+	k := w.keyPackage(alice)
+	other.in(mallory, func(ctx context.Context, c *client.Conversation) error {
+		_, err := c.AddMembers(ctx, k)
+		return err
+	})
+	welcome, ok := other.service.Welcome("alice")
+	if !ok {
+		t.Fatal("no Welcome")
+	}
+	for what, f := range map[string]func(ctx context.Context, tx *client.Transaction) error{
+		"a new one": func(ctx context.Context, tx *client.Transaction) error {
+			_, err := tx.NewConversation(ctx, chat, client.ConversationConfig{})
+			return err
+		},
+		"a Welcome": func(ctx context.Context, tx *client.Transaction) error {
+			_, err := tx.ProcessWelcome(ctx, welcome.Message, client.JoinConfig{})
+			return err
+		},
+	} {
+		if err := alice.Transaction(t.Context(), f); !errors.Is(err, client.ErrConversationExists) {
+			t.Errorf("%s: %v", what, err)
+		}
+		w.agree(alice, bob, carol)
+	}
+	w.must(w.join(alice))
+	w.catchUp()
+	w.agree(alice, bob, carol)
+}
+
+// COM-8, openmls#1700: a read that fails is not an answer. Whichever fails, the operation
+// says that the store is not available, and not that nothing is there.
+func TestReadsThatFail(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, clienttest.Options{})
+	ks := &coretest.Faulty{Keystore: memory.New()}
+	cfg := config()
+	cfg.Lease = 20 * time.Millisecond
+	alice, bob := w.deviceOn("alice", ks, cfg), w.device("bob")
+	w.create(alice)
+	w.add(alice, bob)
+	fresh := func() *clienttest.Device { return clienttest.NewDevice(t, w.service, "alice", ks, cfg) } // with nothing in memory
+	inChat := func(f func(ctx context.Context, c *client.Conversation) error) func(d *clienttest.Device) error {
+		return func(d *clienttest.Device) error { return in(t.Context(), d, f) }
+	}
+	for what, op := range map[string]func(d *clienttest.Device) error{
+		"send": inChat(func(ctx context.Context, c *client.Conversation) error {
+			_, err := c.Send(ctx, []byte("x"), nil)
+			return err
+		}),
+		"commit": inChat(update),
+		"propose": inChat(func(ctx context.Context, c *client.Conversation) error {
+			if _, err := c.ProposeUpdate(ctx, nil); err != nil {
+				return err
+			}
+			_, err := c.CommitPendingProposals(ctx)
+			return err
+		}),
+		"new": func(d *clienttest.Device) error {
+			return d.Transaction(t.Context(), func(ctx context.Context, tx *client.Transaction) error {
+				_, err := tx.NewConversation(ctx, chat, client.ConversationConfig{})
+				if errors.Is(err, client.ErrConversationExists) {
+					return nil
+				}
+				return errors.Join(err, errors.New("it was made again"))
+			})
+		},
+		"look": func(d *clienttest.Device) error { _, err := d.Info(t.Context(), chat); return err },
+	} {
+		for n, done := 1, false; !done; n++ {
+			d := fresh()
+			reads := 0
+			rows, _ := w.rows(ks)
+			ks.PlanRead = func(int) bool { reads++; return reads == n }
+			err := op(d)
+			ks.PlanRead = nil
+			if done = reads < n; done {
+				if err != nil || n < 2 {
+					t.Errorf("%s, without a fault: %v", what, err)
+				}
+				break
+			}
+			if err == nil { // it was asked again
+				continue
+			}
+			if !errors.Is(err, core.ErrUnavailable) && !errors.Is(err, core.ErrUnknownOutcome) || errors.Is(err, core.ErrNotFound) || errors.Is(err, core.ErrDamaged) {
+				t.Errorf("%s, read %d: %v", what, n, err)
+			}
+			if after, _ := w.rows(ks); after != rows && what != "commit" && what != "propose" { // those have boundaries
+				t.Errorf("%s, read %d: rows%s, then%s", what, n, rows, after)
+			}
+			w.must(fresh().Resume(t.Context()))
+		}
+	}
+	w.must(alice.Resume(t.Context()))
+	w.catchUp()
+	w.agree(alice, bob)
+}
