@@ -88,6 +88,7 @@ func (r records) dump() string {
 type member struct {
 	t       testing.TB
 	name    string
+	suites  core.SuiteSource
 	suite   core.Suite
 	signers []core.Signer
 	stored  records
@@ -111,7 +112,7 @@ func newMember(t testing.TB, suite core.SuiteID, name string, config mls.Config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &member{t: t, name: name, suite: s, stored: records{}, psks: map[string][]byte{}, config: config, reload: true, grease: len(name)%2 == 1}
+	m := &member{t: t, name: name, suites: provider, suite: s, stored: records{}, psks: map[string][]byte{}, config: config, reload: true, grease: len(name)%2 == 1}
 	m.newSigner()
 	return m
 }
@@ -133,7 +134,7 @@ func (m *member) env() *mls.Env {
 		auth = m.asks
 	}
 	return &mls.Env{
-		Suites: provider, Auth: auth, Fetch: m.stored.fetch, Grease: m.grease,
+		Suites: m.suites, Auth: auth, Fetch: m.stored.fetch, Grease: m.grease,
 		Signer: func(_ context.Context, public []byte) (core.Signer, error) {
 			for _, s := range m.signers {
 				if bytes.Equal(s.Public(), public) {
@@ -156,7 +157,7 @@ func (m *member) signer() core.Signer { return m.signers[len(m.signers)-1] }
 // g is the group to go on from.
 func (m *member) g() *mls.Group {
 	if m.reload && len(m.stored[mls.RecordHeader]) > 0 {
-		g, err := mls.Load(provider, m.stored[mls.RecordHeader][0].Value)
+		g, err := mls.Load(m.suites, m.stored[mls.RecordHeader][0].Value)
 		if err != nil {
 			m.t.Fatalf("%s: load: %v", m.name, err)
 		}
@@ -196,7 +197,7 @@ func (m *member) keyPackage() *mls.KeyPackage {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	if b, err = mls.UnmarshalKeyPackageBundle(provider, b.Marshal()); err != nil {
+	if b, err = mls.UnmarshalKeyPackageBundle(m.suites, b.Marshal()); err != nil {
 		m.t.Fatal(err)
 	}
 	m.bundle = b

@@ -358,10 +358,11 @@ func (t *naiveRatchetTree) resolution(n int) (list []int) {
 	return list
 }
 
-// valid is section 7.9.2: going up from each leaf, each parent node is reached.
-func (t *naiveRatchetTree) valid() bool {
-	reached := map[int]bool{}
-	for d := range t.nodes {
+// linksTo lists the nodes below a parent p that section 7.9.2 calls parent-hash
+// valid for it.
+func (t *naiveRatchetTree) linksTo(p int) (list []int) {
+	k := naiveNodeLevel(p)
+	for d := p - 1<<k + 1; d < p+1<<k; d++ {
 		var hash []byte
 		switch node := t.nodes[d]; {
 		case node.Leaf != nil && node.Leaf.Source == LeafCommit:
@@ -369,35 +370,37 @@ func (t *naiveRatchetTree) valid() bool {
 		case node.Parent != nil:
 			hash = node.Parent.ParentHash
 		}
-		for p := range t.nodes {
-			k := naiveNodeLevel(p)
-			if t.nodes[p].Parent == nil || p == d || d <= p-1<<k || d >= p+1<<k {
-				continue
-			}
-			child, sibling := p-1<<(k-1), p+1<<(k-1)
-			if d > p {
-				child, sibling = sibling, child
-			}
-			rest := t.resolution(child)
-			at := slices.Index(rest, d)
-			if at < 0 {
-				continue
-			}
-			rest = slices.Delete(rest, at, at+1)
-			slices.Sort(rest)
-			var unmerged []int
-			for _, i := range t.nodes[p].Parent.UnmergedLeaves {
-				if int(2*i) > child-1<<(k-1) && int(2*i) < child+1<<(k-1) || int(2*i) == child {
-					unmerged = append(unmerged, int(2*i))
-				}
-			}
-			if slices.Equal(rest, unmerged) && bytes.Equal(hash, t.parentHash(t.nodes[p].Parent, sibling)) {
-				reached[p] = true
+		if d == p || hash == nil {
+			continue
+		}
+		child, sibling := p-1<<(k-1), p+1<<(k-1)
+		if d > p {
+			child, sibling = sibling, child
+		}
+		rest := t.resolution(child)
+		at := slices.Index(rest, d)
+		if at < 0 {
+			continue
+		}
+		rest = slices.Delete(rest, at, at+1)
+		slices.Sort(rest)
+		var unmerged []int
+		for _, i := range t.nodes[p].Parent.UnmergedLeaves {
+			if int(2*i) > child-1<<(k-1) && int(2*i) < child+1<<(k-1) || int(2*i) == child {
+				unmerged = append(unmerged, int(2*i))
 			}
 		}
+		if slices.Equal(rest, unmerged) && bytes.Equal(hash, t.parentHash(t.nodes[p].Parent, sibling)) {
+			list = append(list, d)
+		}
 	}
+	return list
+}
+
+// valid is section 7.9.2: each parent node is linked to from below.
+func (t *naiveRatchetTree) valid() bool {
 	for n := range t.nodes {
-		if t.nodes[n].Parent != nil && !reached[n] {
+		if t.nodes[n].Parent != nil && len(t.linksTo(n)) == 0 {
 			return false
 		}
 	}
