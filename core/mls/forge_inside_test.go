@@ -185,3 +185,6 @@ func ForgeParentHash(ctx context.Context, env *Env, g *Group, p *PendingCommit, 
 
 // PathNodes are those of the path of a commit.
 func (p *PendingCommit) PathNodes() []UpdatePathNode { return p.content.Content.Commit.Path.Nodes }
+
+// Content is what the commit was signed as.
+func (p *PendingCommit) Content() AuthenticatedContent { return *p.content }

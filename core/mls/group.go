@@ -163,6 +163,20 @@ func (g *Group) Export(label string, context []byte, length int) (core.Secret, e
 	return g.secrets.export(label, context, length)
 }
 
+// DeleteExporter returns the group without the exporter secret of this epoch: what
+// was exported cannot be exported again, and Export is [core.ErrNotFound] until the
+// next epoch (KS-6).
+func (g *Group) DeleteExporter() (*Group, *WriteSet) {
+	next, secrets, ws := *g, *g.secrets, &WriteSet{}
+	if !secrets.exporter.IsZero() {
+		ws.retire(secrets.exporter)
+		secrets.exporter = core.Secret{}
+	}
+	next.secrets = &secrets
+	ws.put(RecordHeader, nil, next.header())
+	return &next, ws
+}
+
 // A Member is an occupied leaf.
 type Member struct {
 	Leaf       LeafIndex

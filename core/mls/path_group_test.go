@@ -120,7 +120,9 @@ func TestForgedPaths(t *testing.T) {
 		{"a node too few", "PATH-2", nil, func(u *mls.UpdatePath) { u.Nodes = u.Nodes[1:] }},
 		{"a ciphertext too few", "PATH-2", nil, func(u *mls.UpdatePath) { u.Nodes[1].Secrets = nil }},
 		{"a ciphertext too many", "PATH-2", nil, func(u *mls.UpdatePath) { u.Nodes[0].Secrets = append(u.Nodes[0].Secrets, u.Nodes[0].Secrets[0]) }},
-		{"ciphertexts of another step", "", mls.ErrAuthentication, func(u *mls.UpdatePath) { u.Nodes[1].Secrets[0], u.Nodes[0].Secrets[0] = u.Nodes[0].Secrets[0], u.Nodes[1].Secrets[0] }},
+		{"ciphertexts of another step", "", mls.ErrAuthentication, func(u *mls.UpdatePath) {
+			u.Nodes[1].Secrets[0], u.Nodes[0].Secrets[0] = u.Nodes[0].Secrets[0], u.Nodes[1].Secrets[0]
+		}},
 		{"a leaf of an Update", "LEAF-2", nil, func(u *mls.UpdatePath) { u.LeafNode.Source = mls.LeafUpdate }},
 	} {
 		message, err := mls.ForgePath(t.Context(), mallory.env(), mallory.g(), mallory.pending, mallory.signer(), c.change)
