@@ -194,7 +194,7 @@ func TestAlone(t *testing.T) {
 	}
 }
 
-// PATH-10, mls-go#99: what a commit needs of earlier keys is there after a reload:
+// PATH-10, mls-go#99, mls-go/leaf-key: what a commit needs of earlier keys is there after a reload:
 // the key of a node in between, that of an own Update, the leaf key that it replaced
 // if another commit wins.
 func TestKeysSurviveReload(t *testing.T) {

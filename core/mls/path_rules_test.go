@@ -24,7 +24,7 @@ func TestPathBlanksWhatIsFilteredOut(t *testing.T) {
 	}
 }
 
-// PATH-3, amethyst: who is added by a commit gets no ciphertext in its path and one
+// PATH-3, amethyst/joiners: who is added by a commit gets no ciphertext in its path and one
 // path secret, that of the lowest node over both leaves, in small and in sparse trees
 // and with the committer on either side.
 func TestPathSecretsForJoiners(t *testing.T) {
@@ -96,7 +96,7 @@ func TestPathSecretIsOfTheLowestCommonNode(t *testing.T) {
 	}
 }
 
-// PATH-8, PATH-9: somebody who is alone sends no node, and the commit secret is a
+// PATH-8, PATH-9, amethyst/commit-secret: somebody who is alone sends no node, and the commit secret is a
 // fresh one; with nodes it is one step beyond the last of them.
 func TestCommitSecret(t *testing.T) {
 	t.Parallel()
