@@ -64,12 +64,18 @@ func JoinExternal(ctx context.Context, env *Env, p ExternalParams) (*Group, []by
 	}
 	var psks []PSK
 	for _, id := range p.PSKs {
+		if err := id.check(suite); err != nil {
+			return fail(err)
+		}
 		secret, err := env.psk(ctx, id)
 		if err != nil {
 			return fail(missingPSK(err))
 		}
 		list = append(list, sentProposal{proposal: &PreSharedKey{PSK: id}})
 		psks = append(psks, PSK{ID: id, Secret: secret})
+	}
+	if err := list.checkExternalList(); err != nil {
+		return fail(err)
 	}
 	old := p.GroupInfo.GroupContext
 	next := old

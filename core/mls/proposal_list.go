@@ -78,12 +78,7 @@ func (g *Group) checkProposal(env *Env, p Proposal, sender Sender) error {
 			return breach("PRP-4", "remove of blank leaf %d", p.Removed)
 		}
 	case *PreSharedKey:
-		if n := len(p.PSK.Nonce); n != g.suite.Parameters().Nh {
-			return breach("PSK-1", "nonce of %d bytes", n)
-		}
-		if p.PSK.Type == PSKResumption && p.PSK.Usage != ResumptionApplication {
-			return breach("PSK-3", "resumption usage %d in a proposal", p.PSK.Usage)
-		}
+		return p.PSK.check(g.suite)
 	case *ReInit:
 		if p.Version < g.context.Version {
 			return breach("RE-4", "version %d is lower than the group's", p.Version)

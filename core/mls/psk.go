@@ -67,6 +67,18 @@ func readPreSharedKeyID(r *reader) (p PreSharedKeyID) {
 	return p
 }
 
+// check is what a PSK in a proposal must be: a nonce of the group's suite, and no
+// usage that is for the first commit of another group.
+func (p PreSharedKeyID) check(suite core.Suite) error {
+	if n := len(p.Nonce); n != suite.Parameters().Nh {
+		return breach("PSK-1", "nonce of %d bytes", n)
+	}
+	if p.Type == PSKResumption && p.Usage != ResumptionApplication {
+		return breach("PSK-3", "resumption usage %d in a proposal", p.Usage)
+	}
+	return nil
+}
+
 // A PSK is a pre-shared key at hand.
 type PSK struct {
 	ID     PreSharedKeyID
