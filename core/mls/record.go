@@ -5,6 +5,7 @@ package mls
 import (
 	"context"
 	"fmt"
+	"io"
 
 	"github.com/conclave-mls/conclave/core"
 )
@@ -36,6 +37,16 @@ type Record struct {
 	Kind  RecordKind
 	Key   []byte
 	Value []byte
+}
+
+// Format shows no byte of the value, by whatever verb.
+func (r Record) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, r.redacted()) }
+
+// MarshalText does not show the value either.
+func (r Record) MarshalText() ([]byte, error) { return []byte(r.redacted()), nil }
+
+func (r Record) redacted() string {
+	return fmt.Sprintf("Record(%d, %x, %d bytes)", r.Kind, r.Key, len(r.Value))
 }
 
 // A RecordQuery asks for the records of a kind whose keys begin with Prefix and
