@@ -123,19 +123,6 @@ func EpochSecrets(g *Group) map[string][]byte {
 // ConfirmedHash is the confirmed transcript hash of g's epoch.
 func ConfirmedHash(g *Group) []byte { return g.context.ConfirmedTranscriptHash }
 
-// SecretsInMemory counts the message secrets of the epoch that g holds.
-func SecretsInMemory(g *Group) int { return len(g.messages.secrets()) }
-
-// SkippedKeys are the generations of the unused keys in a record of a ratchet.
-func SkippedKeys(suite core.Suite, record []byte) (generations []uint32, err error) {
-	err = unmarshalRecord("ratchet", record, func(r *reader) {
-		for _, k := range readRatchet(r, suite).skipped {
-			generations = append(generations, k.generation)
-		}
-	})
-	return generations, err
-}
-
 // Generation opens the sender data of a PrivateMessage of g's epoch.
 func Generation(g *Group, message []byte) (leaf LeafIndex, generation uint32, err error) {
 	m, err := UnmarshalMLSMessage(message)
@@ -149,8 +136,7 @@ func Generation(g *Group, message []byte) (leaf LeafIndex, generation uint32, er
 	return d.leaf, d.generation, err
 }
 
-// ForgePrivate encrypts what signs as somebody else would: any sender leaf and
-// generation of g's epoch, over a content that is not that sender's.
+// ForgePrivate is garbage under true sender data: any leaf and generation of g's epoch.
 func ForgePrivate(g *Group, leaf LeafIndex, generation uint32) ([]byte, error) {
 	m := &PrivateMessage{GroupID: g.context.GroupID, Epoch: g.context.Epoch, ContentType: ContentApplication, Ciphertext: randomBytes(100)}
 	if err := m.sealSenderData(g.suite, g.secrets.senderData, newSenderData(leaf, generation)); err != nil {
@@ -188,3 +174,16 @@ func (p *PendingCommit) PathNodes() []UpdatePathNode { return p.content.Content.
 
 // Content is what the commit was signed as.
 func (p *PendingCommit) Content() AuthenticatedContent { return *p.content }
+
+// ReuseGuard is that of a PrivateMessage of g's epoch.
+func ReuseGuard(g *Group, message []byte) [4]byte {
+	m, err := UnmarshalMLSMessage(message)
+	if err != nil {
+		panic(err)
+	}
+	d, err := m.PrivateMessage.openSenderData(g.suite, g.secrets.senderData, g.tree.size())
+	if err != nil {
+		panic(err)
+	}
+	return d.reuseGuard
+}

@@ -72,16 +72,16 @@ func (r *recorder) all(labels ...string) (list []knownSecret) {
 
 func (r *recorder) Suite(id core.SuiteID) (core.Suite, error) {
 	s, err := r.SuiteSource.Suite(id)
-	return recordingSuite{s, r}, err
+	return recordingSuite{s, func() *recorder { return r }}, err
 }
 
 type recordingSuite struct {
 	core.Suite
-	to *recorder
+	to func() *recorder // a function, of which formatting shows nothing
 }
 
 func (s recordingSuite) Extract(salt, ikm core.Secret) core.Secret {
-	return s.to.note("extracted", s.Suite.Extract(salt, ikm))
+	return s.to().note("extracted", s.Suite.Extract(salt, ikm))
 }
 
 func (s recordingSuite) Expand(prk core.Secret, info []byte, length int) (core.Secret, error) {
@@ -92,7 +92,7 @@ func (s recordingSuite) Expand(prk core.Secret, info []byte, length int) (core.S
 	var label []byte
 	rest := cryptobyte.String(info[2:]) // behind the length
 	vlbytes.ReadBytes(&rest, &label)
-	return s.to.note(strings.TrimPrefix(string(label), "MLS 1.0 "), secret), nil
+	return s.to().note(strings.TrimPrefix(string(label), "MLS 1.0 "), secret), nil
 }
 
 func (s recordingSuite) GenerateKeyPair() (core.SoftwareKey, error) {
@@ -105,16 +105,17 @@ func (s recordingSuite) DeriveKeyPair(ikm core.Secret) (core.SoftwareKey, error)
 
 func (s recordingSuite) key(k core.SoftwareKey, err error) (core.SoftwareKey, error) {
 	if err == nil {
-		s.to.add("private key", k.Material().Bytes(), core.Secret{})
+		s.to().add("private key", k.Material().Bytes(), core.Secret{})
 	}
 	return k, err
 }
 
 func (s recordingSuite) Seal(public, info, aad, plaintext []byte) (core.HPKECiphertext, error) {
-	s.to.add("sealed", plaintext, core.Secret{})
-	s.to.mu.Lock()
-	s.to.infos = append(s.to.infos, bytes.Clone(info))
-	s.to.mu.Unlock()
+	s.to().add("sealed", plaintext, core.Secret{})
+	r := s.to()
+	r.mu.Lock()
+	r.infos = append(r.infos, bytes.Clone(info))
+	r.mu.Unlock()
 	return s.Suite.Seal(public, info, aad, plaintext)
 }
 
@@ -130,12 +131,12 @@ func (s recordingSuite) Recipient(key core.PrivateKey) (core.Recipient, error) {
 
 type recordingRecipient struct {
 	core.Recipient
-	to *recorder
+	to func() *recorder
 }
 
 func (r recordingRecipient) Open(ctx context.Context, info, aad []byte, ct core.HPKECiphertext) ([]byte, error) {
 	plaintext, err := r.Recipient.Open(ctx, info, aad, ct)
-	r.to.add("opened", plaintext, core.Secret{})
+	r.to().add("opened", plaintext, core.Secret{})
 	return plaintext, err
 }
 
@@ -146,7 +147,7 @@ func (r recordingRecipient) Setup(ctx context.Context, enc, info []byte) (core.E
 
 type recordingExporter struct {
 	core.Exporter
-	to *recorder
+	to func() *recorder
 }
 
 func (e recordingExporter) Export(exporterContext []byte, length int) (core.Secret, error) {
@@ -154,7 +155,7 @@ func (e recordingExporter) Export(exporterContext []byte, length int) (core.Secr
 	if err != nil {
 		return s, err
 	}
-	return e.to.note("external init", s), nil
+	return e.to().note("external init", s), nil
 }
 
 // holds lists the kinds of records in which a secret is.

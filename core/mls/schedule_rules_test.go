@@ -56,6 +56,9 @@ func TestTranscriptFromCreation(t *testing.T) {
 			t.Errorf("a new group is in epoch %d, with confirmed hash %x", info.GroupContext.Epoch, info.GroupContext.ConfirmedTranscriptHash)
 		}
 		confirmed, tag := []byte(nil), info.ConfirmationTag
+		if !bytes.Equal(tag, alice.suite.MAC(core.NewSecret(mls.EpochSecrets(alice.g())["confirm"]), nil)) {
+			t.Error("the tag of epoch 0 is not over an empty hash")
+		}
 		hash := alice.suite.Hash
 		follow := func(by *member, commit []byte) {
 			t.Helper()
