@@ -116,7 +116,8 @@ func TestKeyPackages(t *testing.T) {
 	}
 }
 
-// A hundred packages, a hundred who want one, two services: nobody shares.
+// KP-6: a hundred packages in one upload, a hundred who want one, two services: nobody
+// shares.
 func TestEachPackageOnce(t *testing.T) {
 	store := memory.New()
 	one, _ := serve(t, store, delivery.Options{})

@@ -5,7 +5,7 @@ package client
 import "github.com/conclave-mls/conclave/core"
 
 // An Event tells what became durable. It is one of EpochChanged, Left,
-// Undelivered and Lapsed. Events of a transaction are given to Config.Observe
+// JoinedByLastResort, Undelivered and Lapsed. Events of a transaction are given to Config.Observe
 // after it is durable, in order, with nothing held; it should not block.
 type Event interface{ event() }
 
@@ -17,6 +17,11 @@ type EpochChanged struct {
 
 // Left: we are no longer in the conversation and nothing of it is kept.
 type Left struct{ Conversation core.ConversationID }
+
+// JoinedByLastResort: the key package that we were added by stays in use, so our
+// leaf has a key that other leaves of ours may have too. An Update or a commit with a
+// path, soon, ends that (RFC 9420 section 16.8, KP-5).
+type JoinedByLastResort struct{ Conversation core.ConversationID }
 
 // Undelivered: what Send accepted will never arrive.
 type Undelivered struct {
@@ -33,7 +38,8 @@ type Lapsed struct {
 	Reason       string
 }
 
-func (EpochChanged) event() {}
-func (Left) event()         {}
-func (Undelivered) event()  {}
-func (Lapsed) event()       {}
+func (EpochChanged) event()       {}
+func (Left) event()               {}
+func (JoinedByLastResort) event() {}
+func (Undelivered) event()        {}
+func (Lapsed) event()             {}

@@ -77,6 +77,9 @@ func (t *Transaction) processWelcome(ctx context.Context, message []byte, cfg Jo
 	if err := t.inhabit(ctx, h, h.head.next, g, ws); err != nil {
 		return nil, err
 	}
+	if joined.KeyPackage.IsLastResort() {
+		t.events = append(t.events, JoinedByLastResort{id})
+	}
 	return &Conversation{tx: t, id: id}, nil
 }
 

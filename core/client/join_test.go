@@ -171,8 +171,10 @@ func TestExternalJoinRefused(t *testing.T) {
 	w.in(carol, update)
 }
 
-// WEL-7, WEL-9: a Welcome that fails leaves the key package, one that is processed uses
-// it up, and none is good for a conversation that is there or twice.
+// KP-3, KP-4, KP-5, WEL-7, WEL-9, openmls#1502, openmls#1503: a Welcome that fails leaves
+// the key package, one that is processed uses it up, and none is good for a
+// conversation that is there or twice; a last resort stays, keys and all, good for
+// another join, and says that the leaf's key is to be renewed.
 func TestWelcome(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, clienttest.Options{})
@@ -267,11 +269,16 @@ func TestWelcome(t *testing.T) {
 			t.Errorf("the same again: %v", err)
 		}
 	}
+	if n := len(eventsOf[client.JoinedByLastResort](bob)); n != 2 {
+		t.Errorf("told %d times that a last resort was used", n)
+	}
 	if count() != 1 {
 		t.Errorf("%d key packages", count())
 	}
 }
 
+// KP-6, KP-8: expired key packages go, and nothing else uses them up: a new group has
+// keys of its own.
 func TestKeyPackages(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, clienttest.Options{})
@@ -306,6 +313,13 @@ func TestKeyPackages(t *testing.T) {
 	}
 	if again := refs(1, 3); !slices.Equal(slices.Sorted(slices.Values(one)), slices.Sorted(slices.Values(again))) {
 		t.Error("asking again gives others")
+	}
+	w.do(alice, func(ctx context.Context, tx *client.Transaction) error {
+		_, err := tx.NewConversation(ctx, chat, client.ConversationConfig{Suite: suite1})
+		return err
+	})
+	if count(1) != 3 || count(2) != 5 {
+		t.Errorf("a new group leaves %d and %d", count(1), count(2))
 	}
 	more := refs(1, 5)
 	if slices.Contains(one, more[0]) || slices.Contains(one, more[1]) || !slices.Contains(one, more[2]) {

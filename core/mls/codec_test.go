@@ -245,7 +245,7 @@ func wireStructures() []wireStructure {
 	}
 }
 
-// COD-5, COD-8, COD-10: a structure encodes to what it was decoded from; no
+// COD-5, COD-8, COD-10, GHSA-rrmv-c79f-cf5r, tls_codec#2414: a structure encodes to what it was decoded from; no
 // proper prefix of it, and nothing longer, is that structure.
 func TestStructures(t *testing.T) {
 	t.Parallel()
@@ -510,7 +510,7 @@ func allocated(f func()) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-// COD-9: 30 000 extensions are decoded and found to be distinct at once.
+// COD-9, openmls#2174: 30 000 extensions are decoded and found to be distinct at once.
 func TestManyExtensions(t *testing.T) {
 	t.Parallel()
 	var l Extensions
@@ -590,7 +590,7 @@ func TestManyCapabilities(t *testing.T) {
 	}
 }
 
-// COD-3: content at the boundaries of the length's widths, also when nested.
+// COD-3, openmls#2147: content at the boundaries of the length's widths, also when nested.
 func TestNestedBoundaries(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{0, 0x3E, 0x3F, 0x40, 0x3FFE, 0x3FFF, 0x4000} {
@@ -658,7 +658,7 @@ func TestEmptyPathSecret(t *testing.T) {
 	}
 }
 
-// Lifetimes do not overflow at either end (LEAF-9).
+// LEAF-9: lifetimes do not overflow at either end.
 func TestLifetime(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1_000, 0)

@@ -13,6 +13,12 @@ func ForgeLeafAt(ctx context.Context, signer core.Signer, groupID []byte, index 
 	return leaf.sign(ctx, signer, groupID, index)
 }
 
+// ForgePackageAround signs a key package around a leaf that stays as it is.
+func ForgePackageAround(ctx context.Context, signer core.Signer, k *KeyPackage) (err error) {
+	k.Signature, err = signWithLabel(ctx, signer, "KeyPackageTBS", k.tbs())
+	return err
+}
+
 // ForgeTree changes the ratchet tree that a GroupInfo carries, and the tree hash with
 // it. Parent hashes stay what they were.
 func ForgeTree(suite core.Suite, info *GroupInfo, change func([]Node)) error {
@@ -100,4 +106,42 @@ func ForgeUncheckedCommit(ctx context.Context, env *Env, g *Group, proposals []P
 	a.Auth.ConfirmationTag = secrets.confirmationTag(next.ConfirmedTranscriptHash)
 	_, message, err := g.protect(ctx, env, a, &WriteSet{})
 	return message, err
+}
+
+// ExternalPub and ForgeExternalPub read and write external_pub.
+func ExternalPub(l Extensions) ([]byte, error) {
+	key, _, err := l.externalPub()
+	return key, err
+}
+
+// ForgeExternalPub is the extension with any key.
+func ForgeExternalPub(key []byte) Extension {
+	return Extension{Type: ExtensionExternalPub, Data: appendOpaque(nil, key)}
+}
+
+// ForgeWelcomeBytes changes the encoded GroupInfo and group secrets of a Welcome for
+// the last who joins, and encrypts them again.
+func ForgeWelcomeBytes(ctx context.Context, env *Env, g *Group, p *PendingCommit, signer core.Signer, changeInfo, changeSecrets func([]byte) []byte) ([]byte, error) {
+	message, err := ForgeWelcome(ctx, env, g, p, signer, func(*GroupInfo) {}, changeSecrets)
+	if err != nil {
+		return nil, err
+	}
+	m, err := UnmarshalMLSMessage(message)
+	if err != nil {
+		return nil, err
+	}
+	aead, nonce, err := welcomeAEAD(g.suite, p.joiner, p.psk)
+	if err != nil {
+		return nil, err
+	}
+	plaintext, err := aead.Open(nil, nonce.Bytes(), m.Welcome.EncryptedGroupInfo, nil)
+	if err != nil {
+		return nil, err
+	}
+	m.Welcome.EncryptedGroupInfo = aead.Seal(nil, nonce.Bytes(), changeInfo(plaintext), nil)
+	adds := p.list.of(ProposalAdd)
+	kp := adds[len(adds)-1].proposal.(*Add).KeyPackage
+	secrets := GroupSecrets{JoinerSecret: p.joiner, PSKs: p.list.pskIDs()}
+	m.Welcome.Secrets[0].Secrets, err = encryptWithLabel(g.suite, kp.InitKey, "Welcome", m.Welcome.EncryptedGroupInfo, changeSecrets(secrets.Marshal()))
+	return m.Marshal(), err
 }

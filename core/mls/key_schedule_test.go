@@ -51,8 +51,8 @@ func TestExport(t *testing.T) {
 	})
 }
 
-// RFC 9420 section 8.3: both sides reach one secret; what does not open is
-// refused (EXT-5, CS-2).
+// EXT-5, CS-2: both sides of an external init reach one secret (RFC 9420 section
+// 8.3); what does not open is refused.
 func TestExternalInit(t *testing.T) {
 	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite core.Suite) {

@@ -31,7 +31,7 @@ func Example() {
 	// true hi 4
 }
 
-// The official vectors give headers and the lengths they mean.
+// COD-1: the official vectors give headers and the lengths they mean.
 func TestVectors(t *testing.T) {
 	t.Parallel()
 	raw, err := os.ReadFile(coretest.Shared(t, "vectors", "mls", "deserialization.json"))
@@ -71,7 +71,7 @@ func TestVectors(t *testing.T) {
 	}
 }
 
-// COD-1, COD-2, COD-7: wrong prefixes, lengths that are not minimal, and lengths
+// COD-1, COD-2, COD-7, mls-go/lengths, tls_codec#2414: wrong prefixes, lengths that are not minimal, and lengths
 // without the bytes are refused and leave the string where it was.
 func TestRefused(t *testing.T) {
 	t.Parallel()
@@ -119,7 +119,7 @@ func TestLengthAllocatesNothing(t *testing.T) {
 	}
 }
 
-// COD-3: the shortest form at each boundary, also when nested.
+// COD-3, openmls#2147: the shortest form at each boundary, also when nested.
 func TestBoundaries(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -157,6 +157,7 @@ func TestBoundaries(t *testing.T) {
 	}
 }
 
+// COD-2: nobody can ask for a length that cannot be encoded.
 func TestTooLongPanics(t *testing.T) {
 	t.Parallel()
 	if got := vlbytes.AppendLength(nil, vlbytes.MaxLength); !bytes.Equal(got, mustHex(t, "bfffffff")) {

@@ -114,8 +114,8 @@ func TestValidateMontgomeryAgainstLadder(t *testing.T) {
 	}
 }
 
-// A P-521 scalar without its leading zero byte is not a key (CS-1): whoever has
-// one pads it.
+// CS-1, ts-mls/p521: a P-521 scalar without its leading zero byte is not a key:
+// whoever has one pads it.
 func TestScalarWidth(t *testing.T) {
 	s := must(pure.New().Suite(core.SuiteP521AES256P521))
 	for {
