@@ -102,6 +102,34 @@ func (w *world) swap(data, other []byte) []byte {
 		default:
 			m.Epoch++
 		}
+	case m.Welcome != nil && o.Welcome != nil:
+		if k%2 == 0 {
+			m.Welcome.Secrets = append(o.Welcome.Secrets, m.Welcome.Secrets...)
+		} else {
+			m.Welcome.EncryptedGroupInfo = o.Welcome.EncryptedGroupInfo
+		}
+	case m.GroupInfo != nil && o.GroupInfo != nil:
+		m, o := m.GroupInfo, o.GroupInfo
+		switch k {
+		case 0:
+			m.GroupContext = o.GroupContext
+		case 1:
+			m.Extensions = o.Extensions
+		case 2:
+			m.ConfirmationTag = o.ConfirmationTag
+		case 3:
+			m.Signer = o.Signer
+		case 4:
+			m.Signature = o.Signature
+		case 5:
+			m.GroupContext.Epoch++
+		case 6:
+			m.GroupContext.TreeHash = o.GroupContext.TreeHash
+		case 7:
+			m.GroupContext.ConfirmedTranscriptHash = o.GroupContext.ConfirmedTranscriptHash
+		default:
+			m.Signer++
+		}
 	case m.PublicMessage != nil && o.PrivateMessage != nil:
 		m.PublicMessage.Content.Epoch = o.PrivateMessage.Epoch
 	case m.PrivateMessage != nil && o.PublicMessage != nil:
@@ -147,7 +175,11 @@ func (w *world) attackWelcome() {
 		c := e.commit
 		adds := c.adds()
 		a := adds[w.pick(len(adds))].bundle.owner
-		data := w.damage(c.bundle.Welcome, c.bundle.GroupInfo)
+		other := c.bundle.GroupInfo
+		if o := w.recentEpoch(); o.commit != nil && len(o.commit.adds()) > 0 {
+			other = o.commit.bundle.Welcome
+		}
+		data := w.damage(c.bundle.Welcome, other)
 		if data == nil {
 			continue
 		}

@@ -317,6 +317,14 @@ func (w *world) stage() *modelCommit {
 			values, out = append(values, modelItem{p, false}), out[1:]
 		}
 	}
+	if list := a.at.tree.leaves(); w.rarely(8) { // make holes
+		for range 1 + w.pick(len(list)) {
+			if i := w.pick(len(list)); list[i] != nil && i != own {
+				p := &modelProposal{kind: mls.ProposalRemove, sender: mls.SenderMember, from: own, target: i, real: &mls.Remove{Removed: mls.LeafIndex(i)}}
+				values, list[i] = append(values, modelItem{p, false}), nil
+			}
+		}
+	}
 	for range w.pick(4) {
 		item := modelItem{w.proposal(a.at, a), false}
 		if with := append(slices.Clip(values), item); len(a.at.breaches(with, own)) == 0 || w.rarely(10) {
@@ -333,7 +341,7 @@ func (w *world) stage() *modelCommit {
 }
 
 func (w *world) stageOf(a *actor, own int, values []modelItem, params mls.CommitParams) *modelCommit {
-	params.ForcePath, params.OmitTree = w.calm || w.pick(3) > 0, w.rarely(5)
+	params.ForcePath, params.OmitTree = w.calm || w.pick(2) == 0, w.rarely(5)
 	key := a.at.tree.leaf(own).key
 	wants := params.ForcePath
 	if w.rarely(6) {
@@ -473,8 +481,12 @@ func (w *world) dropOne() {
 	}
 }
 
-// catchUp gives most members all that they have missed, as far as they can take it.
+// catchUp gives most members all that they have missed, as far as they can take it,
+// and some client a Welcome that comes late.
 func (w *world) catchUp() {
+	if e := w.recentEpoch(); e != nil && e.commit != nil && len(e.commit.adds()) > 0 {
+		w.welcome(e.commit.adds()[0].bundle.owner, e.commit)
+	}
 	for _, a := range w.members() {
 		if !w.rarely(6) {
 			w.follow(a)
@@ -550,7 +562,12 @@ func (w *world) welcome(a *actor, c *modelCommit) {
 		w.fail("%s joins %d: %d members, invited by %s", a.name, c.result.number, len(joined.Members), joined.Inviter.Credential.Identity)
 	}
 	w.note("%s joins %d", a.name, c.result.number)
-	a.bundles = slices.DeleteFunc(a.bundles, func(b *modelBundle) bool { return b == leaf })
+	if joined.KeyPackage.IsLastResort() != leaf.bundle.KeyPackage.IsLastResort() {
+		w.fail("%s joins %d by another key package", a.name, c.result.number)
+	}
+	if !joined.KeyPackage.IsLastResort() { // KP-4
+		a.bundles = slices.DeleteFunc(a.bundles, func(b *modelBundle) bool { return b == leaf })
+	}
 	w.settle(a, c.result, g, ws)
 }
 

@@ -30,7 +30,7 @@ type world struct {
 	watcher    *modelWatcher
 	before     *world // the group that this one comes from
 	letters    []*letter
-	epochs     []*modelEpoch
+	epochs     []*modelEpoch // that somebody was in
 	keys       keyring
 	marks      int
 	nonces     int
@@ -168,9 +168,10 @@ func (a *actor) capabilitiesOf(rich bool) mls.Capabilities {
 
 // newBundle makes a key package.
 func (w *world) newBundle(a *actor) *modelBundle {
+	lastResort := w.rarely(6)
 	b, err := mls.NewKeyPackage(w.Context(), mls.KeyPackageParams{
 		Suite: a.suite, Signer: a.signer(), Credential: core.BasicCredential(core.ClientID(a.name)),
-		Capabilities: a.capabilitiesOf(a.rich), Lifetime: mls.NoLifetime, Grease: a.grease,
+		Capabilities: a.capabilitiesOf(a.rich), Lifetime: mls.NoLifetime, Grease: a.grease, LastResort: lastResort,
 	})
 	if err != nil {
 		w.fail("key package: %s", outcome(err))
@@ -204,7 +205,6 @@ func (w *world) begin() {
 	}
 	a.set(g, ws)
 	e := &modelEpoch{tree: newModelTree(&modelLeaf{name: a.name, rich: a.rich, mark: w.mark()}), extensions: list}
-	w.epochs = append(w.epochs, e)
 	a.arrive(e)
 	w.look(a)
 	out := w.outside(e)
@@ -248,6 +248,7 @@ func (w *world) look(a *actor) {
 			w.fail("%s in epoch %d: %s", a.name, e.number, diff)
 		}
 		e.seen = &now
+		w.epochs = append(w.epochs, e)
 		if w.groups[string(now.authenticator)] != nil {
 			w.fail("epoch %d has the authenticator of another", e.number)
 		}
