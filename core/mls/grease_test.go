@@ -231,7 +231,7 @@ func TestGreaseIsNoSupport(t *testing.T) {
 	wantRule("credential", "CRD-4", err)
 }
 
-// GRE-4: no list of extensions has a type twice, whoever makes it.
+// GRE-4, mls-rs#313: no list of extensions has a type twice, whoever makes it.
 func TestDuplicateExtensions(t *testing.T) {
 	t.Parallel()
 	alice, bob, _, _ := threesome(t, mls.DefaultConfig, nil)

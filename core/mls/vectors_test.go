@@ -17,7 +17,7 @@ import (
 	"github.com/conclave-mls/conclave/providers/pure"
 )
 
-// Every file of the working group passes whole, in all seven suites, with nothing
+// KS-1: every file of the working group passes whole, in all seven suites, with nothing
 // skipped.
 func TestVectors(t *testing.T) { testVectors(t, "vectors", "mls") }
 
@@ -25,7 +25,8 @@ func TestVectors(t *testing.T) { testVectors(t, "vectors", "mls") }
 func TestExtraVectors(t *testing.T)       { testVectors(t, "vectors", "mls", "extra") }
 func TestPostQuantumVectors(t *testing.T) { testVectors(t, "vectors", "mls", "pq") }
 
-// Groups recorded from live runs of several implementations.
+// LEAF-10, KP-9: groups recorded from live runs of several implementations, whose leaves
+// and key packages say much that nobody knows.
 func TestInteropVectors(t *testing.T) { testVectors(t, "vectors", "mls", "passive-interop") }
 
 // testVectors runs all files of a folder, each as a test of its own. What fails
