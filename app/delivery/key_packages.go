@@ -103,7 +103,7 @@ func (s *Server) count(r *http.Request, caller core.ClientID) (any, error) {
 	return countAnswer{countOf(answers[0])}, nil
 }
 
-// claim takes one key package of a client, each once, the last-resort one when
+// claim takes one key package of a client, each once (KP-6), the last-resort one when
 // no other is left.
 func (s *Server) claim(r *http.Request, _ core.ClientID) (any, error) {
 	var in claimRequest

@@ -104,6 +104,7 @@ func (p *pool) remove(which func(pooled) bool) (removed int) {
 	return removed
 }
 
+// prune is KP-6's sweep of what has expired.
 func (p *pool) prune() { p.remove(func(e pooled) bool { return e.expired(p.t.client.now()) }) }
 
 // A maker adds key packages with one of our credentials to the pool.

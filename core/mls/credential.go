@@ -6,7 +6,7 @@ import "github.com/conclave-mls/conclave/core"
 
 // appendCredential and readCredential code a Credential (RFC 9420 section 5.3).
 // The body of an unknown type is taken for one <V> vector, as all known types
-// and drafts have it (COD-6).
+// and drafts have it (COD-6), and is kept as it is (CRD-5).
 func appendCredential(b []byte, c core.Credential) []byte {
 	b = appendU16(b, uint16(c.Type))
 	switch c.Type {

@@ -14,10 +14,10 @@ import (
 	"github.com/conclave-mls/conclave/core/coretest"
 )
 
-// Each target: nothing panics, what is refused is [ErrMalformed], and what is
-// accepted encodes to the same bytes (COD-8, COD-10). Seeds are our samples, the
-// official vectors where they are at hand, and the corpus in testdata/fuzz.
-
+// COD-8, COD-10: in each of these targets nothing panics, what is refused is
+// [ErrMalformed], and what is accepted encodes to the same bytes. Seeds are our
+// samples, the official vectors where they are at hand, and the corpus in
+// testdata/fuzz.
 func FuzzMLSMessage(f *testing.F)           { fuzzStructure(f, "MLSMessage") }
 func FuzzGroupInfo(f *testing.F)            { fuzzStructure(f, "GroupInfo") }
 func FuzzWelcome(f *testing.F)              { fuzzStructure(f, "Welcome") }

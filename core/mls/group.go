@@ -117,7 +117,7 @@ func Create(ctx context.Context, env *Env, p CreateParams) (*Group, *WriteSet, e
 
 func randomBytes(n int) []byte {
 	b := make([]byte, n)
-	_, _ = rand.Read(b) // never fails, see crypto/rand
+	_, _ = rand.Read(b) // never fails, see crypto/rand (CS-7)
 	return b
 }
 

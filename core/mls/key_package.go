@@ -181,7 +181,7 @@ func (k *KeyPackage) Validate(suite core.Suite, now time.Time) error {
 	if err := suite.ValidatePublic(k.InitKey); err != nil {
 		return breach("CS-2", "init key: %v", err)
 	}
-	if err := k.Extensions.checkUnique(); err != nil {
+	if err := k.Extensions.checkUnique(); err != nil { // KP-7: the leaf's are its own; KP-9: unlisted ones are ignored
 		return err
 	}
 	if !now.IsZero() && !k.LeafNode.Lifetime.Contains(now) {

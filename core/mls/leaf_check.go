@@ -109,7 +109,8 @@ func (n *LeafNode) checkContent(suite core.Suite) error {
 	return nil
 }
 
-// checkFits is what a leaf must fulfil in a group with this context.
+// checkFits is what a leaf must fulfil in a group with this context. What else its
+// capabilities list is ignored (LEAF-10).
 // Whether it lists the group's suite is not asked: a key package of the suite says
 // it as well, and there are peers that leave some of their suites out of the list.
 func (n *LeafNode) checkFits(gc *GroupContext) error {

@@ -124,7 +124,8 @@ func (g *Group) checkLeafUpdate(env *Env, leaf *LeafNode, source LeafNodeSource,
 }
 
 // authenticate asks the Authenticator about a credential that is new to the
-// group; an unchanged one was asked about before (CRD-1, CRD-2).
+// group; an unchanged one was asked about before (CRD-1, CRD-2). What is inside a
+// chain of certificates is for the Authenticator alone (CRD-3).
 func (e *Env) authenticate(leaf, old *LeafNode) error {
 	if old != nil && bytes.Equal(leaf.SignatureKey, old.SignatureKey) &&
 		bytes.Equal(MarshalCredential(leaf.Credential), MarshalCredential(old.Credential)) {

@@ -5,13 +5,13 @@
 //
 // A vector is its length in bytes and then its content. The top two bits of the
 // first byte say how wide the length is: 00 one byte (up to 63), 01 two bytes
-// (up to 16383), 10 four bytes (up to [MaxLength]); 11 is refused. Only the
-// shortest form is valid.
+// (up to 16383), 10 four bytes (up to [MaxLength]); 11 is refused (COD-1). Only the
+// shortest form is valid (COD-2, COD-3).
 //
 // Start with [Read] and [Append]; for content whose length is known only once it
 // is written, [AppendVector]. What Read accepts, Append writes back byte for byte.
 // A length is compared with the bytes that are there before anything is done with
-// it, so no peer can make this package allocate.
+// it, so no peer can make this package allocate (COD-7).
 //
 // Reading reports malformed input by false, as cryptobyte does, and then leaves
 // the string where it was. Writing more than MaxLength bytes is a mistake of the

@@ -25,7 +25,7 @@ type (
 
 func (x25519) generate() (groupKey, error) {
 	k := new(x25519Key)
-	_, _ = rand.Read(k.priv[:]) // never fails, see crypto/rand
+	_, _ = rand.Read(k.priv[:]) // never fails, see crypto/rand (CS-7)
 	circl25519.KeyGen(&k.pub, &k.priv)
 	return k, nil
 }

@@ -15,7 +15,8 @@ import (
 	"github.com/conclave-mls/conclave/core"
 )
 
-// A signature is a signature scheme of RFC 9420 section 5.1.2.
+// A signature is a signature scheme of RFC 9420 section 5.1.2. It refuses signatures
+// of another length or form (CS-3) and private keys that are none (CS-5).
 type signature struct {
 	alg      core.KeyAlgorithm
 	scheme   core.SignatureScheme
@@ -55,7 +56,7 @@ var (
 		alg: core.Ed448, scheme: core.SchemeEd448,
 		generate: func() (signKey, error) {
 			seed := make([]byte, ed448.SeedSize)
-			_, _ = rand.Read(seed) // never fails, see crypto/rand
+			_, _ = rand.Read(seed) // never fails, see crypto/rand (CS-7)
 			defer clear(seed)
 			return ed448Key(ed448.NewKeyFromSeed(seed)), nil
 		},
@@ -100,7 +101,7 @@ func (k ed448Key) sign(message []byte) ([]byte, error) {
 }
 
 // newECDSA is ECDSA with DER signatures, uncompressed public points and scalars
-// of the full width of the curve's order.
+// of the full width of the curve's order (CS-1).
 func newECDSA(alg core.KeyAlgorithm, scheme core.SignatureScheme, curve elliptic.Curve, h crypto.Hash, hasher *kdf) *signature {
 	return &signature{
 		alg: alg, scheme: scheme,
