@@ -21,9 +21,9 @@ type Purpose uint8
 const (
 	PurposeMember   Purpose = iota + 1 // a leaf that is in, or enters, the group
 	PurposeExternal                    // an entry of external_senders
-	// PurposePredecessor: a leaf that is being replaced. It is read, to compare it
-	// with its successor, not judged: it may have expired.
-	PurposePredecessor
+	// PurposeIdentify: a leaf of which only the client is asked, to compare it with
+	// another or to name it. It is read, not judged: it may have expired.
+	PurposeIdentify
 )
 
 // An Identity is what an Authenticator read from a credential.

@@ -81,7 +81,8 @@ func newShadow(t testing.TB, id core.ClientID, leaf ...mls.Extension) *shadow {
 		capabilities.Extensions = append(capabilities.Extensions, e.Type)
 	}
 	bundle, err := mls.NewKeyPackage(t.Context(), mls.KeyPackageParams{
-		Suite: suite, Signer: key.(core.Signer), Credential: core.BasicCredential(id), Lifetime: mls.NoLifetime,
+		Suite: suite, Signer: key.(core.Signer), Credential: core.BasicCredential(id),
+		Lifetime:     mls.Lifetime{NotBefore: uint64(time.Now().Add(-time.Hour).Unix()), NotAfter: uint64(time.Now().Add(time.Hour).Unix())},
 		Capabilities: capabilities, LeafExtensions: leaf,
 	})
 	if err != nil {

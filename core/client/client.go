@@ -28,6 +28,9 @@ type Config struct {
 	Logger        *slog.Logger       // nil: none
 	Observe       func(Event)        // nil: nobody
 
+	// MaxLifetime is the longest range of a key package's lifetime with which we add
+	// a client; 0 is DefaultMaxLifetime, less than 0 is no limit.
+	MaxLifetime time.Duration
 	// NoGrease leaves out the meaningless values that we send so that peers are found
 	// which do not ignore the unknown (RFC 9420 section 13.5).
 	NoGrease bool
@@ -51,6 +54,7 @@ type Client struct {
 	log       *slog.Logger
 	observe   func(Event)
 	grease    bool
+	longest   time.Duration // lifetime of a key package; 0: no limit
 	maxLag    uint64
 	lease     time.Duration
 
@@ -75,7 +79,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	c := &Client{
 		store: cfg.Store, suites: cfg.Suites, keys: cfg.Keys, auth: cfg.Authenticator, transport: cfg.Transport,
-		now: cfg.Clock, log: cfg.Logger, observe: cfg.Observe, grease: !cfg.NoGrease, maxLag: cfg.MaxOutboxLag, lease: cfg.Lease,
+		now: cfg.Clock, log: cfg.Logger, observe: cfg.Observe, grease: !cfg.NoGrease, longest: cfg.MaxLifetime, maxLag: cfg.MaxOutboxLag, lease: cfg.Lease,
 		idle: make(chan struct{}),
 	}
 	_, _ = rand.Read(c.process[:])
@@ -90,6 +94,12 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	if c.observe == nil {
 		c.observe = func(Event) {}
+	}
+	switch {
+	case c.longest == 0:
+		c.longest = DefaultMaxLifetime
+	case c.longest < 0:
+		c.longest = 0
 	}
 	if c.maxLag == 0 {
 		c.maxLag = 1

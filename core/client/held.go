@@ -229,6 +229,8 @@ func (c *Client) env(s *segment, id core.ConversationID, incarnation uint32) *ml
 		Signer: func(ctx context.Context, public []byte) (core.Signer, error) { return c.signer(ctx, s, public) },
 		Now:    c.now(),
 		Grease: c.grease,
+
+		MaxLifetime: c.longest,
 	}
 }
 

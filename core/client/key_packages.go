@@ -27,6 +27,10 @@ const (
 	clockSkew          = time.Hour
 )
 
+// DefaultMaxLifetime lets key packages pass that are valid for a year, with a margin.
+// RFC 9420 section 7.2 has every application choose a maximum.
+const DefaultMaxLifetime = 400 * 24 * time.Hour
+
 // pooled is what the pool knows of a key package without its keys.
 type pooled struct {
 	key        []byte
@@ -142,6 +146,7 @@ func (m *maker) add(ctx context.Context, n int, lastResort bool) (list []KeyPack
 		bundle, err := mls.NewKeyPackage(ctx, mls.KeyPackageParams{
 			Suite: m.suite, Signer: m.signer, Credential: m.own.Credential, Capabilities: mls.DefaultCapabilities(c.suites.Suites()),
 			Lifetime: lifetime, LastResort: lastResort, Grease: c.grease,
+			Now: now, MaxLifetime: c.longest,
 		})
 		if err != nil {
 			return nil, err

@@ -76,7 +76,7 @@ func (v view) identify(m mls.Member) (core.ClientID, error) {
 }
 
 func identify(env *mls.Env, c core.Credential, key []byte) (core.ClientID, error) {
-	who, err := env.Auth.Validate(c, key, env.Now, core.PurposePredecessor)
+	who, err := env.Auth.Validate(c, key, env.Now, core.PurposeIdentify)
 	return who.ClientID, err
 }
 

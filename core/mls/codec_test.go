@@ -70,6 +70,7 @@ func sampleCommit() *Commit {
 			{Proposal: &ReInit{GroupID: []byte("next"), Version: 2, Suite: 3, Extensions: Extensions{{Type: 9}}}},
 			{Proposal: &ExternalInit{[]byte("kem output")}},
 			{Proposal: &GroupContextExtensions{Extensions{{Type: 4, Data: []byte("x")}}}},
+			{Proposal: &Custom{ProposalType: 0xF000, Body: []byte("whatever")}},
 		},
 		Path: &UpdatePath{
 			LeafNode: sampleLeaf(LeafCommit),
@@ -317,6 +318,10 @@ func TestDiscriminators(t *testing.T) {
 	message := func(m *MLSMessage) []byte { return m.Marshal() }
 	keyPackage := message(&MLSMessage{KeyPackage: sampleKeyPackage()})
 	leaf := sampleLeaf(LeafUpdate)
+	unknown := []uint16{0x0A0A, 0xF000, 0xFFFF} // proposals that are a <V> (COD-6)
+	for v := range uint16(301 - 8) {
+		unknown = append(unknown, 8+v)
+	}
 	content := func(sender, contentType byte) []byte {
 		b := appendU64(appendOpaque(appendU16(nil, uint16(WirePublicMessage)), []byte("group")), 5)
 		b = append(b, sender)
@@ -380,7 +385,7 @@ func TestDiscriminators(t *testing.T) {
 		{"node type", "RatchetTree", []uint16{2}, 255, func(v uint16) []byte {
 			return appendOpaque(nil, (&ParentNode{}).append([]byte{1, byte(v)}))
 		}},
-		{"proposal type", "Proposal", []uint16{6}, 300, func(v uint16) []byte {
+		{"proposal type", "Proposal", append(unknown, 6), 300, func(v uint16) []byte {
 			return append(appendU16(nil, v), 9, 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i')
 		}},
 		{"ProposalOrRef", "Commit", []uint16{2}, 255, func(v uint16) []byte {

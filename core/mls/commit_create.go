@@ -24,6 +24,7 @@ type CommitParams struct {
 // returned value only (RFC 9420 section 12.4.1).
 func (g *Group) Commit(ctx context.Context, env *Env, p CommitParams) (*Group, *PendingCommit, *WriteSet, error) {
 	fail := func(err error) (*Group, *PendingCommit, *WriteSet, error) { return nil, nil, nil, err }
+	env = env.operation()
 	if !g.active {
 		return fail(ErrInactive)
 	}
@@ -43,7 +44,10 @@ func (g *Group) Commit(ctx context.Context, env *Env, p CommitParams) (*Group, *
 			return fail(err)
 		}
 	}
-	list, ownUpdate := g.selectProposals(store, p.Proposals)
+	list, ownUpdate, err := g.selectProposals(env, store, p.Proposals)
+	if err != nil {
+		return fail(err)
+	}
 	if list, err = g.dropUnfit(ctx, env, list); err != nil {
 		return fail(err)
 	}
@@ -108,7 +112,7 @@ func (b *commitBuilder) build(ctx context.Context) (*Group, *PendingCommit, *Wri
 	}
 	commitSecret := core.NewSecret(make([]byte, g.suite.Parameters().Nh)) // PATH-8
 	var keys *privateKeys
-	if b.list.pathRequired() || b.params.ForcePath || b.params.Leaf != (LeafParams{}) {
+	if b.list.pathRequired(b.env) || b.params.ForcePath || b.params.Leaf != (LeafParams{}) {
 		if commit.Path, err = b.makePath(ctx, &next); err != nil {
 			return fail(err)
 		}

@@ -22,7 +22,7 @@ type judge struct {
 }
 
 func (j *judge) Validate(c core.Credential, key []byte, _ time.Time, p core.Purpose) (core.Identity, error) {
-	purpose := map[core.Purpose]string{core.PurposeMember: "member", core.PurposeExternal: "external", core.PurposePredecessor: "predecessor"}[p]
+	purpose := map[core.Purpose]string{core.PurposeMember: "member", core.PurposeExternal: "external", core.PurposeIdentify: "predecessor"}[p]
 	j.asked = append(j.asked, fmt.Sprintf("%s %s %x", purpose, c.Identity, key))
 	j.chains = append(j.chains, c.Certificates)
 	if j.refuse != nil && j.refuse(c, p) {
@@ -154,7 +154,7 @@ func TestEachNewCredentialIsJudgedOnce(t *testing.T) {
 	expect(founder, "a group that is observed", asMember(founder), sender)
 
 	// Whoever the judge does not know does not get in, by any of these ways.
-	nobody := &judge{refuse: func(_ core.Credential, p core.Purpose) bool { return p != core.PurposePredecessor }}
+	nobody := &judge{refuse: func(_ core.Credential, p core.Purpose) bool { return p != core.PurposeIdentify }}
 	founder.asks = nobody
 	if _, err := mls.Observe(founder.env(), infoOf(t, founder.groupInfo()), nil); !errors.Is(err, core.ErrDenied) {
 		t.Errorf("observe: %v", err)
@@ -216,7 +216,7 @@ func TestRefusedCredentials(t *testing.T) {
 	message, err = resync.joinExternal(info)
 	made("a resync", message, err)
 
-	unknown := func(_ core.Credential, p core.Purpose) bool { return p != core.PurposePredecessor }
+	unknown := func(_ core.Credential, p core.Purpose) bool { return p != core.PurposeIdentify }
 	denied := func(_, _ core.Identity) error { return core.ErrDenied }
 	for _, m := range p[:2] {
 		for what, message := range messages {

@@ -22,11 +22,22 @@ type Env struct {
 	// PSK finds a pre-shared key that the group itself does not hold: external
 	// ones, and resumption keys of other groups. ErrMissingPSK if it is not there.
 	PSK func(ctx context.Context, id PreSharedKeyID) (core.Secret, error)
+	// Custom are the types of proposals that the application brings, those of drafts
+	// and of private use; all others are core.ErrUnsupported (PRP-11).
+	Custom map[ProposalType]CustomProposal
 	// Now is the time of the operation; lifetimes are not checked if it is zero.
 	Now time.Time
+	// MaxLifetime is the longest range of a key package's lifetime that we make,
+	// propose or commit; 0 is no limit (RFC 9420 section 7.2).
+	MaxLifetime time.Duration
+	// StrictLifetimes judges the lifetimes in the Adds of others and in the tree of a
+	// group that is joined as well: all members need good clocks.
+	StrictLifetimes bool
 	// Grease puts meaningless values into the leaves and GroupInfos that we make, by
 	// which peers are found that do not ignore the unknown (RFC 9420 section 13.5).
 	Grease bool
+
+	identities map[*LeafNode]core.Identity // see operation
 }
 
 func (e *Env) psk(ctx context.Context, id PreSharedKeyID) (core.Secret, error) {

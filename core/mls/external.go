@@ -30,6 +30,7 @@ type ExternalParams struct {
 // has accepted the commit. The commit is a PublicMessage whatever the policy.
 func JoinExternal(ctx context.Context, env *Env, p ExternalParams) (*Group, []byte, *WriteSet, error) {
 	fail := func(err error) (*Group, []byte, *WriteSet, error) { return nil, nil, nil, err }
+	env = env.operation()
 	suite, err := env.Suites.Suite(p.GroupInfo.GroupContext.Suite) // CS-6
 	if err != nil {
 		return fail(err)
@@ -148,10 +149,8 @@ func checkJoiner(env *Env, suite core.Suite, t *tree, gc *GroupContext, own Leaf
 	if err := leaf.checkMade(suite, LeafCommit); err != nil {
 		return err
 	}
-	for i, n := range t.leaves() {
-		if i != own && sameClient(n.Credential, leaf.Credential) {
-			return breach("PRP-3", "we are at leaf %d already", i)
-		}
+	if err := checkNotIn(env, t, leaf, own); err != nil {
+		return err
 	}
 	if err := checkContext(t, gc, own); err != nil {
 		return err

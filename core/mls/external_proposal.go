@@ -5,7 +5,9 @@ package mls
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/conclave-mls/conclave/core"
 )
@@ -37,7 +39,7 @@ func ProposeExternal(ctx context.Context, env *Env, p ExternalProposalParams) ([
 		return nil, err
 	}
 	if add, ok := p.Proposal.(*Add); ok {
-		if err := add.KeyPackage.Validate(suite, env.Now); err != nil {
+		if err := errors.Join(add.KeyPackage.Validate(suite, time.Time{}), env.checkLifetime(add.KeyPackage.LeafNode)); err != nil {
 			return nil, err
 		}
 		if p.Sender.Type == SenderNewMemberProposal && !bytes.Equal(add.KeyPackage.LeafNode.SignatureKey, p.Signer.Public()) {

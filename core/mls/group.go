@@ -84,6 +84,9 @@ func Create(ctx context.Context, env *Env, p CreateParams) (*Group, *WriteSet, e
 	if err := leaf.checkMade(p.Suite, LeafKeyPackage); err != nil {
 		return nil, nil, err
 	}
+	if err := env.checkLifetime(leaf); err != nil {
+		return nil, nil, err
+	}
 	if err := checkOwn(t, &gc, own); err != nil {
 		return nil, nil, err
 	}

@@ -20,13 +20,23 @@ import (
 )
 
 // anyone is an Authenticator that believes everything; it counts what it is asked.
-type anyone struct{ asked int }
+// A certificate names whose it is before the first slash.
+type anyone struct {
+	asked      int
+	identified map[string]int // by signature key
+}
 
-func (a *anyone) Validate(c core.Credential, _ []byte, _ time.Time, p core.Purpose) (core.Identity, error) {
-	if p != core.PurposePredecessor {
+func (a *anyone) Validate(c core.Credential, key []byte, _ time.Time, p core.Purpose) (core.Identity, error) {
+	if p != core.PurposeIdentify {
 		a.asked++
+	} else if a.identified != nil {
+		a.identified[string(key)]++
 	}
-	return core.Identity{ClientID: core.ClientID(c.Identity)}, nil
+	if c.Type == core.CredentialX509 && len(c.Certificates) > 0 {
+		name, _, _ := bytes.Cut(c.Certificates[0], []byte("/"))
+		return core.Identity{ClientID: core.ClientID(name)}, nil
+	}
+	return core.Identity{ClientID: core.ClientID(c.Identity) + core.ClientID(c.Opaque)}, nil
 }
 
 func (a *anyone) Successor(old, new core.Identity) error {
@@ -103,6 +113,8 @@ type member struct {
 	before  *member           // the same client in the group before this one
 	grease  bool              // GRE-1: on by default, for those whose name is of odd length
 	able    *mls.Capabilities // nil: the default ones
+	chain   string            // nonempty: an X.509 credential instead of the basic one
+	custom  map[mls.ProposalType]mls.CustomProposal
 }
 
 var provider = pure.New()
@@ -134,7 +146,7 @@ func (m *member) env() *mls.Env {
 		auth = m.asks
 	}
 	return &mls.Env{
-		Suites: m.suites, Auth: auth, Fetch: m.stored.fetch, Grease: m.grease,
+		Suites: m.suites, Auth: auth, Fetch: m.stored.fetch, Grease: m.grease, Custom: m.custom,
 		Signer: func(_ context.Context, public []byte) (core.Signer, error) {
 			for _, s := range m.signers {
 				if bytes.Equal(s.Public(), public) {
@@ -150,6 +162,13 @@ func (m *member) env() *mls.Env {
 			return core.Secret{}, core.ErrNotFound
 		},
 	}
+}
+
+func (m *member) credential() core.Credential {
+	if m.chain != "" {
+		return core.Credential{Type: core.CredentialX509, Certificates: [][]byte{[]byte(m.chain)}}
+	}
+	return core.BasicCredential(core.ClientID(m.name))
 }
 
 func (m *member) signer() core.Signer { return m.signers[len(m.signers)-1] }
@@ -180,7 +199,7 @@ func (m *member) capabilities() mls.Capabilities {
 
 func (m *member) create(id string, extensions mls.Extensions) {
 	g, ws, err := mls.Create(m.t.Context(), m.env(), mls.CreateParams{
-		Suite: m.suite, GroupID: []byte(id), Signer: m.signer(), Credential: core.BasicCredential(core.ClientID(m.name)),
+		Suite: m.suite, GroupID: []byte(id), Signer: m.signer(), Credential: m.credential(),
 		Capabilities: m.capabilities(), Lifetime: mls.NoLifetime, Extensions: extensions, Config: m.config,
 	})
 	if err != nil {
@@ -191,7 +210,7 @@ func (m *member) create(id string, extensions mls.Extensions) {
 
 func (m *member) keyPackage() *mls.KeyPackage {
 	b, err := mls.NewKeyPackage(m.t.Context(), mls.KeyPackageParams{
-		Suite: m.suite, Signer: m.signer(), Credential: core.BasicCredential(core.ClientID(m.name)),
+		Suite: m.suite, Signer: m.signer(), Credential: m.credential(),
 		Capabilities: m.capabilities(), Lifetime: mls.NoLifetime, Grease: m.grease,
 	})
 	if err != nil {
@@ -287,7 +306,7 @@ func (m *member) joinExternal(groupInfo []byte) ([]byte, error) {
 		return nil, err
 	}
 	g, commit, ws, err := mls.JoinExternal(m.t.Context(), m.env(), mls.ExternalParams{
-		GroupInfo: msg.GroupInfo, Signer: m.signer(), Credential: core.BasicCredential(core.ClientID(m.name)),
+		GroupInfo: msg.GroupInfo, Signer: m.signer(), Credential: m.credential(),
 		Capabilities: m.capabilities(), Config: m.config,
 		Replace: func(o mls.Member) bool { return string(o.Credential.Identity) == m.name },
 	})

@@ -36,6 +36,7 @@ type Joined struct {
 // Fetch: there is nothing stored yet.
 func Join(ctx context.Context, env *Env, p JoinParams) (*Group, *Joined, *WriteSet, error) {
 	fail := func(err error) (*Group, *Joined, *WriteSet, error) { return nil, nil, nil, err }
+	env = env.operation()
 	suite, err := env.Suites.Suite(p.Welcome.Suite) // CS-6
 	if err != nil {
 		return fail(err)
@@ -230,7 +231,12 @@ func openTree(env *Env, suite core.Suite, info *GroupInfo, outOfBand []byte) (*t
 		if err := n.checkFits(&info.GroupContext); err != nil {
 			return nil, err
 		}
-		if _, err := env.Auth.Validate(n.Credential, n.SignatureKey, env.Now, core.PurposeMember); err != nil {
+		if env.StrictLifetimes {
+			if err := env.checkLifetime(n); err != nil {
+				return nil, err
+			}
+		}
+		if _, err := env.validate(n, core.PurposeMember); err != nil {
 			return nil, err
 		}
 	}

@@ -80,6 +80,9 @@ type KeyPackageParams struct {
 	LeafExtensions Extensions
 	LastResort     bool
 	Grease         bool // see Env.Grease
+	// Now and MaxLifetime bound the lifetime as they do in Env.
+	Now         time.Time
+	MaxLifetime time.Duration
 }
 
 // A KeyPackageBundle is a key package with its private keys.
@@ -91,6 +94,9 @@ type KeyPackageBundle struct {
 
 // NewKeyPackage makes a key package with fresh init and leaf keys (KP-3).
 func NewKeyPackage(ctx context.Context, p KeyPackageParams) (*KeyPackageBundle, error) {
+	if err := p.Lifetime.check(p.Now, p.MaxLifetime); err != nil {
+		return nil, err
+	}
 	initKey, err := p.Suite.GenerateKeyPair()
 	if err != nil {
 		return nil, err

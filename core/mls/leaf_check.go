@@ -3,7 +3,6 @@
 package mls
 
 import (
-	"bytes"
 	"slices"
 
 	"github.com/conclave-mls/conclave/core"
@@ -154,13 +153,4 @@ func checkCredentialTypes(t *tree) error {
 		}
 	}
 	return nil
-}
-
-// sameClient reports whether two credentials name one client as far as bytes
-// can tell; the Authenticator decides about successors.
-func sameClient(a, b core.Credential) bool {
-	if a.Type == core.CredentialBasic && b.Type == core.CredentialBasic {
-		return bytes.Equal(a.Identity, b.Identity)
-	}
-	return bytes.Equal(MarshalCredential(a), MarshalCredential(b))
 }

@@ -180,8 +180,31 @@ func (p *PendingCommit) Bundle(ctx context.Context, env *Env, g *Group) (CommitB
 	if err != nil {
 		return CommitBundle{}, err
 	}
-	b.Welcome = (&MLSMessage{Welcome: &Welcome{Suite: g.suite.ID(), Secrets: p.joiners, EncryptedGroupInfo: encrypted}}).Marshal()
+	b.Welcome = welcomeMessage(g.suite, encrypted, p.joiners...)
 	return b, nil
+}
+
+// Welcomes is the bundle's Welcome divided: one for each leaf of Added, in its
+// order, so that no joiner sees who else joins or carries what is for others (WEL-10).
+func (p *PendingCommit) Welcomes(ctx context.Context, env *Env, g *Group) ([][]byte, error) {
+	t, _, err := p.apply(ctx, env, g)
+	if err != nil {
+		return nil, err
+	}
+	encrypted, err := p.encryptGroupInfo(g.suite, p.groupInfo(t, g.own))
+	if err != nil {
+		return nil, err
+	}
+	var list [][]byte
+	for _, j := range p.joiners {
+		list = append(list, welcomeMessage(g.suite, encrypted, j))
+	}
+	return list, nil
+}
+
+func welcomeMessage(suite core.Suite, encryptedGroupInfo []byte, joiners ...EncryptedGroupSecrets) []byte {
+	w := &Welcome{Suite: suite.ID(), Secrets: joiners, EncryptedGroupInfo: encryptedGroupInfo}
+	return (&MLSMessage{Welcome: w}).Marshal()
 }
 
 // Merge begins the next epoch with our own commit, after the delivery service has

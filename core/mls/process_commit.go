@@ -28,6 +28,7 @@ func (c *appliedCommit) external() bool { return c.result.External }
 // epoch, in the order of RFC 9420 section 12.4.2 (COM-13). An observer has no PSKs
 // to look for, and neither has who is removed.
 func (g *Group) applyCommit(ctx context.Context, env *Env, a *AuthenticatedContent) (*appliedCommit, error) {
+	env = env.operation()
 	c := a.Content
 	external := c.Sender.Type == SenderNewMemberCommit
 	store, err := g.loadProposals(ctx, env)
@@ -41,7 +42,7 @@ func (g *Group) applyCommit(ctx context.Context, env *Env, a *AuthenticatedConte
 	if external {
 		err = list.checkExternalList()
 	} else {
-		err = list.checkList(g.tree, c.Sender.Leaf)
+		err = list.checkList(env, g.tree, c.Sender.Leaf)
 	}
 	if err != nil {
 		return nil, err
@@ -56,7 +57,7 @@ func (g *Group) applyCommit(ctx context.Context, env *Env, a *AuthenticatedConte
 			return nil, err
 		}
 	}
-	if path == nil && list.pathRequired() {
+	if path == nil && list.pathRequired(env) {
 		return nil, breach("PRP-7", "the commit lacks the path that its proposals require")
 	}
 	if external {
@@ -145,6 +146,9 @@ func (g *Group) resolve(env *Env, c *FramedContent, store *proposalStore) (list 
 				return nil, breach("EXT-2", "proposal by reference in an external commit")
 			}
 			found, ok := store.find(p.Reference)
+			if !ok && g.removesUs(c.Commit, store) {
+				continue
+			}
 			if !ok {
 				return nil, fmt.Errorf("%x: %w", []byte(p.Reference), ErrMissingProposal) // PRP-1
 			}
@@ -154,7 +158,10 @@ func (g *Group) resolve(env *Env, c *FramedContent, store *proposalStore) (list 
 		if p.Proposal.Type() == ProposalUpdate {
 			return nil, breach("PRP-2", "update by value")
 		}
-		if err := g.checkProposal(env, p.Proposal, c.Sender); err != nil {
+		_, custom := p.Proposal.(*Custom)
+		if custom && c.Sender.Type == SenderMember && g.removesUs(c.Commit, store) {
+			// nothing of it is for us
+		} else if err := g.checkProposal(env, p.Proposal, c.Sender); err != nil {
 			return nil, err
 		}
 		list = append(list, sentProposal{proposal: p.Proposal, sender: c.Sender})
@@ -197,12 +204,10 @@ func (g *Group) checkPathLeaf(env *Env, list proposalList, leaf *LeafNode, sende
 	if err := leaf.verify(g.suite, g.context.GroupID, sender); err != nil {
 		return err
 	}
-	for i, n := range g.tree.leaves() {
-		if sameClient(n.Credential, leaf.Credential) {
-			return breach("PRP-3", "the joining client is at leaf %d already", i)
-		}
+	if err := env.authenticate(leaf, nil); err != nil {
+		return err
 	}
-	return env.authenticate(leaf, nil)
+	return checkNotIn(env, g.tree, leaf, sender)
 }
 
 func (l proposalList) reinit() *ReInit {

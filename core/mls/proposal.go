@@ -22,7 +22,7 @@ const (
 func (t ProposalType) isDefault() bool { return t >= 1 && t <= 7 }
 
 // A Proposal is one of *Add, *Update, *Remove, *PreSharedKey, *ReInit,
-// *ExternalInit, *GroupContextExtensions (RFC 9420 section 12.1).
+// *ExternalInit, *GroupContextExtensions (RFC 9420 section 12.1) and *Custom.
 type Proposal interface {
 	Type() ProposalType
 	marshaler // the body, without the type
@@ -94,8 +94,8 @@ func appendProposal(p Proposal, b []byte) []byte {
 
 func readProposal(r *reader) Proposal { return readProposalBody(r, ProposalType(r.u16())) }
 
-// readProposalBody refuses unknown types: a proposal has no outer length by
-// which it could be skipped (COD-6).
+// readProposalBody takes unknown types for a Custom: a proposal has no outer length
+// by which it could be skipped (COD-6).
 func readProposalBody(r *reader, t ProposalType) Proposal {
 	switch t {
 	case ProposalAdd:
@@ -113,8 +113,10 @@ func readProposalBody(r *reader, t ProposalType) Proposal {
 	case ProposalGroupContextExtensions:
 		return &GroupContextExtensions{Extensions: readExtensions(r)}
 	}
-	r.fail()
-	return nil
+	if t == 0 {
+		r.fail() // reserved
+	}
+	return &Custom{ProposalType: t, Body: r.opaque()}
 }
 
 // MarshalProposal encodes a proposal with its type.

@@ -35,10 +35,14 @@ func (l proposalList) of(t ProposalType) (out []sentProposal) {
 }
 
 // pathRequired is PRP-7.
-func (l proposalList) pathRequired() bool {
+func (l proposalList) pathRequired(env *Env) bool {
 	for _, p := range l {
-		switch p.proposal.Type() {
-		case ProposalAdd, ProposalPSK, ProposalReInit:
+		switch p := p.proposal.(type) {
+		case *Add, *PreSharedKey, *ReInit:
+		case *Custom:
+			if env.Custom[p.ProposalType].PathRequired {
+				return true
+			}
 		default:
 			return true
 		}
@@ -59,12 +63,13 @@ func (g *Group) checkProposal(env *Env, p Proposal, sender Sender) error {
 	}
 	switch p := p.(type) {
 	case *Add:
-		var now time.Time
-		if sender == g.me() {
-			now = env.Now
-		}
-		if err := p.KeyPackage.Validate(g.suite, now); err != nil {
+		if err := p.KeyPackage.Validate(g.suite, time.Time{}); err != nil {
 			return err
+		}
+		if sender == g.me() || env.StrictLifetimes {
+			if err := env.checkLifetime(p.KeyPackage.LeafNode); err != nil {
+				return err
+			}
 		}
 		return env.authenticate(p.KeyPackage.LeafNode, nil)
 	case *Update:
@@ -86,6 +91,8 @@ func (g *Group) checkProposal(env *Env, p Proposal, sender Sender) error {
 		return checkGroupExtensions(p.Extensions)
 	case *GroupContextExtensions:
 		return g.checkNewExtensions(env, p.Extensions)
+	case *Custom:
+		return g.checkCustom(env, p, sender)
 	}
 	return nil
 }
@@ -97,7 +104,7 @@ func checkProposalSender(t ProposalType, sender Sender) error {
 	case SenderMember:
 		ok = t != ProposalExternalInit
 	case SenderExternal:
-		ok, rule = t != ProposalUpdate && t != ProposalExternalInit, "XS-2"
+		ok, rule = t.isDefault() && t != ProposalUpdate && t != ProposalExternalInit, "XS-2"
 	case SenderNewMemberProposal:
 		ok, rule = t == ProposalAdd, "XS-3"
 	case SenderNewMemberCommit:
@@ -131,11 +138,11 @@ func (e *Env) authenticate(leaf, old *LeafNode) error {
 		bytes.Equal(MarshalCredential(leaf.Credential), MarshalCredential(old.Credential)) {
 		return nil
 	}
-	identity, err := e.Auth.Validate(leaf.Credential, leaf.SignatureKey, e.Now, core.PurposeMember)
+	identity, err := e.validate(leaf, core.PurposeMember)
 	if err != nil || old == nil {
 		return err
 	}
-	before, err := e.Auth.Validate(old.Credential, old.SignatureKey, e.Now, core.PurposePredecessor)
+	before, err := e.identity(old)
 	if err != nil {
 		return err
 	}
@@ -190,7 +197,7 @@ func authenticateSenders(env *Env, suite core.Suite, senders []ExternalSender) e
 }
 
 // checkList is what the proposals of one regular commit must be together (PRP-3).
-func (l proposalList) checkList(t *tree, committer LeafIndex) error {
+func (l proposalList) checkList(env *Env, t *tree, committer LeafIndex) error {
 	touched := map[LeafIndex]bool{}
 	touch := func(i LeafIndex) error {
 		if touched[i] {
@@ -243,25 +250,35 @@ func (l proposalList) checkList(t *tree, committer LeafIndex) error {
 			return breach("PRP-3", "ExternalInit in a regular commit")
 		}
 	}
-	return l.checkAdds(t, removed)
+	if err := l.checkSupport(t, removed); err != nil {
+		return err
+	}
+	return l.checkAdds(env, t, removed)
 }
 
 // checkAdds refuses a client that would be in the group twice.
-func (l proposalList) checkAdds(t *tree, removed map[LeafIndex]bool) error {
+func (l proposalList) checkAdds(env *Env, t *tree, removed map[LeafIndex]bool) error {
 	adds := l.of(ProposalAdd)
 	if len(adds) == 0 {
 		return nil
 	}
-	clients := map[string]bool{}
+	clients := newClientSet(env)
 	for _, p := range adds {
-		id := string(MarshalCredential(p.proposal.(*Add).KeyPackage.LeafNode.Credential))
-		if clients[id] {
+		leaf := p.proposal.(*Add).KeyPackage.LeafNode
+		if twice, err := clients.has(leaf); err != nil {
+			return err
+		} else if twice {
 			return breach("PRP-3", "two adds of one client")
 		}
-		clients[id] = true
+		clients.add(leaf)
 	}
 	for i, n := range t.leaves() {
-		if !removed[i] && clients[string(MarshalCredential(n.Credential))] {
+		if removed[i] {
+			continue
+		}
+		if twice, err := clients.has(n); err != nil {
+			return err
+		} else if twice {
 			return breach("PRP-3", "add of a client that is at leaf %d", i)
 		}
 	}

@@ -17,20 +17,26 @@ type proposalSelection struct {
 	alone     bool // one proposal in all, so that a ReInit may be taken
 	removed   map[LeafIndex]bool
 	updated   map[LeafIndex]bool
-	once      map[string]bool // clients, PSKs and the extensions that were taken
+	once      map[string]bool // PSKs and the extensions that were taken
+	adds      []*LeafNode     // by value
+	clients   *clientSet      // of the members that stay and of the adds; nil: not needed yet
 	ownUpdate *LeafNode
 }
 
 // selectProposals returns the list of our commit. The removal of ourselves waits
 // for somebody else. An own Update cannot be committed by us: its leaf, the
 // newest, is returned for the path.
-func (g *Group) selectProposals(store *proposalStore, byValue []Proposal) (list proposalList, ownUpdate *LeafNode) {
+func (g *Group) selectProposals(env *Env, store *proposalStore, byValue []Proposal) (list proposalList, ownUpdate *LeafNode, err error) {
 	s := &proposalSelection{
 		g: g, alone: len(byValue)+len(store.list) == 1,
 		removed: map[LeafIndex]bool{}, updated: map[LeafIndex]bool{}, once: map[string]bool{},
 	}
-	for _, p := range byValue {
-		s.take(p, g.me()) // whatever it says: checkList refuses what does not go together
+	for _, p := range byValue { // checkList refuses what does not go together
+		if add, ok := p.(*Add); ok {
+			s.adds = append(s.adds, add.KeyPackage.LeafNode)
+		} else if _, err := s.take(env, p, g.me()); err != nil {
+			return nil, nil, err
+		}
 	}
 	// Newest first, and Removes before the Updates that they displace.
 	order := slices.Clone(store.list)
@@ -38,7 +44,9 @@ func (g *Group) selectProposals(store *proposalStore, byValue []Proposal) (list 
 	slices.SortStableFunc(order, func(a, b storedProposal) int { return precedence(a) - precedence(b) })
 	taken := map[uint32]bool{}
 	for _, p := range order {
-		taken[p.sequence] = s.take(p.proposal, p.sender)
+		if taken[p.sequence], err = s.take(env, p.proposal, p.sender); err != nil {
+			return nil, nil, err
+		}
 	}
 	for _, p := range store.list {
 		if taken[p.sequence] {
@@ -48,7 +56,7 @@ func (g *Group) selectProposals(store *proposalStore, byValue []Proposal) (list 
 	for _, p := range byValue {
 		list = append(list, sentProposal{proposal: p, sender: g.me()})
 	}
-	return list, s.ownUpdate
+	return list, s.ownUpdate, nil
 }
 
 func precedence(p storedProposal) int {
@@ -62,16 +70,16 @@ func precedence(p storedProposal) int {
 }
 
 // take reports whether the proposal goes with those taken before it.
-func (s *proposalSelection) take(p Proposal, sender Sender) bool {
-	first := func(key string) bool {
+func (s *proposalSelection) take(env *Env, p Proposal, sender Sender) (bool, error) {
+	first := func(key string) (bool, error) {
 		fresh := !s.once[key]
 		s.once[key] = true
-		return fresh
+		return fresh, nil
 	}
 	switch p := p.(type) {
 	case *Remove:
 		if p.Removed == s.g.own || s.removed[p.Removed] {
-			return false
+			return false, nil
 		}
 		s.removed[p.Removed] = true
 	case *Update:
@@ -79,27 +87,44 @@ func (s *proposalSelection) take(p Proposal, sender Sender) bool {
 			if s.ownUpdate == nil {
 				s.ownUpdate = p.LeafNode
 			}
-			return false
+			return false, nil
 		}
 		if s.removed[sender.Leaf] || s.updated[sender.Leaf] {
-			return false
+			return false, nil
 		}
 		s.updated[sender.Leaf] = true
 	case *Add:
-		for i, n := range s.g.tree.leaves() {
-			if !s.removed[i] && sameClient(n.Credential, p.KeyPackage.LeafNode.Credential) {
-				return false
-			}
-		}
-		return first("client " + string(MarshalCredential(p.KeyPackage.LeafNode.Credential)))
+		return s.takeClient(env, p.KeyPackage.LeafNode)
 	case *PreSharedKey:
 		return first("psk " + string(p.PSK.append(nil)))
 	case *GroupContextExtensions:
 		return first("extensions")
 	case *ReInit:
-		return s.alone
+		return s.alone, nil
 	}
-	return true
+	return true, nil
+}
+
+// takeClient reports whether an Add brings somebody new. It is asked once all Removes
+// were taken.
+func (s *proposalSelection) takeClient(env *Env, leaf *LeafNode) (bool, error) {
+	if s.clients == nil {
+		s.clients = newClientSet(env)
+		for i, n := range s.g.tree.leaves() {
+			if !s.removed[i] {
+				s.clients.add(n)
+			}
+		}
+		for _, n := range s.adds {
+			s.clients.add(n)
+		}
+	}
+	found, err := s.clients.has(leaf)
+	if found || err != nil {
+		return false, err
+	}
+	s.clients.add(leaf)
+	return true, nil
 }
 
 // dropUnfit leaves those proposals of others out that would spoil our commit, be
@@ -124,17 +149,17 @@ func (g *Group) dropUnfit(ctx context.Context, env *Env, list proposalList) (pro
 				return nil, err
 			}
 		case *Add: // LEAF-9: the lifetime binds who commits
-			if !env.Now.IsZero() && !body.KeyPackage.LeafNode.Lifetime.Contains(env.Now) {
+			if env.checkLifetime(body.KeyPackage.LeafNode) != nil {
 				continue
 			}
 		}
 		waiting = append(waiting, p)
 	}
 	// Almost always all fit, which one look tells.
-	if all := append(slices.Clip(waiting), fit...); g.fits(all) == nil {
+	if all := append(slices.Clip(waiting), fit...); g.fits(env, all) == nil {
 		return all, nil
 	}
-	if err := g.fits(fit); err != nil {
+	if err := g.fits(env, fit); err != nil {
 		return nil, err
 	}
 	// Those that ask least of the others come first, in their order of arrival.
@@ -142,7 +167,7 @@ func (g *Group) dropUnfit(ctx context.Context, env *Env, list proposalList) (pro
 	byValue := fit
 	fit = nil
 	for _, p := range waiting {
-		if with := append(slices.Clip(fit), p); g.fits(append(slices.Clip(with), byValue...)) == nil {
+		if with := append(slices.Clip(fit), p); g.fits(env, append(slices.Clip(with), byValue...)) == nil {
 			fit = with
 		}
 	}
@@ -162,8 +187,8 @@ func demand(p Proposal) int {
 }
 
 // fits tries a list on a copy of the tree.
-func (g *Group) fits(list proposalList) error {
-	if err := list.checkList(g.tree, g.own); err != nil {
+func (g *Group) fits(env *Env, list proposalList) error {
+	if err := list.checkList(env, g.tree, g.own); err != nil {
 		return err
 	}
 	next := g.context

@@ -61,6 +61,7 @@ func (g *Group) succeed(ctx context.Context, env *Env, usage ResumptionUsage, su
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	env = env.operation()
 	next, ws, err := Create(ctx, env, CreateParams{
 		Suite: suite, GroupID: p.GroupID, Signer: p.Signer, Credential: p.Credential, Capabilities: p.Capabilities,
 		LeafExtensions: p.LeafExtensions, Extensions: p.Extensions, Lifetime: p.Lifetime, Config: p.Config,
@@ -81,7 +82,7 @@ func (g *Group) succeed(ctx context.Context, env *Env, usage ResumptionUsage, su
 		list = append(list, sentProposal{proposal: add, sender: next.me()})
 	}
 	list = append(list, sentProposal{proposal: &PreSharedKey{PSK: id}, sender: next.me()})
-	if err := list.checkList(next.tree, next.own); err != nil {
+	if err := list.checkList(env, next.tree, next.own); err != nil {
 		return nil, nil, nil, err
 	}
 	initial := *env // of the new group, which has nothing stored
@@ -186,20 +187,16 @@ func (u ResumptionUsage) rule() string {
 // checkSubset makes sure that each client of one group is in the other, as the
 // Authenticator reads their credentials.
 func checkSubset(env *Env, rule string, of, in *tree) error {
-	read := func(n *LeafNode) (core.ClientID, error) {
-		id, err := env.Auth.Validate(n.Credential, n.SignatureKey, env.Now, core.PurposePredecessor)
-		return id.ClientID, err
-	}
-	clients := map[core.ClientID]bool{}
+	clients := map[core.Identity]bool{}
 	for _, n := range in.leaves() {
-		id, err := read(n)
+		id, err := env.identity(n)
 		if err != nil {
 			return err
 		}
 		clients[id] = true
 	}
 	for i, n := range of.leaves() {
-		id, err := read(n)
+		id, err := env.identity(n)
 		if err != nil {
 			return err
 		}
