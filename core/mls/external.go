@@ -149,16 +149,16 @@ func checkJoiner(env *Env, suite core.Suite, t *tree, gc *GroupContext, own Leaf
 	if err := leaf.checkMade(suite, LeafCommit); err != nil {
 		return err
 	}
-	if err := checkNotIn(env, t, leaf, own); err != nil {
-		return err
-	}
 	if err := checkContext(t, gc, own); err != nil {
 		return err
 	}
 	if err := checkFreshKeys(t, []LeafIndex{own}); err != nil {
 		return err
 	}
-	return env.authenticate(leaf, replaced)
+	if err := env.authenticate(leaf, replaced); err != nil {
+		return err
+	}
+	return checkNotIn(env, t, leaf, own)
 }
 
 // GroupInfoParams says what a GroupInfo leaves out.
