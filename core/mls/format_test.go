@@ -166,7 +166,7 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 // withoutSecrets are types that hold nothing which the engine has made or opened:
 // what callers ask for, and what tells of test vectors.
 var withoutSecrets = []string{
-	"EpochError", "ExternalParams", "ExternalProposalParams", "ExternalSender", "Floor", "GroupInfoParams", "RecordQuery",
+	"Custom", "CustomProposal", "EpochError", "ExternalParams", "ExternalProposalParams", "ExternalSender", "Floor", "GroupInfoParams", "RecordQuery",
 	"RequiredCapabilities", "RuleError", "SuccessorParams", "VectorOutcome", "VectorReport",
 }
 
