@@ -439,7 +439,8 @@ func (c *crowd) step(r *rand.Rand, limit int) string {
 	return fmt.Sprintf("commit by %d: %+v", committer, ch)
 }
 
-// TestTreeRandom follows random groups in every suite.
+// PATH-4, mls-rs#39: random groups in every suite, sparse trees among them: whoever is
+// there reads every path, and the tree is the naive one.
 func TestTreeRandom(t *testing.T) {
 	t.Parallel()
 	for _, suite := range allSuites(t) {

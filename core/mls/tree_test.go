@@ -361,7 +361,7 @@ func TestTreeParentHashBesideOthers(t *testing.T) {
 	}
 }
 
-// TREE-12: the last node of the filtered path has an empty parent hash even below
+// TREE-12, mlspp#430: the last node of the filtered path has an empty parent hash even below
 // the root, and so has the leaf of somebody who is alone.
 func TestTreeParentHashOfFilteredPath(t *testing.T) {
 	t.Parallel()
