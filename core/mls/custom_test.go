@@ -206,7 +206,7 @@ func TestCustomProposalInExternalCommit(t *testing.T) {
 	append(p, carol).agree(t)
 }
 
-// LEAF-11, PRP-3, OpenMLS#1943: all who stay must support a custom type; who is removed
+// LEAF-11, PRP-3, openmls#1943: all who stay must support a custom type; who is removed
 // or added by the same commit need not.
 func TestCustomProposalSupport(t *testing.T) {
 	t.Parallel()
