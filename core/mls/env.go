@@ -33,6 +33,9 @@ type Env struct {
 	// StrictLifetimes judges the lifetimes in the Adds of others and in the tree of a
 	// group that is joined as well: all members need good clocks.
 	StrictLifetimes bool
+	// StrictCapabilities refuses leaves of others that list default types, which RFC
+	// 9420 section 7.2 forbids and peers do: all members need the same choice.
+	StrictCapabilities bool
 	// Grease puts meaningless values into the leaves and GroupInfos that we make, by
 	// which peers are found that do not ignore the unknown (RFC 9420 section 13.5).
 	Grease bool

@@ -231,6 +231,9 @@ func openTree(env *Env, suite core.Suite, info *GroupInfo, outOfBand []byte) (*t
 		if err := n.checkFits(&info.GroupContext); err != nil {
 			return nil, err
 		}
+		if err := env.checkListed(n); err != nil {
+			return nil, err
+		}
 		if env.StrictLifetimes {
 			if err := env.checkLifetime(n); err != nil {
 				return nil, err

@@ -58,16 +58,32 @@ func (s *codeSet) has(code uint16) bool { return s[code>>6]&(1<<(code&63)) != 0 
 // checkMade is what a leaf of our own must be, so that nobody is sent one to refuse.
 // LEAF-6 asks more of it than of a received one: it lists the version and the suite
 // that it is made for, and no default types. Peers are known that list those, and
-// some of their suites not; that does no harm, so it is not held against them.
+// some of their suites not; that does no harm, so it is not held against them unless
+// the Env is strict.
 func (n *LeafNode) checkMade(suite core.Suite, source LeafNodeSource) error {
 	c := n.Capabilities
 	if !slices.Contains(c.Versions, MLS10) || !slices.Contains(c.Suites, suite.ID()) {
 		return breach("LEAF-6", "own version or suite %v is not in the capabilities", suite.ID())
 	}
+	if err := c.checkNoDefaults(); err != nil {
+		return err
+	}
+	return n.checkSelf(suite, source)
+}
+
+func (c Capabilities) checkNoDefaults() error {
 	if slices.ContainsFunc(c.Extensions, ExtensionType.isDefault) || slices.ContainsFunc(c.Proposals, ProposalType.isDefault) {
 		return breach("LEAF-6", "default types do not belong in capabilities")
 	}
-	return n.checkSelf(suite, source)
+	return nil
+}
+
+// checkListed judges what a received leaf lists, if the Env is strict about it.
+func (e *Env) checkListed(n *LeafNode) error {
+	if !e.StrictCapabilities {
+		return nil
+	}
+	return n.Capabilities.checkNoDefaults()
 }
 
 // checkSelf is what a leaf must fulfil whatever the group: keys valid, own

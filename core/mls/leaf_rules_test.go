@@ -5,6 +5,7 @@ package mls_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/conclave-mls/conclave/core"
@@ -499,6 +500,64 @@ func TestCapabilitiesOfOurOwn(t *testing.T) {
 			t.Errorf("%s, received: %v", what, err)
 		}
 	}
+}
+
+// LEAF-6: who is strict refuses leaves that list default types, wherever they come
+// from, and others do not.
+func TestStrictCapabilities(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	alice, bob, mallory, _ := threesome(t, mls.DefaultConfig, nil)
+	lists := func(n *mls.LeafNode) {
+		n.Capabilities.Extensions = append(slices.Clone(n.Capabilities.Extensions), mls.ExtensionApplicationID)
+	}
+	zoe := newcomer(t, "zoe", lists)
+	joiner := newMember(t, 1, "joiner", mls.DefaultConfig)
+	external, err := joiner.joinExternal(alice.groupInfo())
+	if err != nil {
+		t.Fatal(err)
+	}
+	external, err = mls.ForgeExternalCommit(ctx, bob.g(), joiner.signer(), external, func(c *mls.Commit) {
+		lists(c.Path.LeafNode)
+		if err := mls.ForgeLeafAt(ctx, joiner.signer(), bob.g().GroupID(), 3, c.Path.LeafNode); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := infoOf(t, alice.withTree(func(nodes []mls.Node) { nodes[2].Leaf = zoe.bundle.KeyPackage.LeafNode }))
+	for what, message := range map[string][]byte{
+		"an Update": mallory.forgedUpdate(lists, nil), "a path": mallory.uncheckedCommit(lists),
+		"an Add": mallory.uncheckedCommit(nil, zoe.add()), "an external path": external,
+	} {
+		m, err := mls.UnmarshalMLSMessage(message)
+		if err != nil {
+			t.Fatal(err)
+		}
+		env := bob.env()
+		env.StrictCapabilities = true
+		_, _, _, err = bob.g().Process(ctx, env, m)
+		wantBreach(t, what, "LEAF-6", err)
+		if what == "an external path" { // its tag is wrong now, which an Observer does not see
+			o, err := mls.Observe(bob.env(), infoOf(t, alice.groupInfo()), nil)
+			if err == nil {
+				_, _, err = o.Process(ctx, bob.env(), m)
+			}
+			if err != nil {
+				t.Errorf("%s, not strict: %v", what, err)
+			}
+		} else if _, _, _, err := bob.g().Process(ctx, bob.env(), m); err != nil {
+			t.Errorf("%s, not strict: %v", what, err)
+		}
+	}
+	env := bob.env()
+	if _, err := mls.Observe(env, tree, nil); err != nil {
+		t.Errorf("a tree, not strict: %v", err)
+	}
+	env.StrictCapabilities = true
+	_, err = mls.Observe(env, tree, nil)
+	wantBreach(t, "a tree", "LEAF-6", err)
 }
 
 // LEAF-7, LEAF-8: who is in the group after a commit supports what it requires and

@@ -204,6 +204,9 @@ func (g *Group) checkPathLeaf(env *Env, list proposalList, leaf *LeafNode, sende
 	if err := leaf.verify(g.suite, g.context.GroupID, sender); err != nil {
 		return err
 	}
+	if err := env.checkListed(leaf); err != nil {
+		return err
+	}
 	if err := env.authenticate(leaf, nil); err != nil {
 		return err
 	}

@@ -66,6 +66,9 @@ func (g *Group) checkProposal(env *Env, p Proposal, sender Sender) error {
 		if err := p.KeyPackage.Validate(g.suite, time.Time{}); err != nil {
 			return err
 		}
+		if err := env.checkListed(p.KeyPackage.LeafNode); err != nil {
+			return err
+		}
 		if sender == g.me() || env.StrictLifetimes {
 			if err := env.checkLifetime(p.KeyPackage.LeafNode); err != nil {
 				return err
@@ -125,6 +128,9 @@ func (g *Group) checkLeafUpdate(env *Env, leaf *LeafNode, source LeafNodeSource,
 		return breach("LEAF-3", "leaf %d keeps its encryption key", i)
 	}
 	if err := leaf.verify(g.suite, g.context.GroupID, i); err != nil {
+		return err
+	}
+	if err := env.checkListed(leaf); err != nil {
 		return err
 	}
 	return env.authenticate(leaf, old)
