@@ -224,11 +224,15 @@ func openTree(env *Env, suite core.Suite, info *GroupInfo, outOfBand []byte) (*t
 	if err := t.validate(info.GroupContext.GroupID, true); err != nil {
 		return nil, err
 	}
+	needs, err := info.GroupContext.needs()
+	if err != nil {
+		return nil, err
+	}
 	for _, n := range t.leaves() {
 		if err := n.checkContent(suite); err != nil {
 			return nil, err
 		}
-		if err := n.checkFits(&info.GroupContext); err != nil {
+		if err := n.meets(needs); err != nil {
 			return nil, err
 		}
 		if err := env.checkListed(n); err != nil {

@@ -124,29 +124,64 @@ func (n *LeafNode) checkContent(suite core.Suite) error {
 	return nil
 }
 
+// groupNeeds is what a GroupContext asks of a leaf: read once, however many leaves
+// there are, each code once, however often it is listed (TREE-15).
+type groupNeeds struct {
+	version     ProtocolVersion
+	present     []ExtensionType // of the group
+	extensions  []ExtensionType // required ones
+	proposals   []ProposalType
+	credentials []core.CredentialType
+}
+
+func (gc *GroupContext) needs() (groupNeeds, error) {
+	required, err := gc.Extensions.requiredCapabilities()
+	if err != nil {
+		return groupNeeds{}, err
+	}
+	return groupNeeds{
+		version:     gc.Version,
+		present:     distinct(gc.Extensions.types(), ExtensionType.isDefault),
+		extensions:  distinct(required.Extensions, ExtensionType.isDefault),
+		proposals:   distinct(required.Proposals, ProposalType.isDefault),
+		credentials: distinct(required.Credentials, func(core.CredentialType) bool { return false }),
+	}, nil
+}
+
+// distinct returns the codes that are not left out, in order.
+func distinct[T ~uint16](codes []T, leaveOut func(T) bool) []T {
+	codes = slices.DeleteFunc(slices.Clone(codes), leaveOut)
+	slices.Sort(codes)
+	return slices.Compact(codes)
+}
+
 // checkFits is what a leaf must fulfil in a group with this context. What else its
 // capabilities list is ignored (LEAF-10).
-// Whether it lists the group's suite is not asked: a key package of the suite says
-// it as well, and there are peers that leave some of their suites out of the list.
 func (n *LeafNode) checkFits(gc *GroupContext) error {
-	if !slices.Contains(n.Capabilities.Versions, gc.Version) {
-		return breach("LEAF-6", "the version of the group is not in the leaf's capabilities")
-	}
-	required, err := gc.Extensions.requiredCapabilities()
+	needs, err := gc.needs()
 	if err != nil {
 		return err
 	}
-	if t, missing := n.Capabilities.lackedExtension(required.Extensions); missing {
+	return n.meets(needs)
+}
+
+// meets is checkFits for one of many leaves.
+// Whether it lists the group's suite is not asked: a key package of the suite says
+// it as well, and there are peers that leave some of their suites out of the list.
+func (n *LeafNode) meets(needs groupNeeds) error {
+	if !slices.Contains(n.Capabilities.Versions, needs.version) {
+		return breach("LEAF-6", "the version of the group is not in the leaf's capabilities")
+	}
+	if t, missing := firstMissing(needs.extensions, n.Capabilities.Extensions); missing {
 		return breach("LEAF-7", "required extension 0x%04X is not supported", uint16(t))
 	}
-	proposals := slices.DeleteFunc(slices.Clone(required.Proposals), ProposalType.isDefault)
-	if t, missing := firstMissing(proposals, n.Capabilities.Proposals); missing {
+	if t, missing := firstMissing(needs.proposals, n.Capabilities.Proposals); missing {
 		return breach("LEAF-7", "required proposal type 0x%04X is not supported", uint16(t))
 	}
-	if t, missing := firstMissing(required.Credentials, n.Capabilities.Credentials); missing {
+	if t, missing := firstMissing(needs.credentials, n.Capabilities.Credentials); missing {
 		return breach("LEAF-7", "required credential type %d is not supported", t)
 	}
-	if t, missing := n.Capabilities.lackedExtension(gc.Extensions.types()); missing {
+	if t, missing := firstMissing(needs.present, n.Capabilities.Extensions); missing {
 		return breach("LEAF-8", "group extension 0x%04X is not supported", uint16(t))
 	}
 	return nil

@@ -358,8 +358,12 @@ func (g *Group) checkResult(t *tree, gc *GroupContext, fresh []LeafIndex) error 
 			fresh = append(fresh, i)
 		}
 	}
+	needs, err := gc.needs()
+	if err != nil {
+		return err
+	}
 	for _, i := range fresh {
-		if err := t.leaf(i).checkFits(gc); err != nil {
+		if err := t.leaf(i).meets(needs); err != nil {
 			return err
 		}
 	}
