@@ -5,6 +5,7 @@ package mls
 import (
 	"context"
 	"fmt"
+	"testing"
 
 	"github.com/conclave-mls/conclave/core"
 )
@@ -186,4 +187,14 @@ func ReuseGuard(g *Group, message []byte) [4]byte {
 		panic(err)
 	}
 	return d.reuseGuard
+}
+
+// TreeHashOf is the tree hash over a list of nodes.
+func TreeHashOf(t testing.TB, suite core.Suite, nodes []Node) []byte {
+	t.Helper()
+	tr, err := importTree(suite, nodes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tr.hash()
 }

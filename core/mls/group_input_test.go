@@ -168,7 +168,7 @@ func TestOutOfPlaceMessages(t *testing.T) {
 	expect(send(alice), mls.ErrTooFarAhead)
 }
 
-// TestForwardSecrecyInTheStore looks for secrets of an epoch that has left the window.
+// FS-7: the store is searched for secrets of an epoch that has left the window.
 func TestForwardSecrecyInTheStore(t *testing.T) {
 	t.Parallel()
 	config := mls.DefaultConfig

@@ -157,8 +157,8 @@ func TestPrivateMessageRoundTrip(t *testing.T) {
 	})
 }
 
-// Every bit of a PrivateMessage counts: whatever is changed, the refusal is
-// typed, the state stays, and the true message still opens afterwards (FS-3).
+// FS-2, FS-3: every bit of a PrivateMessage counts: whatever is changed, the refusal
+// is typed, the state stays, and the true message still opens afterwards, once.
 func TestPrivateMessageBitFlips(t *testing.T) {
 	t.Parallel()
 	eachSuite(t, func(t *testing.T, suite core.Suite) {
@@ -204,8 +204,8 @@ func TestPrivateMessageBitFlips(t *testing.T) {
 	})
 }
 
-// Flaws that only one who holds the keys can make: each has its own refusal, and
-// none uses the key up.
+// FS-3, FS-4, FR-2, FR-7, FR-9: flaws that only one who holds the keys can make: each
+// has its own refusal, and none uses the key up.
 func TestForgedPrivateMessages(t *testing.T) {
 	t.Parallel()
 	suite := suiteOf(t, core.SuiteX25519AES128Ed25519)

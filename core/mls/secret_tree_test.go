@@ -404,8 +404,8 @@ func TestDroppedSecretsAreWiped(t *testing.T) {
 	}
 }
 
-// The last generations: a receiver takes 2^32-1, and nothing after it; a sender
-// stops before it (FS-6).
+// FS-6: the last generations: a receiver takes 2^32-1, and nothing after it; a sender
+// stops before it.
 func TestLastGeneration(t *testing.T) {
 	t.Parallel()
 	suite := suiteOf(t, core.SuiteX25519AES128Ed25519)

@@ -439,8 +439,9 @@ func (c *crowd) step(r *rand.Rand, limit int) string {
 	return fmt.Sprintf("commit by %d: %+v", committer, ch)
 }
 
-// PATH-4, mls-rs#39: random groups in every suite, sparse trees among them: whoever is
-// there reads every path, and the tree is the naive one.
+// TREE-8, TREE-9, PATH-3, PATH-4, PATH-8, PATH-10, mls-rs#39: random groups in every
+// suite have the hashes of a naive tree, all members reach the same commit secret, and
+// each holds the keys of its path and no others.
 func TestTreeRandom(t *testing.T) {
 	t.Parallel()
 	for _, suite := range allSuites(t) {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/conclave-mls/conclave/core"
 )
@@ -304,4 +305,56 @@ func TestTreeValidateCost(t *testing.T) {
 		t.Errorf("256 members: %d hashes of %d bytes, 2048 members: %d of %d", hashes, bytes, hashes8, bytes8)
 	}
 	t.Logf("256 members: %d hashes of %d bytes, 2048 members: %d of %d", hashes, bytes, hashes8, bytes8)
+}
+
+// TREE-15, COD-9, openmls#2174, openmls#2224: what a group asks of its members is read
+// once for all of them, and a code that it lists a million times counts once; so do
+// the credential types in use.
+func TestNeedsOfManyMembers(t *testing.T) {
+	t.Parallel()
+	var required RequiredCapabilities
+	for range 200_000 {
+		required.Extensions = append(required.Extensions, 0xF001)
+		required.Proposals = append(required.Proposals, 0xF002)
+		required.Credentials = append(required.Credentials, core.CredentialBasic)
+	}
+	gc := &GroupContext{Version: MLS10, Suite: 1, Extensions: Extensions{required.Extension()}}
+	tr := newTree(testSuite(t, 1))
+	var types []core.CredentialType
+	for i := range 1000 {
+		types = append(types, core.CredentialType(i+1))
+	}
+	for i := range 2000 {
+		leaf := *wideLeaf(i)
+		leaf.Credential = core.Credential{Type: types[i%len(types)]}
+		leaf.Capabilities.Extensions, leaf.Capabilities.Proposals, leaf.Capabilities.Credentials = []ExtensionType{0xF001}, []ProposalType{0xF002}, types
+		tr.addLeaf(&leaf)
+	}
+	g := &Group{tree: tr, context: *gc}
+	start := time.Now()
+	needs, err := gc.needs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, n := range tr.leaves() {
+		if err := n.meets(needs); err != nil {
+			t.Fatalf("leaf %d: %v", i, err)
+		}
+	}
+	if err := checkCredentialTypes(tr); err != nil {
+		t.Error(err)
+	}
+	g.context.Extensions = nil // they change: all leaves are looked at again
+	g.own = 0
+	if err := g.checkResult(tr, gc, nil); err != nil {
+		t.Error(err)
+	}
+	// Read again for each leaf, or each type looked for in each list, it would be a
+	// billion steps and more.
+	if took := time.Since(start); took > 4*time.Second {
+		t.Errorf("took %v", took)
+	}
+	lacking := *wideLeaf(2000)
+	lacking.Capabilities.Extensions = []ExtensionType{0xF001}
+	wantRule(t, "a leaf that lacks one", "LEAF-7", lacking.meets(needs))
 }

@@ -183,6 +183,8 @@ func TestTreeCopies(t *testing.T) {
 	a.removeLeaf(1)
 }
 
+// TREE-2, TREE-3, TREE-7, mls-rs#362, mls-rs#321: a list of nodes that is no tree is
+// refused, and with it every index that is not in range.
 func TestTreeImportRefuses(t *testing.T) {
 	t.Parallel()
 	suite := testSuite(t, 1)

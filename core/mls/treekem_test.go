@@ -112,6 +112,8 @@ func (p *pathCase) rehash(path *UpdatePath) {
 	_, path.LeafNode.ParentHash = p.work.pathNodes(steps[:len(publics)], publics)
 }
 
+// PATH-2, PATH-6, TREE-11, LEAF-2, LEAF-3: what is wrong with a path is refused before
+// the tree changes.
 func TestPathRefused(t *testing.T) {
 	t.Parallel()
 	for _, suite := range allSuites(t) {

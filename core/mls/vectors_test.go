@@ -17,16 +17,16 @@ import (
 	"github.com/conclave-mls/conclave/providers/pure"
 )
 
-// KS-1: every file of the working group passes whole, in all seven suites, with nothing
-// skipped.
+// KS-1, TREE-1, TREE-4, TREE-6, TREE-8, TREE-9, PATH-1, PATH-4, PATH-7, PATH-8: every
+// file of the working group passes whole, in all seven suites, with nothing skipped.
 func TestVectors(t *testing.T) { testVectors(t, "vectors", "mls") }
 
 // Files from elsewhere, in the same shapes.
 func TestExtraVectors(t *testing.T)       { testVectors(t, "vectors", "mls", "extra") }
 func TestPostQuantumVectors(t *testing.T) { testVectors(t, "vectors", "mls", "pq") }
 
-// LEAF-10, KP-9: groups recorded from live runs of several implementations, whose leaves
-// and key packages say much that nobody knows.
+// LEAF-10, KP-9, KS-9, PATH-7: groups recorded from live runs of several implementations,
+// whose leaves and key packages say much that nobody knows.
 func TestInteropVectors(t *testing.T) { testVectors(t, "vectors", "mls", "passive-interop") }
 
 // testVectors runs all files of a folder, each as a test of its own. What fails
