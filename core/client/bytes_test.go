@@ -225,7 +225,8 @@ func measure(t testing.TB, n int) {
 	}
 }
 
-// TestBytesPerOperation keeps the limits in a group that is quick to make.
+// ENG-2: what an application message and a commit write stays within limits, in a
+// group that is quick to make.
 func TestBytesPerOperation(t *testing.T) {
 	measure(t, 2)
 	measure(t, 40)
