@@ -20,8 +20,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/conclave-mls/conclave/core/coretest"
-	"github.com/conclave-mls/conclave/core/mls"
-	"github.com/conclave-mls/conclave/providers/pure"
 )
 
 func TestMain(m *testing.M) {
@@ -137,39 +135,34 @@ func output(t *testing.T, args ...string) (out, err string, code int) {
 	return stdout.String(), stderr.String(), code
 }
 
-// The command reports what the tests of the engine report.
+// All vectors of the working group and of others pass, those of drafts apart; what is
+// skipped is stale, and the reason is told.
 func TestVectors(t *testing.T) {
-	t.Parallel()
 	folder := coretest.Shared(t, "vectors", "mls")
-	out, stderr, code := output(t, "vectors", folder)
+	t.Setenv("CONCLAVE_SHARED", filepath.Dir(filepath.Dir(folder)))
+	out, stderr, code := output(t, "vectors")
 	if code != 0 {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
-	files, err := filepath.Glob(filepath.Join(folder, "*.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var passed, failed, skipped int
-	software := pure.New()
-	for _, f := range files {
-		text, err := os.ReadFile(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r, err := mls.RunVectors(t.Context(), software, software, text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		passed, failed, skipped = passed+r.Passed, failed+len(r.Failed), skipped+len(r.Skipped)
-		want := fmt.Sprintf("%s: %s: %d passed, %d failed, %d skipped\n", f, r.Type, r.Passed, len(r.Failed), len(r.Skipped))
-		if !strings.Contains(out, want) {
-			t.Errorf("no line %q", want)
+	told := 0
+	for line := range strings.Lines(out) {
+		switch verdict, rest, _ := strings.Cut(line, " "); verdict {
+		case "ok", "out":
+			told++
+		case "FAIL", "skip":
+			t.Error(line)
+		case "": // a reason
+			if !strings.Contains(rest, "case 2 skipped: the file is stale: ") && !strings.Contains(rest, "case 3 skipped: the file is stale: ") {
+				t.Error(line)
+			}
 		}
 	}
-	lines := strings.Split(strings.TrimSpace(out), "\n")
-	want := fmt.Sprintf("%d passed, %d failed, %d skipped", passed, failed, skipped)
-	if last := lines[len(lines)-1]; last != want || passed == 0 {
-		t.Errorf("last line %q, want %q", last, want)
+	if want := 15 + 7 + 15 + 1; told != want { // of the working group, from live runs, from elsewhere, pq/
+		t.Errorf("%d files and folders, want %d:\n%s", told, want, out)
+	}
+	passed := 0
+	if _, err := fmt.Sscanf(out[strings.LastIndex(strings.TrimSpace(out), "\n")+1:], "%d passed, 0 failed, 2 skipped\n", &passed); err != nil || passed < 1800 {
+		t.Errorf("%d passed, %v:\n%s", passed, err, out)
 	}
 }
 

@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -19,18 +21,28 @@ import (
 
 func (p *program) vectors() *cobra.Command {
 	return &cobra.Command{
-		Use:   "vectors PATH...",
+		Use:   "vectors [PATH...]",
 		Short: "Run MLS test vectors through the engine",
 		Long: `Run files of MLS test vectors, in the shapes of the MLS working group, through
 the engine: a self-test of this very program. The type of a file is known by its
-fields. Of a folder, every *.json directly in it is run.
+fields. Of a folder, every *.json in and below it is run, but for those of drafts
+that the engine does not have (pq/, targeted-messages.json). Without a path it is
+the folder vectors/mls in the one that CONCLAVE_SHARED names, or else in ./shared
+or ../shared.
 
 The exit code is 1 if a case failed or none was run. A case is skipped only for
-what the engine does not implement, and the reason is printed.`,
+what the engine does not implement, or if a part of it is proven to be stale while
+the rest holds; the reason is printed.`,
 		Example: "  conclave vectors welcome.json treekem.json\n  conclave vectors test-vectors/",
-		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, paths []string) error {
-			files, err := vectorFiles(paths)
+			if len(paths) == 0 {
+				folder, err := sharedVectors()
+				if err != nil {
+					return err
+				}
+				paths = []string{folder}
+			}
+			files, err := p.vectorFiles(paths)
 			if err != nil {
 				return err
 			}
@@ -39,22 +51,49 @@ what the engine does not implement, and the reason is printed.`,
 	}
 }
 
-// vectorFiles puts the JSON files of a folder in its place.
-func vectorFiles(paths []string) (files []string, err error) {
+// sharedVectors finds the folder that the tests use.
+func sharedVectors() (string, error) {
+	roots := []string{"shared", filepath.Join("..", "shared")}
+	if root := os.Getenv("CONCLAVE_SHARED"); root != "" {
+		roots = []string{root}
+	}
+	for _, root := range roots {
+		folder := filepath.Join(root, "vectors", "mls")
+		if _, err := os.Stat(folder); err == nil {
+			return folder, nil
+		}
+	}
+	return "", fmt.Errorf("no folder of test vectors: name one, or set CONCLAVE_SHARED: %w", core.ErrNotFound)
+}
+
+// draftVectors are left out of folders.
+var draftVectors = map[string]string{
+	"pq":                     "the post-quantum drafts are not implemented",
+	"targeted-messages.json": "targeted messages (a draft) are not implemented",
+}
+
+// vectorFiles puts the JSON files in and below a folder in its place.
+func (p *program) vectorFiles(paths []string) (files []string, err error) {
 	for _, path := range paths {
-		info, err := os.Stat(path)
+		err := filepath.WalkDir(path, func(name string, entry fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			if reason, out := draftVectors[entry.Name()]; out && name != path {
+				p.printf("out   %s: %s\n", name, reason)
+				if entry.IsDir() {
+					return fs.SkipDir
+				}
+				return nil
+			}
+			if name == path && !entry.IsDir() || filepath.Ext(name) == ".json" && entry.Type().IsRegular() {
+				files = append(files, name)
+			}
+			return nil
+		})
 		if err != nil {
 			return nil, err
 		}
-		if !info.IsDir() {
-			files = append(files, path)
-			continue
-		}
-		inside, err := filepath.Glob(filepath.Join(path, "*.json"))
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w: %w", path, core.ErrInvalid, err)
-		}
-		files = append(files, inside...)
 	}
 	return files, nil
 }
@@ -63,23 +102,40 @@ func vectorFiles(paths []string) (files []string, err error) {
 var errVectors = errors.New("the test vectors did not pass")
 
 func (p *program) runVectors(ctx context.Context, files []string) error {
-	var passed, failed, skipped int
+	type outcome struct {
+		report *mls.VectorReport
+		err    error
+	}
 	software := pure.New()
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return err
-		}
-		report, err := mls.RunVectors(ctx, software, software, text)
+	// All at once, as far as there are cores, and told in their order.
+	outcomes := make([]chan outcome, len(files))
+	cores := make(chan struct{}, runtime.GOMAXPROCS(0))
+	for i, file := range files {
+		outcomes[i] = make(chan outcome, 1)
+		go func() {
+			cores <- struct{}{}
+			defer func() { <-cores }()
+			text, err := os.ReadFile(file)
+			if err != nil {
+				outcomes[i] <- outcome{nil, err}
+				return
+			}
+			report, err := mls.RunVectors(ctx, software, software, text)
+			outcomes[i] <- outcome{report, err}
+		}()
+	}
+	var passed, failed, skipped int
+	for i, file := range files {
+		o := <-outcomes[i]
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err != nil {
+		if o.err != nil {
 			failed++
-			p.printf("FAIL  %s: %v\n", file, err)
+			p.printf("FAIL  %s: %v\n", file, o.err)
 			continue
 		}
-		verdict := "ok"
+		report, verdict := o.report, "ok"
 		switch {
 		case len(report.Failed) > 0:
 			verdict = "FAIL"

@@ -26,7 +26,8 @@ type VectorReport struct {
 }
 
 // A VectorOutcome is why a case failed or was skipped. A case is skipped only
-// for what the engine or the suites do not have.
+// for what the engine or the suites do not have, and for a part that is proven to
+// be stale, if the rest of it holds.
 type VectorOutcome struct {
 	Case int // index in the file
 	Err  error
