@@ -57,8 +57,8 @@ func TestExternalJoin(t *testing.T) {
 	})
 }
 
-// core-crypto/buffer: the answer is lost. Messages that come meanwhile wait, the echo
-// completes the join, and a rejoin does not fall over the old group.
+// TestExternalJoinUnknown: the answer is lost. Messages that come meanwhile wait, the
+// echo completes the join, and a rejoin does not fall over the old group.
 func TestExternalJoinUnknown(t *testing.T) {
 	t.Parallel()
 	for _, member := range []bool{false, true} {

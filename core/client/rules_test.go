@@ -72,10 +72,21 @@ func TestWelcomeWaitsForItsCommit(t *testing.T) {
 		w.in(bob, update) // now it is overtaken
 		w.must(alice.Resume(t.Context()))
 		waits("a commit that is overtaken")
+		alice.Link.Before = func(call string) error { // the next one is as well, and is then made anew
+			if call == "commit" {
+				alice.Link.Before = nil
+				waits("a commit before it is accepted")
+				w.must(bob.Link.Drain(t.Context(), chat))
+				w.in(bob, update)
+			}
+			return nil
+		}
 		w.must(add())
 		if _, ok := w.service.Welcome("dave"); !ok {
-			t.Error("the Welcome of a commit that is accepted is not there")
+			t.Fatal("the Welcome of a commit that is accepted is not there")
 		}
+		w.must(dave.Welcomes(t.Context()))
+		waits("a commit that was made anew")
 		w.catchUp()
 		w.agree(alice, bob, carol, dave)
 	})
@@ -282,4 +293,55 @@ func TestReadsThatFail(t *testing.T) {
 	w.must(alice.Resume(t.Context()))
 	w.catchUp()
 	w.agree(alice, bob)
+}
+
+// core-crypto/buffer: what was buffered before we join again is tried once at most, and
+// nothing of it stays.
+func TestBufferAfterRejoin(t *testing.T) {
+	t.Parallel()
+	bothPolicies(t, func(t *testing.T, policy mls.Config) {
+		w, alice, bob, _ := trio(t, policy, clienttest.Options{})
+		ks := memory.New()
+		dave := w.deviceOn("dave", ks, config())
+		w.add(alice, dave)
+		buffered := func() int {
+			answers, err := ks.Read(t.Context(), []core.Query{{Table: 30, KeysOnly: true}, {Table: 31, KeysOnly: true}})
+			w.must(err)
+			return len(answers[0]) + len(answers[1])
+		}
+		from := len(w.service.Log(chat))
+		w.update(alice)
+		w.send(alice, "one")
+		w.must(bob.Link.Drain(t.Context(), chat))
+		w.update(bob) // a commit of the epoch that dave does not know
+		texts := 0
+		for _, message := range w.since(from)[1:] {
+			r, err := w.give(dave, message)
+			if b, ok := r.(*client.Buffered); err != nil && !errors.Is(err, mls.ErrWrongEpoch) || err == nil && (!ok || b.Reason != client.FutureEpoch) {
+				t.Fatalf("%+v, %v", r, err)
+			}
+		}
+		if buffered() != 2 {
+			t.Fatalf("%d are buffered", buffered())
+		}
+		w.must(w.join(dave))
+		w.catchUp()
+		if n := buffered(); n != 0 {
+			t.Errorf("%d are buffered still", n)
+		}
+		for range 2 {
+			w.send(alice, "two")
+			w.update(bob)
+			w.catchUp()
+		}
+		for _, text := range dave.Texts() {
+			if text == "one" {
+				texts++
+			}
+		}
+		if texts > 1 {
+			t.Errorf("what was buffered came %d times", texts)
+		}
+		w.agree(alice, bob, dave)
+	})
 }
