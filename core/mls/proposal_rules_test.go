@@ -385,3 +385,48 @@ func TestOneProposalForALeaf(t *testing.T) {
 		all.commitAll(t, alice, mls.CommitParams{ForcePath: true}).talk(t) // encrypted to that key
 	}
 }
+
+// PRP-2, PRP-3: an Update of our own that waits is not in our commit; what it says is
+// what the path's leaf says, with the newest if there are several. A Remove of ourselves
+// waits for somebody else.
+func TestOwnProposalsInOwnCommit(t *testing.T) {
+	t.Parallel()
+	alice, bob, _, all := threesome(t, mls.DefaultConfig, nil)
+	var newest core.Signer
+	for range 2 {
+		newest = alice.newSigner()
+		message, err := alice.proposeUpdate(mls.LeafParams{SignatureKey: newest})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.deliver(t, alice, message)
+	}
+	b, err := alice.commit(mls.CommitParams{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if leaf := alice.pending.PathLeaf(); leaf == nil || !bytes.Equal(leaf.SignatureKey, newest.Public()) || len(alice.pending.Proposals()) != 0 {
+		t.Fatalf("%d proposals, leaf %+v", len(alice.pending.Proposals()), leaf)
+	}
+	all.deliver(t, alice, b.Commit)
+	alice.merge()
+	all.agree(t)
+	if n, err := mls.WaitingUpdates(t.Context(), alice.env(), alice.g()); err != nil || n != 0 {
+		t.Errorf("%d updates wait, %v", n, err)
+	}
+	all.talk(t)
+
+	message, err := alice.propose(&mls.Remove{Removed: alice.g().OwnLeaf()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all.deliver(t, alice, message)
+	if _, err := alice.commit(mls.CommitParams{}); err != nil || len(alice.pending.Proposals()) != 0 {
+		t.Errorf("%d proposals, %v", len(alice.pending.Proposals()), err)
+	}
+	alice.discard()
+	rest := all.commitAll(t, bob, mls.CommitParams{})
+	if len(rest) != 2 || alice.g().Active() {
+		t.Errorf("%d are left", len(rest))
+	}
+}
