@@ -167,3 +167,33 @@ func TestVersionOfReInit(t *testing.T) {
 		t.Errorf("a version that we do not have: %v", err)
 	}
 }
+
+// RE-5: who joins a branch sees that all its members are in the group before, as clients,
+// whatever keys they have now.
+func TestOutsiderInBranch(t *testing.T) {
+	t.Parallel()
+	_, bob, mallory, _ := threesome(t, mls.DefaultConfig, nil)
+	for name, rule := range map[string]string{"alice": "", "zoe": "RE-5"} {
+		m, b := mallory.next(1), bob.next(1)
+		m.create("branch", nil)
+		env := m.env()
+		env.PSK = func(_ context.Context, id mls.PreSharedKeyID) (core.Secret, error) {
+			secret, _ := mallory.g().ResumptionPSK(id.Epoch)
+			return secret, nil
+		}
+		id := mls.PreSharedKeyID{Type: mls.PSKResumption, Usage: mls.ResumptionBranch, GroupID: []byte("group"), Epoch: 1, Nonce: make([]byte, 32)}
+		_, pending, _, err := mls.ForgeCommit(t.Context(), env, m.g(), []mls.Proposal{
+			&mls.PreSharedKey{PSK: id}, adding(b), adding(newMember(t, 1, name, mls.DefaultConfig)),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		bundle, err := pending.Bundle(t.Context(), env, m.g())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.join(bundle.Welcome); rule == "" && err != nil || rule != "" && !isRule(err, rule) {
+			t.Errorf("with %s: %v", name, err)
+		}
+	}
+}
