@@ -202,7 +202,7 @@ func TestNewMemberProposes(t *testing.T) {
 	g.all.commitAll(t, g.bob, mls.CommitParams{}, zoe).talk(t)
 }
 
-// XS-4: what comes from outside is a PublicMessage without a membership tag, also into
+// XS-4, FR-4: what comes from outside is a PublicMessage without a membership tag, also into
 // groups whose members encrypt.
 func TestOutsidersSendInClear(t *testing.T) {
 	t.Parallel()

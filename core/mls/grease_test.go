@@ -170,7 +170,7 @@ func allGrease() *mls.Capabilities {
 	return &c
 }
 
-// GRE-2, GRE-3: a value that our own leaf lists is still unknown to us: no group that
+// GRE-2, GRE-3, CRD-4: a value that our own leaf lists is still unknown to us: no group that
 // has or requires one can be made, joined or become ours.
 func TestGreaseIsNoSupport(t *testing.T) {
 	t.Parallel()

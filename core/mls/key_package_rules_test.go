@@ -26,7 +26,7 @@ func newPackage(t *testing.T, change func(*mls.KeyPackage)) (*member, *mls.KeyPa
 	return m, kp
 }
 
-// KP-1, KP-2, CRD-4, mls-rs#323: a key package that breaks one rule is refused for it,
+// KP-1, KP-2, LEAF-2, LEAF-6, LEAF-9, CRD-4, CS-2, mls-rs#323: a key package that breaks one rule is refused for it,
 // on its own and in an Add: version, suite, place, keys, signatures.
 func TestKeyPackageIsRefused(t *testing.T) {
 	t.Parallel()
@@ -88,6 +88,17 @@ func TestKeyPackageIsRefused(t *testing.T) {
 	m, kp := newPackage(t, func(*mls.KeyPackage) {})
 	if err := kp.Validate(m.suite, time.Time{}); err != nil {
 		t.Error(err)
+	}
+	kp.LeafNode.Lifetime = mls.Lifetime{NotBefore: 1000, NotAfter: 2000}
+	if err := mls.ForgeKeyPackage(t.Context(), m.signer(), kp); err != nil {
+		t.Fatal(err)
+	}
+	for at, good := range map[int64]bool{999: false, 1000: true, 2000: true, 2001: false} {
+		if err := kp.Validate(m.suite, time.Unix(at, 0)); good && err != nil {
+			t.Errorf("at %d: %v", at, err)
+		} else if !good {
+			wantBreach(t, "out of its lifetime", "LEAF-9", err)
+		}
 	}
 	// In an MLSMessage both have one version, and there is one only.
 	for what, versions := range map[string][2]uint16{"the message": {2, 1}, "the package": {1, 2}, "both": {2, 2}, "neither": {0, 0}} {

@@ -305,6 +305,16 @@ func TestKeysAreUnique(t *testing.T) {
 		wantBreach(t, what+", committed", "LEAF-4", err)
 		wantRefusal(t, what, alice, mallory.uncheckedCommit(nil, list...), "LEAF-4", nil)
 	}
+	// A key that the leaf has first and a parent behind it.
+	dave := newMember(t, 1, "dave", mls.DefaultConfig)
+	p = p.commitAll(t, alice, mls.CommitParams{Proposals: []mls.Proposal{&mls.Add{KeyPackage: dave.keyPackage()}}}, dave)
+	p.commitAll(t, dave, mls.CommitParams{ForcePath: true})
+	if nodes, err = mls.UnmarshalRatchetTree(alice.tree()); err != nil {
+		t.Fatal(err)
+	}
+	behind := []mls.Proposal{&mls.Remove{Removed: bob.g().OwnLeaf()}, add("zoe", fresh(), nodes[5].Parent.EncryptionKey)}
+	_, err = alice.commit(mls.CommitParams{Proposals: behind})
+	wantBreach(t, "an Add with the key of a parent behind it", "LEAF-4", err)
 	// A path with the signature key of another; its encryption keys are PATH-6.
 	message, err := mls.ForgeUncheckedCommit(ctx, mallory.env(), mallory.g(), nil, func(n *mls.LeafNode) { n.SignatureKey = signatureKey }, bobs)
 	if err != nil {

@@ -313,7 +313,7 @@ func TestReuseGuard(t *testing.T) {
 	wantBytes(t, "nonce", senderData{reuseGuard: [4]byte{0xF1, 0xF2, 0xF3, 0xF4}}.guard(nonce), []byte{0xF0, 0xF0, 0xF0, 0xF0, 5, 6, 7, 8, 9, 10, 11, 12})
 }
 
-// COD-2: what cannot be sent is refused before a generation is spent.
+// COD-2, FR-9: what cannot be sent is refused before a generation is spent.
 func TestPrivateMessageRefusals(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

@@ -87,13 +87,25 @@ func TestSuiteThatIsNotAtHand(t *testing.T) {
 	}
 }
 
-// CS-2: public keys that are none are refused before they are used: an external_pub
-// here; the others are in the tests of LEAF, KP, TREE, PATH and EXT-5.
-func TestExternalPubIsAKey(t *testing.T) {
+// CS-2: public keys that are none are refused before they are used: an external_pub and
+// the key of an external sender here; the others are in the tests of LEAF, KP, TREE,
+// PATH and EXT-5.
+func TestPublicKeysFromOutside(t *testing.T) {
 	t.Parallel()
 	for _, suite := range provider.Suites() {
 		alice := newMember(t, suite, "alice", mls.DefaultConfig)
 		alice.create("group", nil)
+		for _, bad := range [][]byte{nil, alice.signer().Public()[1:], append(alice.signer().Public(), 0)} {
+			senders := mls.Extensions{mls.ExternalSendersExtension([]mls.ExternalSender{{SignatureKey: bad, Credential: core.BasicCredential("service")}})}
+			_, err := alice.commit(mls.CommitParams{Proposals: []mls.Proposal{&mls.GroupContextExtensions{Extensions: senders}}})
+			wantBreach(t, fmt.Sprintf("suite %v: a sender with %x", suite, bad), "CS-2", err)
+			zoe := newMember(t, suite, "zoe", mls.DefaultConfig)
+			_, _, err = mls.Create(t.Context(), zoe.env(), mls.CreateParams{
+				Suite: zoe.suite, GroupID: []byte("g"), Signer: zoe.signer(), Credential: core.BasicCredential("zoe"),
+				Capabilities: zoe.capabilities(), Lifetime: mls.NoLifetime, Extensions: senders,
+			})
+			wantBreach(t, fmt.Sprintf("suite %v: a group with a sender with %x", suite, bad), "CS-2", err)
+		}
 		good := infoOf(t, alice.groupInfo()).Extensions
 		for what, bad := range map[string]func([]byte) []byte{
 			"zeros":        func(k []byte) []byte { return make([]byte, len(k)) },

@@ -381,6 +381,7 @@ func TestTreeParentHashOfFilteredPath(t *testing.T) {
 	c.check()
 }
 
+// LEAF-1, LEAF-4, CS-2: what is wrong with a leaf or a key of a tree is found.
 func TestTreeValidateRefuses(t *testing.T) {
 	t.Parallel()
 	for _, suite := range allSuites(t) {

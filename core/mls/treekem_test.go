@@ -112,7 +112,7 @@ func (p *pathCase) rehash(path *UpdatePath) {
 	_, path.LeafNode.ParentHash = p.work.pathNodes(steps[:len(publics)], publics)
 }
 
-// PATH-2, PATH-6, TREE-11, LEAF-2, LEAF-3: what is wrong with a path is refused before
+// PATH-2, PATH-6, TREE-11, LEAF-2, LEAF-3, CS-2: what is wrong with a path is refused before
 // the tree changes.
 func TestPathRefused(t *testing.T) {
 	t.Parallel()
@@ -197,7 +197,8 @@ func TestPathRefused(t *testing.T) {
 	}
 }
 
-// PATH-5: a path secret that does not give the keys sent, all the way up.
+// PATH-4, PATH-5: a path secret that does not give the keys sent, all the way up, or
+// that is for nobody here.
 func TestPathSecretOfOtherKeys(t *testing.T) {
 	t.Parallel()
 	p := newPathCase(t, testSuite(t, 1))
