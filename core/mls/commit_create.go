@@ -4,6 +4,7 @@ package mls
 
 import (
 	"context"
+	"errors"
 
 	"github.com/conclave-mls/conclave/core"
 )
@@ -60,7 +61,12 @@ func (g *Group) Commit(ctx context.Context, env *Env, p CommitParams) (*Group, *
 			}
 		}
 	}
-	return b.build(ctx)
+	next, pending, ws, err := b.build(ctx)
+	if rule := (*RuleError)(nil); b.params.Leaf != p.Leaf && errors.As(err, &rule) {
+		b.params.Leaf = p.Leaf // like anybody's Update, it is left out if it does not fit
+		return b.build(ctx)
+	}
+	return next, pending, ws, err
 }
 
 // A commitBuilder carries what the steps of one commit hand on.

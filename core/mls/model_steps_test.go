@@ -210,6 +210,11 @@ func (w *world) propose() {
 		if w.pick(2) == 0 {
 			params.SignatureKey, p.leaf.key = a.newSigner(), len(a.signers)-1
 		}
+		if w.rarely(4) {
+			p.leaf.rich = !now.rich
+			c := a.capabilitiesOf(p.leaf.rich)
+			params.Capabilities = &c
+		}
 		g, sent, ws, err = a.g().ProposeUpdate(w.Context(), a.env(), params, nil)
 		w.expect(v, err, "%s in %d: propose an update", a.name, a.at.number)
 	} else {
@@ -342,7 +347,7 @@ func (w *world) stage() *modelCommit {
 
 func (w *world) stageOf(a *actor, own int, values []modelItem, params mls.CommitParams) *modelCommit {
 	params.ForcePath, params.OmitTree = w.calm || w.pick(2) == 0, w.rarely(5)
-	key := a.at.tree.leaf(own).key
+	key, rich := a.at.tree.leaf(own).key, a.at.tree.leaf(own).rich
 	wants := params.ForcePath
 	if w.rarely(6) {
 		params.Leaf.SignatureKey, key, wants = a.newSigner(), len(a.signers)-1, true
@@ -350,7 +355,7 @@ func (w *world) stageOf(a *actor, own int, values []modelItem, params mls.Commit
 	for _, p := range a.waiting { // the newest Update of our own goes into the path
 		if p.kind == mls.ProposalUpdate && p.from == own {
 			if wants = true; params.Leaf.SignatureKey == nil {
-				key = p.leaf.key
+				key, rich = p.leaf.key, p.leaf.rich
 			}
 		}
 	}
@@ -370,9 +375,15 @@ func (w *world) stageOf(a *actor, own int, values []modelItem, params mls.Commit
 	if path := pathRequired(c.list) || wants; path != a.pending.HasPath() {
 		w.fail("%s in %d: commit has a path: %v", a.name, a.at.number, !path)
 	} else if path {
-		c.leaf = &modelLeaf{name: a.name, key: key, rich: a.at.tree.leaf(own).rich, mark: w.mark()}
+		c.leaf = &modelLeaf{name: a.name, key: key, rich: rich, mark: w.mark()}
 	}
-	c.follow(w.mark)
+	if c.follow(w.mark); c.leaf != nil && !c.leaf.rich && c.result.extensions.demands() != "" {
+		// Our own Update is left out like anybody's that does not fit.
+		c.leaf.key, c.leaf.rich = a.at.tree.leaf(own).key, a.at.tree.leaf(own).rich
+	}
+	if i := slices.IndexFunc(c.result.tree.leaves(), func(l *modelLeaf) bool { return l != nil && !l.rich }); i >= 0 && c.result.extensions.demands() != "" {
+		w.fail("%s in %d: commit: leaf %d does not support what the group demands", a.name, a.at.number, i)
+	}
 	c.sent = &letter{content: mls.ContentCommit, sender: mls.SenderMember, epoch: a.at, name: a.name, from: own, commit: c, bytes: bundle.Commit}
 	if a.limits.Handshake == mls.HandshakePrivate {
 		c.sent.private, c.sent.generation = true, a.spend(false)
@@ -626,7 +637,7 @@ func (w *world) enterFromOutside() {
 			params.Replace = func(o mls.Member) bool { return string(o.Credential.Identity) == a.name }
 			c.list = append(c.list, modelItem{&modelProposal{kind: mls.ProposalRemove, target: was}, false})
 		} else {
-			v = v.or(breaks("PRP-3"))
+			v = v.or(breaks("PRP-3", "LEAF-4")) // it is there already, perhaps with the same key
 		}
 	}
 	if omitPub {
