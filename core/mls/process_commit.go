@@ -52,6 +52,9 @@ func (g *Group) applyCommit(ctx context.Context, env *Env, a *AuthenticatedConte
 	ac.context.Epoch++
 	ac.context.Extensions, ac.added = list.apply(ac.work, g.context.Extensions)
 	ac.result = g.describe(list, ac.added, c, store)
+	if len(list) < len(c.Commit.Proposals) { // we are removed, beside something that we do not know
+		return ac, nil // without it the new tree cannot be made, nor its path checked
+	}
 	if !ac.result.SelfRemoved && g.secrets != nil {
 		if ac.psks, err = g.gatherPSKs(ctx, env, list.pskIDs()); err != nil {
 			return nil, err
