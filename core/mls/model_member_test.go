@@ -192,15 +192,25 @@ func (m *modelMember) judgeProposal(l *letter) verdict {
 }
 
 func (m *modelMember) judgeCommit(c *modelCommit, own int) verdict {
+	if m.knows(c, own) { // whatever else there is
+		return fine
+	}
 	for _, p := range c.list {
 		if p.byReference && !slices.Contains(m.waiting, p.modelProposal) {
 			return refused(mls.ErrMissingProposal)
 		}
 	}
-	if !c.removes(own) && m.lacks(c.list) {
+	if m.lacks(c.list) {
 		return refused(mls.ErrMissingPSK)
 	}
 	return fine
+}
+
+// knows is whether the member sees that a commit removes it.
+func (m *modelMember) knows(c *modelCommit, own int) bool {
+	return slices.ContainsFunc(c.list, func(p modelItem) bool {
+		return p.kind == mls.ProposalRemove && p.target == own && (!p.byReference || slices.Contains(m.waiting, p.modelProposal))
+	})
 }
 
 // take changes the model as the message says, which was judged fine.

@@ -360,7 +360,9 @@ func (w *world) deliver(a *actor, l *letter) bool {
 		if l.content != mls.ContentCommit || got.SelfRemoved != l.commit.removes(own) {
 			w.fail("%s: %s came out as something else", a.name, l)
 		}
-		w.lookAtChanges(a, l.commit, got, was, waiting)
+		if !got.SelfRemoved || !slices.ContainsFunc(l.commit.list, func(p modelItem) bool { return p.byReference && !slices.Contains(waiting, p.modelProposal) }) {
+			w.lookAtChanges(a, l.commit, got, was, waiting) // who is removed need not know all
+		}
 		w.look(a)
 	}
 	return true
