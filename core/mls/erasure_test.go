@@ -58,6 +58,9 @@ func (w *watch) look(step string) {
 	g := m.g()
 	if w.before != nil && g.Epoch() != w.epoch {
 		w.old[w.epoch] = w.before
+		if pending {
+			t.Errorf("%s, %s: a commit of the epoch before is still stored", m.name, step)
+		}
 	}
 	if !pending {
 		w.marks[g.Epoch()] = len(w.r.known)
