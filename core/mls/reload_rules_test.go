@@ -68,7 +68,7 @@ func TestLoadedIsWhatWasReturned(t *testing.T) {
 				if want, got := stateOf(t, m, m.group), stateOf(t, m, loaded); got != want {
 					t.Fatalf("%s, %s: loaded:\n%s\nreturned:\n%s", what, m.name, got, want)
 				}
-				for _, message := range seen {
+				for _, message := range seen[max(0, len(seen)-6):] {
 					parsed, err := mls.UnmarshalMLSMessage(message)
 					if err != nil {
 						t.Fatal(err)

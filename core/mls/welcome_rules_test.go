@@ -387,6 +387,7 @@ func TestPathSecretOfWelcome(t *testing.T) {
 	var list []mls.Proposal
 	for i := range 11 {
 		m := newMember(t, 1, fmt.Sprint("member ", i+1), mls.DefaultConfig)
+		m.reload = false
 		all, list = append(all, m), append(list, adding(m))
 	}
 	all = all[:1].commitAll(t, alice, mls.CommitParams{Proposals: list, ForcePath: true}, all[1:]...)
@@ -399,7 +400,7 @@ func TestPathSecretOfWelcome(t *testing.T) {
 	}
 	all = all.commitAll(t, all[4], mls.CommitParams{Proposals: list})
 	all = all.commitAll(t, all[4], mls.CommitParams{ForcePath: true})
-	for i := range all[:3] {
+	for i := range all[:2] {
 		for by := range 5 { // they come to leaves 1, 2, 5 and on, into the filled and the blank
 			zoe := newMember(t, 1, fmt.Sprint("zoe ", i, by), mls.DefaultConfig)
 			all = all.commitAll(t, all[by], mls.CommitParams{Proposals: []mls.Proposal{adding(zoe)}, ForcePath: true}, zoe)
