@@ -84,11 +84,16 @@ type commitBuilder struct {
 	path      *createdPath // nil: no path
 }
 
-// adopt takes the new credential and key of an own Update proposal over.
+// adopt takes over what an own Update proposal says and the caller does not.
 func (b *commitBuilder) adopt(ctx context.Context, leaf *LeafNode) error {
 	leaf = leaf.withoutGrease()
 	b.params.Leaf.Credential = &leaf.Credential
-	b.params.Leaf.Capabilities, b.params.Leaf.Extensions = &leaf.Capabilities, &leaf.Extensions
+	if b.params.Leaf.Capabilities == nil {
+		b.params.Leaf.Capabilities = &leaf.Capabilities
+	}
+	if b.params.Leaf.Extensions == nil {
+		b.params.Leaf.Extensions = &leaf.Extensions
+	}
 	var err error
 	b.params.Leaf.SignatureKey, err = b.env.signer(ctx, leaf.SignatureKey)
 	return err

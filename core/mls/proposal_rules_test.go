@@ -401,12 +401,17 @@ func TestOwnProposalsInOwnCommit(t *testing.T) {
 		}
 		all.deliver(t, alice, message)
 	}
-	b, err := alice.commit(mls.CommitParams{})
+	// what the commit itself says of our leaf counts more
+	b, err := alice.commit(mls.CommitParams{Leaf: mls.LeafParams{Extensions: &mls.Extensions{{Type: mls.ExtensionApplicationID, Data: []byte{1, 'x'}}}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if leaf := alice.pending.PathLeaf(); leaf == nil || !bytes.Equal(leaf.SignatureKey, newest.Public()) || len(alice.pending.Proposals()) != 0 {
+	leaf := alice.pending.PathLeaf()
+	if leaf == nil || !bytes.Equal(leaf.SignatureKey, newest.Public()) || len(alice.pending.Proposals()) != 0 {
 		t.Fatalf("%d proposals, leaf %+v", len(alice.pending.Proposals()), leaf)
+	}
+	if id, ok := leaf.Extensions.Find(mls.ExtensionApplicationID); !ok || string(id) != "\x01x" {
+		t.Errorf("the leaf's extensions are %+v", leaf.Extensions)
 	}
 	all.deliver(t, alice, b.Commit)
 	alice.merge()
