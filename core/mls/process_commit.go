@@ -5,6 +5,7 @@ package mls
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"github.com/conclave-mls/conclave/core"
 )
@@ -143,13 +144,14 @@ func (g *Group) processCommit(ctx context.Context, env *Env, a *AuthenticatedCon
 // resolve replaces references by what was received under them. Proposals by value
 // are checked here; those by reference were when they came (PRP-12).
 func (g *Group) resolve(env *Env, c *FramedContent, store *proposalStore) (list proposalList, err error) {
+	removed := sync.OnceValue(func() bool { return g.removesUs(c.Commit, store) }) // looks at all
 	for _, p := range c.Commit.Proposals {
 		if p.Proposal == nil {
 			if c.Sender.Type == SenderNewMemberCommit { // whatever it names; nobody has to look for it
 				return nil, breach("EXT-2", "proposal by reference in an external commit")
 			}
 			found, ok := store.find(p.Reference)
-			if !ok && g.removesUs(c.Commit, store) {
+			if !ok && removed() {
 				continue
 			}
 			if !ok {
@@ -162,7 +164,7 @@ func (g *Group) resolve(env *Env, c *FramedContent, store *proposalStore) (list 
 			return nil, breach("PRP-2", "update by value")
 		}
 		_, custom := p.Proposal.(*Custom)
-		if custom && c.Sender.Type == SenderMember && g.removesUs(c.Commit, store) {
+		if custom && c.Sender.Type == SenderMember && removed() {
 			// nothing of it is for us
 		} else if err := g.checkProposal(env, p.Proposal, c.Sender); err != nil {
 			return nil, err

@@ -4,12 +4,14 @@ package mls_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
@@ -433,5 +435,22 @@ func TestOwnProposalsInOwnCommit(t *testing.T) {
 	rest := all.commitAll(t, bob, mls.CommitParams{})
 	if len(rest) != 2 || alice.g().Active() {
 		t.Errorf("%d are left", len(rest))
+	}
+}
+
+// A commit that removes us and names very many proposals that we have not seen is
+// worked through in linear time.
+func TestManyUnknownReferences(t *testing.T) {
+	t.Parallel()
+	_, bob, mallory, _ := threesome(t, mls.DefaultConfig, nil)
+	var list []mls.ProposalOrRef
+	for i := range 50_000 {
+		list = append(list, mls.ProposalOrRef{Reference: binary.BigEndian.AppendUint32(nil, uint32(i))})
+	}
+	message := mallory.forgeCommit(pathOf(t, mallory), append(list, mls.ProposalOrRef{Proposal: &mls.Remove{Removed: bob.g().OwnLeaf()}})...)
+	start := time.Now()
+	_, err := bob.process(message)
+	if took := time.Since(start); took > 5*time.Second { // it takes some milliseconds
+		t.Errorf("it took %v: %v", took, err)
 	}
 }
