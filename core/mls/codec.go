@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/crypto/cryptobyte"
 
+	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/vlbytes"
 )
 
@@ -32,6 +33,9 @@ type reader struct {
 // unmarshal copies the input once, decodes it with f and requires that nothing
 // is left (COD-5).
 func unmarshal(what string, data []byte, f func(*reader)) error {
+	if len(data) > vlbytes.MaxLength { // what was decoded fits a vector again
+		return fmt.Errorf("%s of %d bytes: %w: %w", what, len(data), ErrMalformed, core.ErrTooLarge)
+	}
 	r := &reader{s: cryptobyte.String(bytes.Clone(data))}
 	f(r)
 	if r.bad || !r.s.Empty() {

@@ -23,7 +23,8 @@ type CommitParams struct {
 // if commits travel as PrivateMessage, and the pending commit, which begins the
 // next epoch when it is merged. Traffic of the epoch goes on meanwhile, from the
 // returned value only (RFC 9420 section 12.4.1).
-func (g *Group) Commit(ctx context.Context, env *Env, p CommitParams) (*Group, *PendingCommit, *WriteSet, error) {
+func (g *Group) Commit(ctx context.Context, env *Env, p CommitParams) (_ *Group, _ *PendingCommit, _ *WriteSet, err error) {
+	defer tooLarge(&err)
 	fail := func(err error) (*Group, *PendingCommit, *WriteSet, error) { return nil, nil, nil, err }
 	env = env.operation()
 	if !g.active {

@@ -27,7 +27,7 @@ func framedContentTBS(wire WireFormat, c *FramedContent, groupContext []byte) []
 // confirmation tag of a commit is not covered; the caller adds it. Content that
 // does not fit a vector is [core.ErrTooLarge].
 func signFramedContent(ctx context.Context, signer core.Signer, wire WireFormat, c *FramedContent, groupContext []byte) (*AuthenticatedContent, error) {
-	if len(c.Application) > vlbytes.MaxLength || len(c.AuthenticatedData) > vlbytes.MaxLength {
+	if len(c.Application)+len(c.AuthenticatedData) > vlbytes.MaxLength { // before anything is copied
 		return nil, fmt.Errorf("message: %w", core.ErrTooLarge)
 	}
 	signature, err := signWithLabel(ctx, signer, "FramedContentTBS", framedContentTBS(wire, c, groupContext))

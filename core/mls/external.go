@@ -28,7 +28,8 @@ type ExternalParams struct {
 // JoinExternal enters a group without being invited (RFC 9420 section 12.4.3.2):
 // it returns our view of the next epoch, which counts once the delivery service
 // has accepted the commit. The commit is a PublicMessage whatever the policy.
-func JoinExternal(ctx context.Context, env *Env, p ExternalParams) (*Group, []byte, *WriteSet, error) {
+func JoinExternal(ctx context.Context, env *Env, p ExternalParams) (_ *Group, _ []byte, _ *WriteSet, err error) {
+	defer tooLarge(&err)
 	fail := func(err error) (*Group, []byte, *WriteSet, error) { return nil, nil, nil, err }
 	env = env.operation()
 	suite, err := env.Suites.Suite(p.GroupInfo.GroupContext.Suite) // CS-6
@@ -169,7 +170,8 @@ type GroupInfoParams struct {
 
 // GroupInfo makes and signs the GroupInfo of the current epoch (EXT-9), as an
 // MLSMessage.
-func (g *Group) GroupInfo(ctx context.Context, env *Env, p GroupInfoParams) ([]byte, error) {
+func (g *Group) GroupInfo(ctx context.Context, env *Env, p GroupInfoParams) (_ []byte, err error) {
+	defer tooLarge(&err)
 	if !g.active {
 		return nil, ErrInactive
 	}

@@ -30,7 +30,8 @@ type ExternalProposalParams struct {
 // ProposeExternal makes a proposal from outside: an MLSMessage with a PublicMessage,
 // whatever the group's handshake policy, and without a membership tag (XS-4).
 // Members check the rest, the key of the sender first.
-func ProposeExternal(ctx context.Context, env *Env, p ExternalProposalParams) ([]byte, error) {
+func ProposeExternal(ctx context.Context, env *Env, p ExternalProposalParams) (_ []byte, err error) {
+	defer tooLarge(&err)
 	if p.Sender.Type != SenderExternal && p.Sender.Type != SenderNewMemberProposal {
 		return nil, breach("FR-4", "sender type %d is not from outside", p.Sender.Type)
 	}

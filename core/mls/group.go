@@ -58,7 +58,8 @@ type CreateParams struct {
 
 // Create starts a group with its creator as the only member, in epoch 0 (RFC
 // 9420 section 11).
-func Create(ctx context.Context, env *Env, p CreateParams) (*Group, *WriteSet, error) {
+func Create(ctx context.Context, env *Env, p CreateParams) (_ *Group, _ *WriteSet, err error) {
+	defer tooLarge(&err)
 	leafKey, err := p.Suite.GenerateKeyPair()
 	if err != nil {
 		return nil, nil, err
@@ -159,7 +160,8 @@ func (g *Group) ConfirmationTag() []byte { return bytes.Clone(g.tag) }
 func (g *Group) EpochAuthenticator() []byte { return bytes.Clone(g.secrets.authentication.Bytes()) }
 
 // Export is MLS-Exporter (RFC 9420 section 8.5): up to 255*Nh bytes, else ErrTooLarge.
-func (g *Group) Export(label string, context []byte, length int) (core.Secret, error) {
+func (g *Group) Export(label string, context []byte, length int) (_ core.Secret, err error) {
+	defer tooLarge(&err)
 	if !g.active {
 		return core.Secret{}, ErrInactive
 	}
@@ -219,7 +221,8 @@ func (g *Group) OwnLeafNode(ctx context.Context, env *Env) (*LeafNode, error) {
 }
 
 // RatchetTree exports the tree as the content of the ratchet_tree extension.
-func (g *Group) RatchetTree(ctx context.Context, env *Env) ([]byte, error) {
+func (g *Group) RatchetTree(ctx context.Context, env *Env) (_ []byte, err error) {
+	defer tooLarge(&err)
 	if err := g.tree.needAll(ctx, env.Fetch); err != nil {
 		return nil, err
 	}

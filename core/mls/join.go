@@ -34,7 +34,8 @@ type Joined struct {
 
 // Join enters a group by a Welcome (RFC 9420 section 12.4.3.1). The Env needs no
 // Fetch: there is nothing stored yet.
-func Join(ctx context.Context, env *Env, p JoinParams) (*Group, *Joined, *WriteSet, error) {
+func Join(ctx context.Context, env *Env, p JoinParams) (_ *Group, _ *Joined, _ *WriteSet, err error) {
+	defer tooLarge(&err)
 	fail := func(err error) (*Group, *Joined, *WriteSet, error) { return nil, nil, nil, err }
 	env = env.operation()
 	suite, err := env.Suites.Suite(p.Welcome.Suite) // CS-6

@@ -93,7 +93,8 @@ type KeyPackageBundle struct {
 }
 
 // NewKeyPackage makes a key package with fresh init and leaf keys (KP-3).
-func NewKeyPackage(ctx context.Context, p KeyPackageParams) (*KeyPackageBundle, error) {
+func NewKeyPackage(ctx context.Context, p KeyPackageParams) (_ *KeyPackageBundle, err error) {
+	defer tooLarge(&err)
 	if err := p.Lifetime.check(p.Now, p.MaxLifetime); err != nil {
 		return nil, err
 	}

@@ -25,7 +25,8 @@ type Observer struct {
 
 // Observe begins with a GroupInfo, checked whole (EXT-6), and the tree, if the
 // GroupInfo does not carry it. The Env needs neither Fetch nor Signer nor PSK.
-func Observe(env *Env, info *GroupInfo, tree []byte) (*Observer, error) {
+func Observe(env *Env, info *GroupInfo, tree []byte) (_ *Observer, err error) {
+	defer tooLarge(&err)
 	suite, err := env.Suites.Suite(info.GroupContext.Suite) // CS-6
 	if err != nil {
 		return nil, err
@@ -82,7 +83,8 @@ func (o *Observer) RatchetTree() []byte { return o.g.tree.appendTo(nil) }
 // a *ReceivedCommit. On an error the value at hand is as good as before; a
 // PrivateMessage is core.ErrUnsupported, and after one that carried a commit the
 // Observer has to begin anew.
-func (o *Observer) Process(ctx context.Context, env *Env, m *MLSMessage) (*Observer, Processed, error) {
+func (o *Observer) Process(ctx context.Context, env *Env, m *MLSMessage) (_ *Observer, _ Processed, err error) {
+	defer tooLarge(&err)
 	g := o.g
 	groupID, epoch, ok := m.GroupEpoch()
 	switch {

@@ -21,7 +21,7 @@ func inParallel[T any](n int, f func(i int) (T, error)) ([]T, error) {
 			if i >= n {
 				return
 			}
-			if results[i], errs[i] = f(i); errs[i] != nil {
+			if results[i], errs[i] = safely(i, f); errs[i] != nil {
 				failed.Store(true)
 			}
 		}
@@ -38,4 +38,10 @@ func inParallel[T any](n int, f func(i int) (T, error)) ([]T, error) {
 		}
 	}
 	return results, nil
+}
+
+// safely is f with [core.ErrTooLarge] as an error: nobody else sees a panic in here.
+func safely[T any](i int, f func(i int) (T, error)) (_ T, err error) {
+	defer tooLarge(&err)
+	return f(i)
 }

@@ -166,7 +166,8 @@ type CommitBundle struct {
 }
 
 // Bundle rebuilds the messages, byte for byte the same each time.
-func (p *PendingCommit) Bundle(ctx context.Context, env *Env, g *Group) (CommitBundle, error) {
+func (p *PendingCommit) Bundle(ctx context.Context, env *Env, g *Group) (_ CommitBundle, err error) {
+	defer tooLarge(&err)
 	t, _, err := p.apply(ctx, env, g)
 	if err != nil {
 		return CommitBundle{}, err
@@ -186,7 +187,8 @@ func (p *PendingCommit) Bundle(ctx context.Context, env *Env, g *Group) (CommitB
 
 // Welcomes is the bundle's Welcome divided: one for each leaf of Added, in its
 // order, so that no joiner sees who else joins or carries what is for others (WEL-10).
-func (p *PendingCommit) Welcomes(ctx context.Context, env *Env, g *Group) ([][]byte, error) {
+func (p *PendingCommit) Welcomes(ctx context.Context, env *Env, g *Group) (_ [][]byte, err error) {
+	defer tooLarge(&err)
 	t, _, err := p.apply(ctx, env, g)
 	if err != nil {
 		return nil, err
@@ -210,7 +212,8 @@ func welcomeMessage(suite core.Suite, encryptedGroupInfo []byte, joiners ...Encr
 // Merge begins the next epoch with our own commit, after the delivery service has
 // accepted it. The group is the one that made the commit, or what traffic has
 // made of it since.
-func (g *Group) Merge(ctx context.Context, env *Env, p *PendingCommit) (*Group, *ReceivedCommit, *WriteSet, error) {
+func (g *Group) Merge(ctx context.Context, env *Env, p *PendingCommit) (_ *Group, _ *ReceivedCommit, _ *WriteSet, err error) {
+	defer tooLarge(&err)
 	if !g.active {
 		return nil, nil, nil, ErrInactive
 	}

@@ -47,7 +47,8 @@ func (*ReceivedCommit) processed()     {}
 
 // Process handles a Public- or PrivateMessage of the group. On an error nothing
 // has changed and the value at hand is as good as before.
-func (g *Group) Process(ctx context.Context, env *Env, m *MLSMessage) (*Group, Processed, *WriteSet, error) {
+func (g *Group) Process(ctx context.Context, env *Env, m *MLSMessage) (_ *Group, _ Processed, _ *WriteSet, err error) {
+	defer tooLarge(&err)
 	fail := func(err error) (*Group, Processed, *WriteSet, error) { return nil, nil, nil, err }
 	groupID, epoch, ok := m.GroupEpoch()
 	switch {

@@ -54,7 +54,8 @@ type SentProposal struct {
 // Propose sends a proposal on its own and keeps it until a commit covers it or the
 // epoch ends. A proposal to remove ourselves is how to leave: somebody else has to
 // commit it.
-func (g *Group) Propose(ctx context.Context, env *Env, p Proposal, authenticatedData []byte) (*Group, *SentProposal, *WriteSet, error) {
+func (g *Group) Propose(ctx context.Context, env *Env, p Proposal, authenticatedData []byte) (_ *Group, _ *SentProposal, _ *WriteSet, err error) {
+	defer tooLarge(&err)
 	if p.Type() == ProposalUpdate {
 		return nil, nil, nil, fmt.Errorf("mls: updates are proposed with ProposeUpdate: %w", core.ErrInvalid)
 	}
@@ -63,7 +64,8 @@ func (g *Group) Propose(ctx context.Context, env *Env, p Proposal, authenticated
 
 // ProposeUpdate proposes a new leaf for ourselves. Its private key waits until
 // somebody commits it (COM-7).
-func (g *Group) ProposeUpdate(ctx context.Context, env *Env, p LeafParams, authenticatedData []byte) (*Group, *SentProposal, *WriteSet, error) {
+func (g *Group) ProposeUpdate(ctx context.Context, env *Env, p LeafParams, authenticatedData []byte) (_ *Group, _ *SentProposal, _ *WriteSet, err error) {
+	defer tooLarge(&err)
 	current, err := g.OwnLeafNode(ctx, env)
 	if err != nil {
 		return nil, nil, nil, err

@@ -36,7 +36,8 @@ func (g *Group) handshakeFormat() WireFormat {
 
 // Protect encrypts application data (RFC 9420 section 6.3). It is refused while
 // proposals wait, unless the configuration allows it (PRP-10).
-func (g *Group) Protect(ctx context.Context, env *Env, data, authenticatedData []byte) (*Group, []byte, *WriteSet, error) {
+func (g *Group) Protect(ctx context.Context, env *Env, data, authenticatedData []byte) (_ *Group, _ []byte, _ *WriteSet, err error) {
+	defer tooLarge(&err)
 	if !g.active {
 		return nil, nil, nil, ErrInactive
 	}

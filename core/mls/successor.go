@@ -33,7 +33,8 @@ type SuccessorParams struct {
 // member may do it, whoever committed (RE-3). The result is the new group in
 // epoch 0, with nobody but us, and the pending commit that begins epoch 1 and adds
 // all others: its Welcome is what they wait for, its commit is for nobody.
-func (g *Group) Reinitialize(ctx context.Context, env *Env, p SuccessorParams) (*Group, *PendingCommit, *WriteSet, error) {
+func (g *Group) Reinitialize(ctx context.Context, env *Env, p SuccessorParams) (_ *Group, _ *PendingCommit, _ *WriteSet, err error) {
+	defer tooLarge(&err)
 	if g.reinit == nil {
 		return nil, nil, nil, fmt.Errorf("mls: no commit has re-initialised the group: %w", core.ErrDenied)
 	}
@@ -46,7 +47,8 @@ func (g *Group) Reinitialize(ctx context.Context, env *Env, p SuccessorParams) (
 
 // Branch makes a group of some of our members, with the same version and suite
 // (RE-5). The result is like that of Reinitialize; the old group goes on.
-func (g *Group) Branch(ctx context.Context, env *Env, p SuccessorParams) (*Group, *PendingCommit, *WriteSet, error) {
+func (g *Group) Branch(ctx context.Context, env *Env, p SuccessorParams) (_ *Group, _ *PendingCommit, _ *WriteSet, err error) {
+	defer tooLarge(&err)
 	if !g.active {
 		return nil, nil, nil, ErrInactive
 	}

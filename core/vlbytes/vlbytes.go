@@ -15,14 +15,24 @@
 //
 // Reading reports malformed input by false, as cryptobyte does, and then leaves
 // the string where it was. Writing more than MaxLength bytes is a mistake of the
-// program and panics: whoever takes content from outside compares it with
-// MaxLength first.
+// program and panics with a [LengthError]: whoever takes content from outside
+// compares it with MaxLength first, or recovers.
 package vlbytes
 
-import "golang.org/x/crypto/cryptobyte"
+import (
+	"fmt"
+
+	"golang.org/x/crypto/cryptobyte"
+)
 
 // MaxLength is the length in bytes of the longest vector, 2^30-1.
 const MaxLength = 1<<30 - 1
+
+// A LengthError is what this package panics with: a length that no vector has. A
+// program that builds vectors of what others give it recovers from nothing else.
+type LengthError int
+
+func (e LengthError) Error() string { return fmt.Sprintf("a vector of %d bytes", int(e)) }
 
 const (
 	max1 = 1<<6 - 1
@@ -86,7 +96,7 @@ func ReadLength(s *cryptobyte.String) (int, bool) {
 func Size(n int) int {
 	switch {
 	case n < 0 || n > MaxLength:
-		panic("vlbytes: length out of range")
+		panic(LengthError(n))
 	case n <= max1:
 		return n + 1
 	case n <= max2:
@@ -100,7 +110,7 @@ func Size(n int) int {
 func AppendLength(b []byte, n int) []byte {
 	switch {
 	case n < 0 || n > MaxLength:
-		panic("vlbytes: length out of range")
+		panic(LengthError(n))
 	case n <= max1:
 		return append(b, byte(n))
 	case n <= max2:

@@ -170,7 +170,7 @@ func TestTooLongPanics(t *testing.T) {
 		} {
 			func() {
 				defer func() {
-					if recover() == nil {
+					if r, ok := recover().(vlbytes.LengthError); !ok || int(r) != n {
 						t.Errorf("%s(%d) did not panic", name, n)
 					}
 				}()
