@@ -118,6 +118,11 @@ func TestStoredByEarlierReleases(t *testing.T) {
 		_, err := c.Encrypt(ctx, []byte("hello"), nil)
 		return err
 	})
+	w.must(bob.Close(t.Context()))
+	again, err := clienttest.NewDevice(t, w.service, "bob", ks, cfg).Info(t.Context(), chat)
+	if err != nil || !bytes.Equal(again.EpochAuthenticator, s.Authenticator) {
+		t.Errorf("opened again: %v", err)
+	}
 }
 
 // makeStored makes the file.
