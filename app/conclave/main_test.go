@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -138,9 +137,8 @@ func output(t *testing.T, args ...string) (out, err string, code int) {
 // All vectors of the working group and of others pass, those of drafts apart; what is
 // skipped is stale, and the reason is told.
 func TestVectors(t *testing.T) {
-	folder := coretest.Shared(t, "vectors", "mls")
-	t.Setenv("CONCLAVE_SHARED", filepath.Dir(filepath.Dir(folder)))
-	out, stderr, code := output(t, "vectors")
+	t.Parallel()
+	out, stderr, code := output(t, "vectors", coretest.Shared(t, "vectors", "mls"))
 	if code != 0 {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}

@@ -27,8 +27,7 @@ func (p *program) vectors() *cobra.Command {
 the engine: a self-test of this very program. The type of a file is known by its
 fields. Of a folder, every *.json in and below it is run, but for those of drafts
 that the engine does not have (pq/, targeted-messages.json). Without a path it is
-the folder vectors/mls in the one that CONCLAVE_SHARED names, or else in ./shared
-or ../shared.
+the folder vectors/mls in ./shared or else in ../shared.
 
 The exit code is 1 if a case failed or none was run. A case is skipped only for
 what the engine does not implement, or if a part of it is proven to be stale while
@@ -51,19 +50,15 @@ the rest holds; the reason is printed.`,
 	}
 }
 
-// sharedVectors finds the folder that the tests use.
+// sharedVectors finds the folder where a checkout has its test data.
 func sharedVectors() (string, error) {
-	roots := []string{"shared", filepath.Join("..", "shared")}
-	if root := os.Getenv("CONCLAVE_SHARED"); root != "" {
-		roots = []string{root}
-	}
-	for _, root := range roots {
-		folder := filepath.Join(root, "vectors", "mls")
+	for _, root := range []string{".", ".."} {
+		folder := filepath.Join(root, "shared", "vectors", "mls")
 		if _, err := os.Stat(folder); err == nil {
 			return folder, nil
 		}
 	}
-	return "", fmt.Errorf("no folder of test vectors: name one, or set CONCLAVE_SHARED: %w", core.ErrNotFound)
+	return "", fmt.Errorf("no folder of test vectors in ./shared or ../shared: name one: %w", core.ErrNotFound)
 }
 
 // draftVectors are left out of folders.
