@@ -163,7 +163,10 @@ func (t *Transaction) process(ctx context.Context, h *held, in *incoming) (Recei
 
 // commitResult tells in names what a commit does to the epoch that it ends.
 func commitResult(before *mls.Group, env *mls.Env, r *mls.ReceivedCommit) (*CommitResult, error) {
-	c := &CommitResult{Epoch: before.Epoch() + 1, Active: !r.SelfRemoved && r.ReInit == nil}
+	c := &CommitResult{
+		Epoch: before.Epoch() + 1, Own: !r.External && r.Committer.Leaf == before.OwnLeaf(),
+		Active: !r.SelfRemoved && r.ReInit == nil,
+	}
 	names := func(members []mls.Member) (ids []core.ClientID, err error) {
 		for _, m := range members {
 			id, err := identify(env, m.Credential, m.SignatureKey)
@@ -233,7 +236,6 @@ func (t *Transaction) mergePending(ctx context.Context, h *held) (*CommitResult,
 	if err != nil {
 		return nil, err
 	}
-	c.Own = true
 	own := h.head.pending.message
 	h.head.merged = own
 	t.advance(h, g, ws)

@@ -333,8 +333,9 @@ func (c *Client) Resume(ctx context.Context) error {
 }
 
 // DiscardPendingCommit forgets our commit that waits for an answer. If the service
-// has accepted it after all, only joining again helps: this is for a person to
-// decide. core.ErrNotFound if none waits.
+// has accepted it after all, only joining again helps, unless it is a PublicMessage
+// that does not refresh our keys: this is for a person to decide. core.ErrNotFound
+// if none waits.
 func (c *Conversation) DiscardPendingCommit(ctx context.Context) error {
 	return c.with(ctx, func(h *held) error {
 		if !h.head.pending.exists() {

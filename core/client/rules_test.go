@@ -345,3 +345,36 @@ func TestBufferAfterRejoin(t *testing.T) {
 		w.agree(alice, bob, dave)
 	})
 }
+
+// COM-3: a commit of ours that was given up and accepted after all comes back: without a
+// path it is processed like anybody's, with one only joining again helps.
+func TestCommitThatWasGivenUp(t *testing.T) {
+	t.Parallel()
+	for _, path := range []bool{false, true} {
+		w, alice, bob, carol := trio(t, mls.DefaultConfig, clienttest.Options{})
+		dave := w.device("dave")
+		k := w.keyPackage(dave)
+		n := len(w.service.Log(chat))
+		alice.Link.After = once("commit") // accepted, and the answer is lost
+		err := in(t.Context(), alice, func(ctx context.Context, c *client.Conversation) error {
+			_, err := c.Commit(ctx, client.Changes{Add: [][]byte{k}, Update: path})
+			return err
+		})
+		if !errors.Is(err, core.ErrUnknownOutcome) {
+			t.Fatal(err)
+		}
+		w.in(alice, func(ctx context.Context, c *client.Conversation) error { return c.DiscardPendingCommit(ctx) })
+		r, err := w.give(alice, w.since(n)[0])
+		if path {
+			if !errors.Is(err, mls.ErrOwnMessage) {
+				t.Errorf("with a path: %+v, %v", r, err)
+			}
+			w.must(bob.Link.Drain(t.Context(), chat))
+			w.must(w.join(alice))
+		} else if c, ok := r.(*client.CommitResult); err != nil || !ok || !c.Own || c.Committer != "alice" || len(c.Added) != 1 || c.Added[0] != "dave" {
+			t.Errorf("without: %+v, %v", r, err)
+		}
+		w.catchUp()
+		w.agree(alice, bob, carol, dave)
+	}
+}
