@@ -121,7 +121,8 @@ func (s *service) JoinGroup(ctx context.Context, req *pb.JoinGroupRequest) (*pb.
 type welcomeParams struct {
 	welcome, tree []byte
 	config        mls.Config
-	before        *state // that the group has to follow, if any
+	before        *state // that the group has to follow, if any, and how
+	follows       mls.ResumptionUsage
 }
 
 // join enters a group with the key package, and leaves the transaction as it is.
@@ -136,8 +137,7 @@ func (t *transaction) join(ctx context.Context, p welcomeParams) (*state, error)
 	}
 	m.takePSKs(&t.member)
 	st := newState(m)
-	follows := false
-	g, _, ws, err := mls.Join(ctx, st.env(), mls.JoinParams{
+	g, joined, ws, err := mls.Join(ctx, st.env(), mls.JoinParams{
 		Welcome: welcome, Tree: absent(p.tree), Config: p.config,
 		KeyPackage: func(_ context.Context, ref []byte) (*mls.KeyPackageBundle, error) {
 			if bytes.Equal(ref, t.bundle.KeyPackage.Ref(t.suite)) {
@@ -149,15 +149,14 @@ func (t *transaction) join(ctx context.Context, p welcomeParams) (*state, error)
 			if p.before == nil || !bytes.Equal(groupID, p.before.group.GroupID()) {
 				return nil, nil, fmt.Errorf("group %x: %w", groupID, core.ErrNotFound)
 			}
-			follows = true
 			return p.before.group, p.before.env(), nil
 		},
 	})
 	if err != nil {
 		return nil, err
 	}
-	if p.before != nil && !follows {
-		return nil, invalid("the Welcome is not to a group that follows another")
+	if joined.Follows != p.follows {
+		return nil, invalid("a Welcome to a group that follows another by usage %d, not %d", joined.Follows, p.follows)
 	}
 	st.set(g, ws)
 	return st, nil

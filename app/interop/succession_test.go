@@ -6,6 +6,9 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"testing"
+
+	"google.golang.org/grpc/codes"
 
 	pb "github.com/conclave-mls/conclave/app/interop/mlsclient"
 	"github.com/conclave-mls/conclave/core/mls"
@@ -202,4 +205,24 @@ func (p *play) isGroup(creator string, list []*pb.Extension, path bool) error {
 		return fmt.Errorf("the creator's commit has a path: %v, want %v", refreshed, path)
 	}
 	return nil
+}
+
+// RE-2: a group that ended with a ReInit goes on in the one that was asked for, and
+// not in a branch that somebody made of it while the ReInit was on its way.
+func TestBranchIsNoReInit(t *testing.T) {
+	t.Parallel()
+	p := together(t, false)
+	ctx, c := t.Context(), p.client("alice")
+	alice, bob, carol := p.states["alice"], p.states["bob"], p.states["carol"]
+	asked, err := c.ReInitProposal(ctx, &pb.ReInitProposalRequest{StateId: bob, CipherSuite: 1, GroupId: []byte("next")})
+	must(t, err)
+	proposals := [][]byte{asked.GetProposal()}
+	commit, err := c.ReInitCommit(ctx, &pb.CommitRequest{StateId: bob, ByReference: proposals})
+	must(t, err)
+	ended, err := c.HandleReInitCommit(ctx, &pb.HandleCommitRequest{StateId: alice, Proposal: proposals, Commit: commit.GetCommit()})
+	must(t, err)
+	branch, err := c.CreateBranch(ctx, &pb.CreateBranchRequest{StateId: carol, GroupId: []byte("next"), KeyPackages: [][]byte{ended.GetKeyPackage()}})
+	must(t, err)
+	_, err = c.HandleReInitWelcome(ctx, &pb.HandleReInitWelcomeRequest{ReinitId: ended.GetReinitId(), Welcome: branch.GetWelcome()})
+	wantCode(t, "a branch without bob", err, codes.InvalidArgument)
 }

@@ -85,7 +85,10 @@ func (s *service) HandleReInitWelcome(ctx context.Context, req *pb.HandleReInitW
 	if err != nil {
 		return nil, err
 	}
-	st, err := e.join(ctx, welcomeParams{welcome: req.GetWelcome(), tree: req.GetRatchetTree(), config: e.before.group.Config(), before: e.before})
+	st, err := e.join(ctx, welcomeParams{
+		welcome: req.GetWelcome(), tree: req.GetRatchetTree(), config: e.before.group.Config(),
+		before: e.before, follows: mls.ResumptionReInit,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +134,10 @@ func (s *service) HandleBranch(ctx context.Context, req *pb.HandleBranchRequest)
 	if !bytes.Equal(t.identity, before.identity) {
 		return nil, invalid("the key package is another client's")
 	}
-	st, err := t.join(ctx, welcomeParams{welcome: req.GetWelcome(), tree: req.GetRatchetTree(), config: before.group.Config(), before: before})
+	st, err := t.join(ctx, welcomeParams{
+		welcome: req.GetWelcome(), tree: req.GetRatchetTree(), config: before.group.Config(),
+		before: before, follows: mls.ResumptionBranch,
+	})
 	if err != nil {
 		return nil, err
 	}

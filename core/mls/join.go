@@ -30,6 +30,9 @@ type Joined struct {
 	KeyPackage *KeyPackage // that was used; it is to be deleted unless it is a last resort
 	Inviter    Member
 	Members    []Member
+	// Follows is ResumptionReInit or ResumptionBranch if the group follows the one
+	// that Predecessor found, and was compared with it; else 0.
+	Follows ResumptionUsage
 }
 
 // Join enters a group by a Welcome (RFC 9420 section 12.4.3.1). The Env needs no
@@ -100,7 +103,11 @@ func Join(ctx context.Context, env *Env, p JoinParams) (_ *Group, _ *Joined, _ *
 		tree: t, context: info.GroupContext, secrets: epoch, tag: info.ConfirmationTag, own: own, keys: keys,
 	}, ws)
 	ws.retire(secrets.JoinerSecret, secrets.PathSecret, psk)
-	return g, &Joined{KeyPackage: bundle.KeyPackage, Inviter: memberAt(info.Signer, t.leaf(info.Signer)), Members: t.members()}, ws, nil
+	joined := &Joined{KeyPackage: bundle.KeyPackage, Inviter: memberAt(info.Signer, t.leaf(info.Signer)), Members: t.members()}
+	if before != nil {
+		joined.Follows = before.id.Usage
+	}
+	return g, joined, ws, nil
 }
 
 // find looks for the entry of a Welcome that is for one of our key packages.
