@@ -155,8 +155,8 @@ func (t *transaction) join(ctx context.Context, p welcomeParams) (*state, error)
 	if err != nil {
 		return nil, err
 	}
-	if joined.Follows != p.follows {
-		return nil, invalid("a Welcome to a group that follows another by usage %d, not %d", joined.Follows, p.follows)
+	if usage := joined.Follows.Usage; usage != p.follows {
+		return nil, invalid("a Welcome to a group that follows another by usage %d, not %d", usage, p.follows)
 	}
 	st.set(g, ws)
 	return st, nil

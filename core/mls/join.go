@@ -30,9 +30,11 @@ type Joined struct {
 	KeyPackage *KeyPackage // that was used; it is to be deleted unless it is a last resort
 	Inviter    Member
 	Members    []Member
-	// Follows is ResumptionReInit or ResumptionBranch if the group follows the one
-	// that Predecessor found, and was compared with it; else 0.
-	Follows ResumptionUsage
+	// Follows says by which usage the group follows the one that Predecessor found,
+	// with which it was compared, and from which of its epochs on. Usage 0: it follows
+	// none. That a branch is of the current epoch, and so not the work of somebody who
+	// was removed since, is for the application to ask.
+	Follows PreSharedKeyID
 }
 
 // Join enters a group by a Welcome (RFC 9420 section 12.4.3.1). The Env needs no
@@ -105,7 +107,7 @@ func Join(ctx context.Context, env *Env, p JoinParams) (_ *Group, _ *Joined, _ *
 	ws.retire(secrets.JoinerSecret, secrets.PathSecret, psk)
 	joined := &Joined{KeyPackage: bundle.KeyPackage, Inviter: memberAt(info.Signer, t.leaf(info.Signer)), Members: t.members()}
 	if before != nil {
-		joined.Follows = before.id.Usage
+		joined.Follows = before.id
 	}
 	return g, joined, ws, nil
 }

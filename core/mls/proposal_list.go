@@ -91,6 +91,11 @@ func (g *Group) checkProposal(env *Env, p Proposal, sender Sender) error {
 		if p.Version < g.context.Version {
 			return breach("RE-4", "version %d is lower than the group's", p.Version)
 		}
+		if sender == g.me() {
+			if err := p.canFollow(env); err != nil {
+				return err
+			}
+		}
 		return checkGroupExtensions(p.Extensions)
 	case *GroupContextExtensions:
 		return g.checkNewExtensions(env, p.Extensions)

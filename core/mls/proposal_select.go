@@ -128,10 +128,10 @@ func (s *proposalSelection) takeClient(env *Env, leaf *LeafNode) (bool, error) {
 }
 
 // dropUnfit leaves those proposals of others out that would spoil our commit, be
-// it for what they ask of the other members, for a pre-shared key that we lack or
-// for a key package that has expired: nobody can keep us from committing by a
-// proposal that cannot be committed (PRP-3). What is by value must fit, or the
-// error says why it does not.
+// it for what they ask of the other members, for a pre-shared key that we lack, for
+// a key package that has expired or for a group in which we could not go on: nobody
+// can keep us from committing by a proposal that cannot be committed (PRP-3). What
+// is by value must fit, or the error says why it does not.
 func (g *Group) dropUnfit(ctx context.Context, env *Env, list proposalList) (proposalList, error) {
 	var fit, waiting proposalList
 	for _, p := range list {
@@ -150,6 +150,10 @@ func (g *Group) dropUnfit(ctx context.Context, env *Env, list proposalList) (pro
 			}
 		case *Add: // LEAF-9: the lifetime binds who commits
 			if env.checkLifetime(body.KeyPackage.LeafNode) != nil {
+				continue
+			}
+		case *ReInit:
+			if body.canFollow(env) != nil {
 				continue
 			}
 		}

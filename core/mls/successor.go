@@ -38,11 +38,21 @@ func (g *Group) Reinitialize(ctx context.Context, env *Env, p SuccessorParams) (
 	if g.reinit == nil {
 		return nil, nil, nil, fmt.Errorf("mls: no commit has re-initialised the group: %w", core.ErrDenied)
 	}
-	if g.reinit.Version != MLS10 {
-		return nil, nil, nil, fmt.Errorf("mls: protocol version %d: %w", g.reinit.Version, core.ErrUnsupported)
+	if err := g.reinit.canFollow(env); err != nil {
+		return nil, nil, nil, err
 	}
 	p.GroupID, p.Extensions = g.reinit.GroupID, g.reinit.Extensions
 	return g.succeed(ctx, env, ResumptionReInit, g.reinit.Suite, p)
+}
+
+// canFollow is core.ErrUnsupported for a ReInit to a version or suite that we do not
+// have. Such a one ends the group for us, so we neither propose nor commit it.
+func (r *ReInit) canFollow(env *Env) error {
+	if r.Version != MLS10 {
+		return fmt.Errorf("mls: protocol version %d: %w", r.Version, core.ErrUnsupported)
+	}
+	_, err := env.Suites.Suite(r.Suite)
+	return err
 }
 
 // Branch makes a group of some of our members, with the same version and suite

@@ -146,7 +146,7 @@ func TestReInitOfAnotherEpoch(t *testing.T) {
 // from outside; one to a version that is not known yet ends the group all the same.
 func TestVersionOfReInit(t *testing.T) {
 	t.Parallel()
-	alice, bob, mallory, all := threesome(t, mls.DefaultConfig, nil)
+	alice, bob, mallory, _ := threesome(t, mls.DefaultConfig, nil)
 	lower := &mls.ReInit{GroupID: []byte("next"), Version: 0, Suite: 1}
 	before := alice.stored.dump()
 	if _, err := alice.propose(lower); !isRule(err, "RE-4") {
@@ -157,12 +157,16 @@ func TestVersionOfReInit(t *testing.T) {
 	}
 	wantRefusal(t, "a proposal", bob, mallory.forge(mls.Forgery{Wire: mls.WirePublicMessage, Content: proposing(lower)}), "RE-4", nil)
 	wantRefusal(t, "a commit", bob, mallory.forgeCommit(nil, mls.ProposalOrRef{Proposal: lower}), "RE-4", nil)
-	b, err := alice.commit(mls.CommitParams{Proposals: []mls.Proposal{&mls.ReInit{GroupID: []byte("next"), Version: 2, Suite: 1}}})
+	future := &mls.ReInit{GroupID: []byte("next"), Version: 2, Suite: 1}
+	_, pending, _, err := mls.ForgeCommit(t.Context(), mallory.env(), mallory.g(), []mls.Proposal{future})
 	if err != nil {
 		t.Fatal(err)
 	}
-	all.deliver(t, alice, b.Commit)
-	alice.merge()
+	for _, m := range []*member{alice, bob} {
+		if _, err := m.process(pending.Message()); err != nil {
+			t.Errorf("%s: %v", m.name, err)
+		}
+	}
 	if _, _, _, err := bob.g().Reinitialize(t.Context(), bob.env(), bob.next(1).successorParams()); !errors.Is(err, core.ErrUnsupported) || bob.g().Active() {
 		t.Errorf("a version that we do not have: %v", err)
 	}
@@ -195,5 +199,36 @@ func TestOutsiderInBranch(t *testing.T) {
 		if err := b.join(bundle.Welcome); rule == "" && err != nil || rule != "" && !isRule(err, rule) {
 			t.Errorf("with %s: %v", name, err)
 		}
+	}
+}
+
+// PRP-3, RE-4: a ReInit to a group in which we cannot go on is not made. One that
+// somebody else proposes, an external sender too, is left out of our commits: else the
+// next of them ends the group for good.
+func TestReInitThatNobodyCanFollow(t *testing.T) {
+	t.Parallel()
+	for _, reinit := range []*mls.ReInit{
+		{GroupID: []byte("next"), Version: 2, Suite: 1},
+		{GroupID: []byte("next"), Version: mls.MLS10, Suite: 0xF0F0},
+	} {
+		g := newGate(t)
+		if _, err := g.alice.propose(reinit); !errors.Is(err, core.ErrUnsupported) {
+			t.Errorf("proposed: %v", err)
+		}
+		if _, err := g.alice.commit(mls.CommitParams{Proposals: []mls.Proposal{reinit}}); !errors.Is(err, core.ErrUnsupported) {
+			t.Errorf("committed: %v", err)
+		}
+		message := g.forge(fromServer, g.server.signer(), reinit)
+		g.all.deliver(t, nil, message)
+		b, err := g.alice.commit(mls.CommitParams{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.all.deliver(t, g.alice, b.Commit)
+		if r := g.alice.merge(); len(r.Unused) != 1 || r.ReInit != nil {
+			t.Errorf("covered: %+v", r.Proposals)
+		}
+		g.all.agree(t)
+		g.all.talk(t)
 	}
 }
