@@ -238,7 +238,8 @@ func openTree(env *Env, suite core.Suite, info *GroupInfo, outOfBand []byte) (*t
 	if err != nil {
 		return nil, err
 	}
-	for _, n := range t.leaves() {
+	clients := newClientSet(env)
+	for i, n := range t.leaves() {
 		if err := n.checkContent(suite); err != nil {
 			return nil, err
 		}
@@ -256,6 +257,12 @@ func openTree(env *Env, suite core.Suite, info *GroupInfo, outOfBand []byte) (*t
 		if _, err := env.validate(n, core.PurposeMember); err != nil {
 			return nil, err
 		}
+		if twice, err := clients.has(n); err != nil {
+			return nil, err
+		} else if twice {
+			return nil, breach("PRP-3", "the client at leaf %d is in the group twice", i)
+		}
+		clients.add(n)
 	}
 	senders, err := info.GroupContext.Extensions.ExternalSenders()
 	if err != nil {

@@ -27,6 +27,7 @@ type Observer struct {
 // GroupInfo does not carry it. The Env needs neither Fetch nor Signer nor PSK.
 func Observe(env *Env, info *GroupInfo, tree []byte) (_ *Observer, err error) {
 	defer tooLarge(&err)
+	env = env.operation()
 	suite, err := env.Suites.Suite(info.GroupContext.Suite) // CS-6
 	if err != nil {
 		return nil, err
