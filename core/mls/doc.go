@@ -7,5 +7,6 @@
 // and delivery; they meet this package in its types.
 //
 // The names are the RFC's. Each check carries the number that the conformance
-// list gives it ("LEAF-4"), and refusals name it: see [RuleError].
+// list gives it ("LEAF-4"), and refusals name it: see [RuleError]. CONFORMANCE.md has
+// the list, with the tests of each rule.
 package mls
