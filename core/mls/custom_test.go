@@ -152,6 +152,12 @@ func TestCustomProposalsRefused(t *testing.T) {
 			wantRefusal(t, what+": "+c.what, alice, message, c.rule, c.want)
 		}
 	}
+	// what follows an unknown type must be one vector
+	for _, body := range []string{"", "\x05abcd", "\x03abcd", "\xc0"} {
+		if _, err := mls.UnmarshalProposal([]byte("\xf1\x00" + body)); !errors.Is(err, mls.ErrMalformed) {
+			t.Errorf("a body of %q: %v", body, err)
+		}
+	}
 	// a disguise is refused before it is taken for what it is not
 	for _, disguise := range []mls.ProposalType{0, mls.ProposalAdd, mls.ProposalUpdate, mls.ProposalGroupContextExtensions} {
 		_, _, _, err := bob.g().Propose(t.Context(), bob.env(), &mls.Custom{ProposalType: disguise}, nil)
@@ -212,7 +218,7 @@ func TestCustomProposalSupport(t *testing.T) {
 	t.Parallel()
 	for _, byReference := range []bool{false, true} {
 		alice, bob, mute, p := pollers(t, nil)
-		p = p.commitAll(t, alice, mls.CommitParams{Proposals: []mls.Proposal{&mls.Add{KeyPackage: mute.keyPackage()}}}, mute)
+		p.commitAll(t, alice, mls.CommitParams{Proposals: []mls.Proposal{&mls.Add{KeyPackage: mute.keyPackage()}}}, mute)
 		custom := &mls.Custom{ProposalType: poll, Body: []byte("coffee?")}
 
 		// mute stays

@@ -76,9 +76,8 @@ func TestAddOfOneClient(t *testing.T) {
 		if _, err := alice.commit(mls.CommitParams{}); err != nil || len(alice.pending.Added()) != 1 {
 			t.Errorf("%s: of two that wait %v, %v", c.name, alice.pending.Added(), err)
 		}
-		p = p.commitAll(t, carol, mls.CommitParams{Proposals: []mls.Proposal{}, ForcePath: true})
-		who := carol.g()
-		members, err := who.Members(t.Context(), carol.env())
+		p.commitAll(t, carol, mls.CommitParams{ForcePath: true})
+		members, err := carol.g().Members(t.Context(), carol.env())
 		if err != nil || len(members) != 3 {
 			t.Fatalf("%s: %d members, %v", c.name, len(members), err)
 		}
@@ -86,7 +85,7 @@ func TestAddOfOneClient(t *testing.T) {
 		// one after the other
 		alice, carol = newMember(t, 1, "alice", mls.DefaultConfig), certified(t, "carol", "carol/1")
 		alice.create("group", nil)
-		p = party{alice}.commitAll(t, alice, mls.CommitParams{Proposals: addsOf(carol, c.first)}, carol, c.first)
+		party{alice}.commitAll(t, alice, mls.CommitParams{Proposals: addsOf(carol, c.first)}, carol, c.first)
 		again := addsOf(c.second)
 		_, err = alice.commit(mls.CommitParams{Proposals: again})
 		refused("again", err)
