@@ -61,8 +61,10 @@ func (n *LeafNode) supports(t ProposalType) bool {
 // proposals. Who is removed or added need not (LEAF-11).
 func (l proposalList) checkSupport(t *tree, removed map[LeafIndex]bool) error {
 	var types []ProposalType
+	var known codeSet // a commit can hold many (COD-9)
 	for _, p := range l {
-		if c, ok := p.proposal.(*Custom); ok && !slices.Contains(types, c.ProposalType) {
+		if c, ok := p.proposal.(*Custom); ok && !known.has(uint16(c.ProposalType)) {
+			known.add(uint16(c.ProposalType))
 			types = append(types, c.ProposalType)
 		}
 	}

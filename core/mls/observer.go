@@ -17,8 +17,8 @@ import (
 //
 // It checks every signature and every rule that can be checked in public. What it
 // cannot check are the membership and confirmation tags: members may refuse a
-// commit that an Observer takes, if a member made it with a wrong tag or sent two
-// for one epoch. TreeHash and ConfirmationTag show whether it is still with them.
+// commit that an Observer takes, if a member, or an outsider who joins by it, made it
+// with a wrong tag or sent two for one epoch. TreeHash and ConfirmationTag show whether it is still with them.
 type Observer struct {
 	g *Group // without secrets, in no leaf
 }
