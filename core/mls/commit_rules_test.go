@@ -196,7 +196,7 @@ func TestBeingRemoved(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		all = all.commitAll(t, mallory, mls.CommitParams{ForcePath: true})
+		all.commitAll(t, mallory, mls.CommitParams{ForcePath: true})
 		if _, err := alice.commit(mls.CommitParams{ForcePath: true}); err != nil {
 			t.Fatal(err)
 		}

@@ -189,7 +189,7 @@ func infoOf(t testing.TB, message []byte) *mls.GroupInfo {
 // external commit, a list of external senders, a tree.
 func TestRefusedCredentials(t *testing.T) {
 	t.Parallel()
-	alice, bob, carol, p := threesome(t, mls.DefaultConfig, nil)
+	alice, _, carol, p := threesome(t, mls.DefaultConfig, nil)
 	info := alice.groupInfo()
 	zoe := newMember(t, 1, "zoe", mls.DefaultConfig)
 	service := []mls.ExternalSender{{SignatureKey: zoe.signer().Public(), Credential: core.BasicCredential("service")}}
@@ -235,7 +235,7 @@ func TestRefusedCredentials(t *testing.T) {
 	}
 
 	// A path: the judge decides with the credential at hand.
-	alice, bob, _, _ = threesome(t, mls.DefaultConfig, nil)
+	alice, bob, _, _ := threesome(t, mls.DefaultConfig, nil)
 	bob.asks = &judge{}
 	b, err := bob.commit(mls.CommitParams{Leaf: mls.LeafParams{SignatureKey: bob.newSigner()}})
 	if err != nil {

@@ -31,12 +31,13 @@ func (m *member) successorParams(others ...*member) mls.SuccessorParams {
 }
 
 // succeed takes what Reinitialize or Branch returned over, and returns the Welcome.
-func (m *member) succeed(g *mls.Group, pending *mls.PendingCommit, ws *mls.WriteSet, err error) ([]byte, error) {
+func (m *member) succeed(g *mls.Group, _ *mls.PendingCommit, ws *mls.WriteSet, err error) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
 	m.set(g, ws)
-	if pending, err = mls.LoadPending(m.stored[mls.RecordPending][0].Value); err != nil {
+	pending, err := mls.LoadPending(m.stored[mls.RecordPending][0].Value)
+	if err != nil {
 		m.t.Fatal(err)
 	}
 	b, err := pending.Bundle(m.t.Context(), m.env(), m.g())
