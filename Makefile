@@ -94,12 +94,14 @@ fuzz:
 	done
 
 # All seven suites and both wire formats in turn. The seed of a run that fails is
-# printed, with the command that repeats it: see core/mls/model_test.go.
+# printed, with the command that repeats it: see core/mls/model_test.go. The
+# thousands of lines about what was drawn for that run are left out.
 soak:
 	@mkdir -p bin
 	go test -c -o bin/mls.test ./core/mls
 	cd core/mls && CONCLAVE_SOAK=$(SOAK_TIME) ../../bin/mls.test -test.timeout 0 \
-		-test.run '^TestGroupModelSoak$$' -rapid.steps 60 -rapid.nofailfile
+		-test.run '^TestGroupModelSoak$$' -rapid.steps 60 -rapid.nofailfile | \
+		{ grep --line-buffered -vF '[rapid] draw' || true; }
 
 soak-race:
 	go test -race -timeout 0 -count $(SOAK) ./core/...

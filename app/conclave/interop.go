@@ -18,7 +18,13 @@ func (p *program) interopServer() *cobra.Command {
 		Short: "Play members of groups for the MLS interoperability harness",
 		Long: `Run the engine as a gRPC server for the MLS working group's interoperability
 harness, until it is interrupted: a test driver has it, and other MLS stacks, play
-the members of groups and compares them.
+the members of groups and compares them. The harness is interop/ in the repository
+mlswg/mls-implementations; its test-runner is given the address of each stack:
+
+  test-runner -client 127.0.0.1:50051 -client HOST:PORT -config configs/commit.json
+
+The service is mls_client.MLSClient, without TLS. For a driver of your own in Go see
+the package app/interop/mlsclient; others make theirs from its mls_client.proto.
 
 It is for tests: nothing is kept, and whoever reaches it has the private keys of
 all that it plays. It has nothing to do with the identity in the home folder.`,

@@ -12,6 +12,62 @@ import (
 	"time"
 )
 
+// What else the README names: commands and flags, targets of the Makefile, and files.
+func TestReadmeNamesWhatIsThere(t *testing.T) {
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	makefile, err := os.ReadFile("../../Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	readme := string(text)
+	spans := strings.Split(readme, "\n") // of a block
+	for _, m := range regexp.MustCompile("`([^`\n]+)`").FindAllStringSubmatch(readme, -1) {
+		spans = append(spans, m[1])
+	}
+	commands, targets := 0, 0
+	for _, span := range spans {
+		span, _, _ = strings.Cut(span, "#")
+		words := strings.Fields(span)
+		if len(words) < 2 || strings.Contains(span, `"`) {
+			continue // TestQuickStart has those with a quoted word
+		}
+		if words[len(words)-1] == "&" {
+			words = words[:len(words)-1]
+		}
+		switch words[0] {
+		case "conclave":
+			commands++
+			cmd, rest, err := (&program{}).root().Find(words[1:])
+			if err == nil {
+				cmd.InitDefaultHelpFlag()
+				err = cmd.ParseFlags(rest)
+			}
+			if err == nil {
+				err = cmd.ValidateArgs(cmd.Flags().Args())
+			}
+			if err != nil {
+				t.Errorf("%s: %v", span, err)
+			}
+		case "make":
+			targets++
+			if !strings.Contains(string(makefile), "\n"+words[1]+":") {
+				t.Errorf("%s: the Makefile has no such target", span)
+			}
+		}
+	}
+	if commands < 15 || targets < 6 {
+		t.Errorf("only %d commands and %d targets found", commands, targets)
+	}
+	for _, m := range regexp.MustCompile(`\]\(([^):]+)\)`).FindAllStringSubmatch(readme, -1) {
+		if _, err := os.Stat("../../" + m[1]); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // The commands of the README's quick start, as they stand there.
 func TestQuickStart(t *testing.T) {
 	readme, err := os.ReadFile("../../README.md")

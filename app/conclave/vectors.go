@@ -32,7 +32,7 @@ the folder vectors/mls in ./shared or else in ../shared.
 The exit code is 1 if a case failed or none was run. A case is skipped only for
 what the engine does not implement, or if a part of it is proven to be stale while
 the rest holds; the reason is printed.`,
-		Example: "  conclave vectors welcome.json treekem.json\n  conclave vectors test-vectors/",
+		Example: "  conclave vectors\n  conclave vectors welcome.json treekem.json\n  conclave vectors test-vectors/",
 		RunE: func(cmd *cobra.Command, paths []string) error {
 			if len(paths) == 0 {
 				folder, err := sharedVectors()

@@ -203,6 +203,7 @@ const pageHead = `<!-- Made from testdata/rules.txt and testdata/bugs.txt by go 
 Every rule of RFC 9420 that the engine keeps, and the tests that fail if it is
 broken. The numbers are those of errors ([mls.RuleError](errors.go)) and comments;
 "section" is that of RFC 9420. A test that names no rule here may still prove one.
+To run those of a rule: go test ./core/mls -run 'TestKeysAreUnique|TestForgedPathKeys'
 
 Not built:
 
@@ -228,15 +229,15 @@ func conformancePage(rules, bugs []*chapter, proofs map[string][]string) []byte 
 		return strings.Join(cells, ", ")
 	}
 	b.WriteString("\nTests without a folder are in core/mls.\n")
-	table := func(chapters []*chapter, second string) {
+	table := func(chapters []*chapter, second, what string) {
 		for _, c := range chapters {
-			fmt.Fprintf(&b, "\n## %s\n\n| | %s | | tests |\n| --- | --- | --- | --- |\n", c.title, second)
+			fmt.Fprintf(&b, "\n## %s\n\n| number | %s | %s | tests |\n| --- | --- | --- | --- |\n", c.title, second, what)
 			for _, e := range c.entries {
 				fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", e.key, e.second, e.text, tests(e.key))
 			}
 		}
 	}
-	table(rules, "section")
-	table(bugs, "rules")
+	table(rules, "section", "rule")
+	table(bugs, "rules", "bug")
 	return b.Bytes()
 }

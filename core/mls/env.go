@@ -11,7 +11,8 @@ import (
 )
 
 // An Env is what an operation needs from outside the engine. It is given anew to
-// each operation; a Group keeps nothing of it.
+// each operation; a Group keeps nothing of it. Suites and Auth are always needed, Fetch
+// and Signer by the operations of a member; all else may be left out.
 type Env struct {
 	Suites core.SuiteSource
 	Auth   core.Authenticator

@@ -15,7 +15,7 @@ import (
 // ExternalProposalParams says what somebody proposes who is not in the group (RFC
 // 9420 section 12.1.8).
 type ExternalProposalParams struct {
-	Suite   core.SuiteID
+	Suite   core.SuiteID // this and the next two are the group's: see [Observer], [GroupInfo]
 	GroupID []byte
 	Epoch   uint64
 	// Sender is of type SenderExternal, with the place of the signer's key in the

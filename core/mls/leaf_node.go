@@ -55,6 +55,8 @@ func readCapabilities(r *reader) (c Capabilities) {
 }
 
 // A Lifetime bounds the validity of a key package, in Unix seconds, both ends included.
+// Let it begin an hour early, for clocks that are late. What is checked, and when, is
+// in the [Env]: Now, MaxLifetime, StrictLifetimes.
 type Lifetime struct {
 	NotBefore, NotAfter uint64
 }

@@ -144,7 +144,7 @@ func TestGroupModelSoak(t *testing.T) {
 		if !well {
 			divergences++
 			report(run + 1)
-			fmt.Printf("to see it again: go test ./core/mls -run 'TestGroupModel/suite_%d/%s' -rapid.seed=%d -rapid.steps=%s\n",
+			fmt.Printf("to see it again: go test ./core/mls -run 'TestGroupModel/suite_%d/%s' -rapid.seed=%d -rapid.steps=%s -rapid.nofailfile\n",
 				suite, wire, seed, flag.Lookup("rapid.steps").Value)
 			return
 		}

@@ -24,7 +24,9 @@ type Observer struct {
 }
 
 // Observe begins with a GroupInfo, checked whole (EXT-6), and the tree, if the
-// GroupInfo does not carry it. The Env needs neither Fetch nor Signer nor PSK.
+// GroupInfo does not carry it. The Env needs neither Fetch nor Signer nor PSK. Members
+// give a GroupInfo with each commit ([CommitBundle]) or by [Group.GroupInfo]; it is an
+// MLSMessage.
 func Observe(env *Env, info *GroupInfo, tree []byte) (_ *Observer, err error) {
 	defer tooLarge(&err)
 	env = env.operation()

@@ -40,12 +40,14 @@ type Remove struct{ Removed LeafIndex }
 // PreSharedKey proposes to mix in a pre-shared key.
 type PreSharedKey struct{ PSK PreSharedKeyID }
 
-// ReInit proposes to end the group and start another.
+// ReInit proposes to end the group and start another, with the same members. A commit
+// covers it alone, and after that the group is no longer active: see
+// [Group.Reinitialize] (RFC 9420 sections 11.2 and 12.1.5).
 type ReInit struct {
 	GroupID    []byte
-	Version    ProtocolVersion
+	Version    ProtocolVersion // MLS10
 	Suite      core.SuiteID
-	Extensions Extensions
+	Extensions Extensions // of the new GroupContext
 }
 
 // ExternalInit carries the new init secret of an external commit.

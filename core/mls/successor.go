@@ -32,7 +32,10 @@ type SuccessorParams struct {
 // Reinitialize makes the group that the ReInit of a commit asked for (RE-2). Any
 // member may do it, whoever committed (RE-3). The result is the new group in
 // epoch 0, with nobody but us, and the pending commit that begins epoch 1 and adds
-// all others: its Welcome is what they wait for, its commit is for nobody.
+// all others: its Welcome is what they wait for, its commit is for nobody. Merge it
+// into the new group; the others need [JoinParams].Predecessor to join.
+//
+// It is core.ErrDenied if no commit has ended the group with a ReInit.
 func (g *Group) Reinitialize(ctx context.Context, env *Env, p SuccessorParams) (_ *Group, _ *PendingCommit, _ *WriteSet, err error) {
 	defer tooLarge(&err)
 	if g.reinit == nil {
@@ -56,7 +59,8 @@ func (r *ReInit) canFollow(env *Env) error {
 }
 
 // Branch makes a group of some of our members, with the same version and suite
-// (RE-5). The result is like that of Reinitialize; the old group goes on.
+// (RE-5). The result is like that of Reinitialize; the old group goes on. Of a group
+// that has ended, or that we are not in any more, it is [ErrInactive].
 func (g *Group) Branch(ctx context.Context, env *Env, p SuccessorParams) (_ *Group, _ *PendingCommit, _ *WriteSet, err error) {
 	defer tooLarge(&err)
 	if !g.active {
