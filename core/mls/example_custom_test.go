@@ -31,7 +31,7 @@ func ExampleCustomProposal() {
 	}
 	bundle := bob.keyPackage(suite)
 	hers, sent := alice.commit(alice.create(suite, "garden"), &mls.Add{KeyPackage: bundle.KeyPackage})
-	his := bob.join(sent.Welcome, bundle, nil)
+	his, _ := bob.join(sent.Welcome, bundle, nil)
 
 	_, _, _, err := hers.Commit(context.Background(), alice.env, mls.CommitParams{
 		Proposals: []mls.Proposal{&mls.Custom{ProposalType: topic}},

@@ -92,10 +92,10 @@ func (p *person) process(g *mls.Group, message []byte) (*mls.Group, mls.Processe
 
 // join enters by a Welcome; before is the group of ours that the new one follows, if
 // it follows one.
-func (p *person) join(welcome []byte, bundle *mls.KeyPackageBundle, before *mls.Group) *mls.Group {
+func (p *person) join(welcome []byte, bundle *mls.KeyPackageBundle, before *mls.Group) (*mls.Group, *mls.Joined) {
 	m, err := mls.UnmarshalMLSMessage(welcome)
 	check(err)
-	g, _, _, err := mls.Join(context.Background(), p.env, mls.JoinParams{
+	g, joined, _, err := mls.Join(context.Background(), p.env, mls.JoinParams{
 		Welcome: m.Welcome, Config: mls.DefaultConfig,
 		KeyPackage: func(context.Context, []byte) (*mls.KeyPackageBundle, error) { return bundle, nil },
 		Predecessor: func(context.Context, []byte) (*mls.Group, *mls.Env, error) {
@@ -106,5 +106,5 @@ func (p *person) join(welcome []byte, bundle *mls.KeyPackageBundle, before *mls.
 		},
 	})
 	check(err)
-	return g
+	return g, joined
 }

@@ -18,7 +18,7 @@ func ExampleGroup_Reinitialize() {
 	alice, bob := newPerson("alice"), newPerson("bob")
 	bundle := bob.keyPackage(before)
 	hers, sent := alice.commit(alice.create(before, "garden"), &mls.Add{KeyPackage: bundle.KeyPackage})
-	his := bob.join(sent.Welcome, bundle, nil)
+	his, _ := bob.join(sent.Welcome, bundle, nil)
 
 	hers, sent = alice.commit(hers, &mls.ReInit{GroupID: []byte("garden 2"), Version: mls.MLS10, Suite: after})
 	his, _ = bob.process(his, sent.Commit)
@@ -33,11 +33,13 @@ func ExampleGroup_Reinitialize() {
 	})
 	check(err)
 	next, sent = alice.merge(next, pending)
-	his = bob.join(sent.Welcome, bundle, his)
+	his, joined := bob.join(sent.Welcome, bundle, his)
+	fmt.Println("it follows by the ReInit:", joined.Follows.Usage == mls.ResumptionReInit)
 	fmt.Printf("%s, epoch %d, suite %d\n", his.GroupID(), his.Epoch(), his.Suite())
 	fmt.Println("the same state:", bytes.Equal(next.EpochAuthenticator(), his.EpochAuthenticator()))
 	// Output:
 	// still active: false false
+	// it follows by the ReInit: true
 	// garden 2, epoch 1, suite 3
 	// the same state: true
 }
@@ -50,7 +52,7 @@ func ExampleGroup_Branch() {
 	bundle := bob.keyPackage(suite)
 	hers, sent := alice.commit(alice.create(suite, "garden"),
 		&mls.Add{KeyPackage: bundle.KeyPackage}, &mls.Add{KeyPackage: carol.keyPackage(suite).KeyPackage})
-	his := bob.join(sent.Welcome, bundle, nil)
+	his, _ := bob.join(sent.Welcome, bundle, nil)
 
 	bundle = bob.keyPackage(suite)
 	aside, pending, _, err := hers.Branch(context.Background(), alice.env, mls.SuccessorParams{
@@ -60,13 +62,16 @@ func ExampleGroup_Branch() {
 	})
 	check(err)
 	_, sent = alice.merge(aside, pending)
-	branch := bob.join(sent.Welcome, bundle, his)
+	branch, joined := bob.join(sent.Welcome, bundle, his)
+	follows := joined.Follows // nobody who is no longer in the group can have made it
+	fmt.Println("it branches off now:", follows.Usage == mls.ResumptionBranch && follows.Epoch == his.Epoch())
 	for _, g := range []*mls.Group{his, branch} {
 		members, err := g.Members(context.Background(), bob.env)
 		check(err)
 		fmt.Printf("%s has %d members\n", g.GroupID(), len(members))
 	}
 	// Output:
+	// it branches off now: true
 	// garden has 3 members
 	// shed has 2 members
 }

@@ -33,7 +33,8 @@ type SuccessorParams struct {
 // member may do it, whoever committed (RE-3). The result is the new group in
 // epoch 0, with nobody but us, and the pending commit that begins epoch 1 and adds
 // all others: its Welcome is what they wait for, its commit is for nobody. Merge it
-// into the new group; the others need [JoinParams].Predecessor to join.
+// into the new group; the others need [JoinParams].Predecessor to join, and look at
+// [Joined].Follows.
 //
 // It is core.ErrDenied if no commit has ended the group with a ReInit.
 func (g *Group) Reinitialize(ctx context.Context, env *Env, p SuccessorParams) (_ *Group, _ *PendingCommit, _ *WriteSet, err error) {
