@@ -73,6 +73,11 @@ func (w *watch) look(step string) {
 			if kinds := m.stored.holds(secret); (len(kinds) > 0) != kept {
 				t.Errorf("%s, %s: the %s secret of epoch %d is in records of kind %v", m.name, step, label, epoch, kinds)
 			}
+			for _, k := range w.r.all(label) {
+				if b := k.live.Bytes(); !kept && !m.reload && bytes.Equal(b, secret) {
+					t.Errorf("%s, %s: the %s secret of epoch %d is still in memory", m.name, step, label, epoch)
+				}
+			}
 		}
 	}
 	// Message secrets of an epoch that left the window.

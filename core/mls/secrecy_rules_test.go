@@ -76,33 +76,26 @@ func TestGenerationIsSpentWithTheWrite(t *testing.T) {
 // the messages of that generation, of those before and of those after it still open.
 func TestGarbageUsesNothingUp(t *testing.T) {
 	t.Parallel()
-	alice, bob, mallory, _ := private(t, func(c *mls.Config) { c.OutOfOrder = 10 })
-	var messages [][]byte
-	for i := range 8 {
-		message, err := bob.send(fmt.Sprint(i))
-		if err != nil {
-			t.Fatal(err)
+	for _, reload := range []bool{true, false} {
+		alice, bob, mallory, _ := private(t, func(c *mls.Config) { c.OutOfOrder = 10 })
+		alice.reload = reload
+		var messages [][]byte
+		for i := range 8 {
+			message, err := bob.send(fmt.Sprint(i))
+			if err != nil {
+				t.Fatal(err)
+			}
+			messages = append(messages, message)
 		}
-		messages = append(messages, message)
-	}
-	for _, i := range []int{0, 5, 3, 7, 6} {
-		forged, err := mls.ForgePrivate(mallory.g(), bob.g().OwnLeaf(), uint32(i))
-		if err != nil {
-			t.Fatal(err)
-		}
-		wantRefusal(t, fmt.Sprintf("garbage in the place of %d", i), alice, forged, "", mls.ErrAuthentication)
-		if got, err := alice.process(messages[i]); err != nil || string(got.(*mls.ApplicationMessage).Data) != fmt.Sprint(i) {
-			t.Errorf("message %d: %v, %v", i, got, err)
-		}
-	}
-	forged, err := mls.ForgePrivate(mallory.g(), bob.g().OwnLeaf(), 4)
-	if err != nil {
-		t.Fatal(err)
-	}
-	wantRefusal(t, "garbage in the place of a skipped one", alice, forged, "", mls.ErrAuthentication)
-	for _, i := range []int{1, 2, 4} {
-		if _, err := alice.process(messages[i]); err != nil {
-			t.Errorf("message %d: %v", i, err)
+		for _, i := range []int{0, 5, 3, 7, 6, 1, 4, 2} { // some ahead, some that were skipped
+			forged, err := mls.ForgePrivate(mallory.g(), bob.g().OwnLeaf(), uint32(i))
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantRefusal(t, fmt.Sprintf("garbage in the place of %d", i), alice, forged, "", mls.ErrAuthentication)
+			if got, err := alice.process(messages[i]); err != nil || string(got.(*mls.ApplicationMessage).Data) != fmt.Sprint(i) {
+				t.Errorf("reload %v, message %d: %v, %v", reload, i, got, err)
+			}
 		}
 	}
 }
