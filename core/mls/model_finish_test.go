@@ -39,7 +39,7 @@ func (w *world) finish() *modelEpoch {
 // sendTo sends a text that all in the epoch read.
 func (w *world) sendTo(a *actor, e *modelEpoch) {
 	n := len(w.letters)
-	w.sendBy(a)
+	w.send(a)
 	for _, l := range w.letters[n:] {
 		for _, o := range w.at(e) {
 			if o != a {

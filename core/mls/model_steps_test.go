@@ -23,11 +23,19 @@ func (w *world) step() {
 	}
 	switch k := w.pick(32); {
 	case k < 3:
-		w.send()
+		if a := w.one(); a != nil {
+			for range 1 + w.pick(3) {
+				w.send(a)
+			}
+		}
 	case k < 8:
 		w.read()
 	case k < 12:
-		w.propose()
+		if a := w.one(); a != nil {
+			for range 1 + w.pick(3) {
+				w.propose(a)
+			}
+		}
 	case k < 13:
 		w.proposeFromOutside()
 	case k < 16:
@@ -43,7 +51,7 @@ func (w *world) step() {
 	case k < 29:
 		w.enterFromOutside()
 	case k < 30:
-		w.learn()
+		w.actors[w.pick(len(w.actors))].learn(w.pick(3))
 	default:
 		w.attack()
 	}
@@ -52,13 +60,7 @@ func (w *world) step() {
 
 // send sends a text that nobody gets at once. Now and then the step is thrown away
 // after the message has left, and its generation counts as burnt.
-func (w *world) send() {
-	if a := w.one(); a != nil {
-		w.sendBy(a)
-	}
-}
-
-func (w *world) sendBy(a *actor) {
+func (w *world) send(a *actor) {
 	v := fine
 	if len(a.waiting) > 0 && !a.limits.SendWithProposals {
 		v = refused(mls.ErrPendingProposals)
@@ -126,9 +128,8 @@ func (w *world) spread(l *letter) {
 }
 
 // learn gives somebody a pre-shared key.
-func (w *world) learn() {
-	a := w.actors[w.pick(len(w.actors))]
-	name := fmt.Sprint("psk", w.pick(3))
+func (a *actor) learn(k int) {
+	name := fmt.Sprint("psk", k)
 	a.known[name], a.psks[name] = true, []byte("the secret of "+name)
 }
 
@@ -191,11 +192,7 @@ func (w *world) outside(e *modelEpoch) (list []*actor) {
 func (w *world) nonce() int { w.nonces++; return w.nonces }
 
 // propose sends a proposal on its own.
-func (w *world) propose() {
-	a := w.one()
-	if a == nil {
-		return
-	}
+func (w *world) propose(a *actor) {
 	var sent *mls.SentProposal
 	var p *modelProposal
 	var g *mls.Group

@@ -82,7 +82,7 @@ func (w *world) reinitialize(e *modelEpoch) *world {
 		real: &mls.ReInit{GroupID: []byte(id), Version: mls.MLS10, Suite: next.suite, Extensions: extensions.real(next.senders())}}
 	by := list[w.pick(len(list))]
 	w.calm = true
-	w.sendBy(by) // to be read when the group has ended
+	w.send(by) // to be read when the group has ended
 	late := w.letters[len(w.letters)-1]
 	var c *modelCommit
 	if w.pick(2) == 0 {

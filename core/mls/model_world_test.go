@@ -190,6 +190,11 @@ func (w *world) begin() {
 	for i := range 2 + w.pick(19) {
 		a := w.newActor(fmt.Sprint("m", i))
 		a.rich = w.pick(3) > 0
+		for k := range 3 {
+			if w.pick(4) > 0 {
+				a.learn(k)
+			}
+		}
 	}
 	a := w.actors[0]
 	list := extensionList(w.pick(int(extensionLists)))
@@ -364,6 +369,9 @@ func (w *world) deliver(a *actor, l *letter) bool {
 			w.lookAtChanges(a, l.commit, got, was, waiting) // who is removed need not know all
 		}
 		w.look(a)
+	}
+	if w.rarely(4) {
+		w.deliver(a, l) // again
 	}
 	return true
 }
