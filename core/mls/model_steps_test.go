@@ -155,7 +155,10 @@ func (w *world) proposal(e *modelEpoch, a *actor) *modelProposal {
 				p.target = w.pick(len(e.tree.leaves()) + 1)
 			}
 		}
-		if len(e.tree.leaves()) > 16 && w.pick(2) == 0 { // shrink from the right
+		switch unmerged := e.tree.unmerged(); {
+		case len(unmerged) > 0 && w.pick(3) == 0:
+			p.target = unmerged[w.pick(len(unmerged))]
+		case w.pick(4) == 0: // shrink from the right
 			for p.target = len(e.tree.leaves()) - 1; e.tree.leaf(p.target) == nil; p.target-- {
 			}
 		}
@@ -319,6 +322,7 @@ func (w *world) stage() *modelCommit {
 			values, out = append(values, modelItem{p, false}), out[1:]
 		}
 	}
+	few := w.pick(2) == 0
 	if list := a.at.tree.leaves(); w.rarely(8) { // make holes
 		for range 1 + w.pick(len(list)) {
 			if i := w.pick(len(list)); list[i] != nil && i != own {
@@ -328,6 +332,9 @@ func (w *world) stage() *modelCommit {
 		}
 	}
 	for range w.pick(4) {
+		if few && len(values) > 0 {
+			break
+		}
 		item := modelItem{w.proposal(a.at, a), false}
 		if with := append(slices.Clip(values), item); len(a.at.breaches(with, own)) == 0 || w.rarely(10) {
 			values = with

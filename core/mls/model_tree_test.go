@@ -162,6 +162,14 @@ func (t *modelTree) refresh(i int, l *modelLeaf, mark func() int) {
 	}
 }
 
+// unmerged lists the leaves that a node above does not know.
+func (t *modelTree) unmerged() (list []int) {
+	for _, n := range t.root.nodes() {
+		list = append(list, n.unmerged...)
+	}
+	return list
+}
+
 // nodes are those of the array representation (RFC 9420 appendix C).
 func (n *modelNode) nodes() []*modelNode {
 	if n.left == nil {
