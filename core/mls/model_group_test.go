@@ -107,6 +107,8 @@ func (p *modelProposal) rivals(q *modelProposal) bool {
 		return false
 	case p.kind == mls.ProposalAdd:
 		return p.leaf.name == q.leaf.name
+	case p.kind == mls.ProposalUpdate:
+		return p.from == q.from
 	}
 	return p.kind == mls.ProposalGroupContextExtensions
 }
