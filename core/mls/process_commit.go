@@ -40,6 +40,9 @@ func (g *Group) applyCommit(ctx context.Context, env *Env, a *AuthenticatedConte
 	if err != nil {
 		return nil, err
 	}
+	if len(list) < len(c.Commit.Proposals) { // we are removed, beside something that we do not know
+		return &appliedCommit{list: list, result: g.describe(list, nil, c, store)}, nil
+	}
 	if external {
 		err = list.checkExternalList()
 	} else {
@@ -53,9 +56,6 @@ func (g *Group) applyCommit(ctx context.Context, env *Env, a *AuthenticatedConte
 	ac.context.Epoch++
 	ac.context.Extensions, ac.added = list.apply(ac.work, g.context.Extensions)
 	ac.result = g.describe(list, ac.added, c, store)
-	if len(list) < len(c.Commit.Proposals) { // we are removed, beside something that we do not know
-		return ac, nil // without it the new tree cannot be made, nor its path checked
-	}
 	if !ac.result.SelfRemoved && g.secrets != nil {
 		if ac.psks, err = g.gatherPSKs(ctx, env, list.pskIDs()); err != nil {
 			return nil, err
