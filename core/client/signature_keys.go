@@ -38,7 +38,8 @@ func (c *Client) keeper() core.KeyDeleter {
 func (t *Transaction) newKey(ctx context.Context, algorithm core.KeyAlgorithm) (core.Signer, error) {
 	var id keyID
 	_, _ = rand.Read(id[:])
-	if t.client.keeper() != nil {
+	keeper := t.client.keeper()
+	if keeper != nil {
 		if err := t.journal(ctx, id, algorithm); err != nil {
 			return nil, err
 		}
@@ -46,6 +47,11 @@ func (t *Transaction) newKey(ctx context.Context, algorithm core.KeyAlgorithm) (
 	key, err := t.client.keys.GenerateKey(ctx, keySpec(id, algorithm))
 	if err != nil {
 		return nil, err
+	}
+	if keeper != nil {
+		if err := t.client.stillJournalled(ctx, id); err != nil {
+			return nil, errors.Join(err, keeper.DeleteKey(ctx, key.Ref()))
+		}
 	}
 	signer, ok := key.(core.Signer)
 	if !ok {
@@ -82,6 +88,32 @@ func (t *Transaction) journal(ctx context.Context, id keyID, algorithm core.KeyA
 	return nil
 }
 
+// stillJournalled looks for the record again after the key was made: a sweep that
+// came before has deleted nothing, and will not come back. ErrConflict if so.
+func (c *Client) stillJournalled(ctx context.Context, id keyID) error {
+	r, found, err := newSegment(c.store).get(ctx, at(tableJournal, ""), id[:])
+	if err != nil {
+		return err
+	}
+	dying := true
+	if found {
+		if _, dying, err = readJournal(r.Value); err != nil {
+			return err
+		}
+	}
+	if dying {
+		return fmt.Errorf("another process swept the key while it was made: %w", core.ErrConflict)
+	}
+	return nil
+}
+
+func readJournal(record []byte) (algorithm core.KeyAlgorithm, dying bool, err error) {
+	err = decodeRecord("a key to be made", record, func(d *decoder) {
+		algorithm, dying = core.KeyAlgorithm(d.bytes()), d.flag()
+	})
+	return algorithm, dying, err
+}
+
 func journalRecord(algorithm core.KeyAlgorithm, dying bool) []byte {
 	return newEncoder().bytes([]byte(algorithm)).flag(dying)
 }
@@ -107,11 +139,7 @@ func (c *Client) sweepKey(ctx context.Context, id keyID) error {
 	if err != nil || !found {
 		return err
 	}
-	var algorithm core.KeyAlgorithm
-	var dying bool
-	err = decodeRecord("a key to be made", r.Value, func(d *decoder) {
-		algorithm, dying = core.KeyAlgorithm(d.bytes()), d.flag()
-	})
+	algorithm, dying, err := readJournal(r.Value)
 	if err != nil {
 		return err
 	}

@@ -24,6 +24,7 @@ type token struct {
 	keys map[core.KeyRef]core.Signer
 
 	deleting func() // called before a key is deleted
+	making   func() // called before a key is made
 }
 
 // tokenKey signs and does not tell its material.
@@ -41,6 +42,10 @@ func (k *token) Algorithms(ctx context.Context) ([]core.KeyAlgorithm, error) {
 }
 
 func (k *token) GenerateKey(ctx context.Context, spec core.KeySpec) (core.PrivateKey, error) {
+	if making := k.making; making != nil {
+		k.making = nil
+		making()
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	ref := core.KeyRef(fmt.Sprintf("token:%x", spec.ID))
@@ -155,6 +160,31 @@ func TestSweptWhileNamed(t *testing.T) {
 	if !finished {
 		t.Fatal("nothing was swept")
 	}
+	w.do(other, func(ctx context.Context, tx *client.Transaction) error {
+		list, err := tx.Credentials(ctx)
+		if len(list) != tok.count() {
+			t.Errorf("the token holds %d keys, the store names %d", tok.count(), len(list))
+		}
+		return err
+	})
+}
+
+// TestSweptBeforeMade: a process starts, and sweeps, between the journal and the key
+// of another. The key that comes too late is not left behind.
+func TestSweptBeforeMade(t *testing.T) {
+	t.Parallel()
+	tok, store := newToken(), memory.New()
+	cfg := client.Config{Suites: pure.New(), Keys: tok}
+	w := newWorld(t, clienttest.Options{})
+	alice := w.deviceOn("alice", store, cfg)
+	tx, err := alice.Begin(t.Context())
+	w.must(err)
+	var other *clienttest.Device
+	tok.making = func() { other = clienttest.NewDevice(t, w.service, "alice", store, cfg) }
+	if _, err := tx.NewCredential(t.Context(), suite1); !errors.Is(err, core.ErrConflict) {
+		t.Errorf("a swept key was made: %v", err)
+	}
+	w.must(tx.Abort(t.Context()))
 	w.do(other, func(ctx context.Context, tx *client.Transaction) error {
 		list, err := tx.Credentials(ctx)
 		if len(list) != tok.count() {
