@@ -36,6 +36,9 @@ func (w *world) damage(data, other []byte) []byte {
 	at := w.pick(1<<20) % len(data) // not drawn from the length, which is random with some signatures
 	switch k := w.pick(8); {
 	case k < 3:
+		if w.pick(3) == 0 { // the tags are at the end
+			at = len(data) - 1 - at%min(len(data), 80)
+		}
 		out = bytes.Clone(data)
 		out[at] ^= 1 << w.pick(8)
 	case k < 4:
@@ -138,21 +141,41 @@ func (w *world) swap(data, other []byte) []byte {
 	return m.Marshal()
 }
 
-// attackMessage gives a member a message that nobody has made.
+// attackMessage gives a member messages that nobody has made, most of them close to
+// one that it would take.
 func (w *world) attackMessage(a *actor) {
-	recent := func() *letter { return w.letters[len(w.letters)-1-w.pick(min(len(w.letters), 30))] }
+	recent := w.letters[len(w.letters)-min(len(w.letters), 60):]
+	var good []*letter
+	for _, o := range w.at(a.at) {
+		if o.staged != nil && !o.staged.first {
+			recent = append(slices.Clip(recent), o.staged.sent)
+		}
+	}
+	for _, l := range recent {
+		if a.judge(l, a.name).fine() {
+			good = append(good, l)
+		}
+	}
 	for range 4 {
-		l, o := recent(), recent()
-		data := w.damage(l.bytes, o.bytes)
-		if data == nil || slices.ContainsFunc(w.letters, func(l *letter) bool { return bytes.Equal(l.bytes, data) }) {
-			continue
+		l := recent[w.pick(len(recent))]
+		if len(good) > 0 && w.pick(4) > 0 {
+			l = good[w.pick(len(good))]
 		}
-		before := snapshot(a.stored)
-		_, err := a.process(data)
-		w.refusal(err, "%s: %s that was changed", a.name, l)
-		if !before.same(a.stored) {
-			w.fail("%s: %s that was changed has changed the store", a.name, l)
-		}
+		w.attackWith(a, l, recent[w.pick(len(recent))])
+	}
+}
+
+// attackWith gives a member a letter that was changed, perhaps with parts of another.
+func (w *world) attackWith(a *actor, l, other *letter) {
+	data := w.damage(l.bytes, other.bytes)
+	if data == nil || slices.ContainsFunc(w.letters, func(l *letter) bool { return bytes.Equal(l.bytes, data) }) {
+		return
+	}
+	before := snapshot(a.stored)
+	_, err := a.process(data)
+	w.refusal(err, "%s: %s that was changed", a.name, l)
+	if !before.same(a.stored) {
+		w.fail("%s: %s that was changed has changed the store", a.name, l)
 	}
 }
 

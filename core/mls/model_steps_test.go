@@ -675,6 +675,9 @@ func (w *world) enterFromOutside() {
 	w.note("%s enters from outside after %d at leaf %d: %s", a.name, e.number, c.place, c)
 	w.settle(a, c.result, g, ws)
 	for _, o := range w.at(e) {
+		if w.rarely(4) {
+			w.attackWith(o, c.sent, w.letters[w.pick(len(w.letters))])
+		}
 		if !w.lost() {
 			w.deliver(o, c.sent)
 		}
