@@ -6,6 +6,7 @@
 # make bench   benchmarks            make fuzz   every fuzz target, FUZZTIME each
 # make soak    random groups beside a model of them for SOAK_TIME (an hour)
 # make soak-race, soak-fuzz   the tests again and again; fuzzing for 10 minutes each
+# make soak-interop   every scenario with every assignment of actors, and a long random one
 # make build   bin/conclave
 #
 # CONCLAVE_SHARED names the folder with the specifications' test vectors;
@@ -15,7 +16,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: demo setup test check unit race bench fuzz soak soak-race soak-fuzz build clean
+.PHONY: demo setup test check unit race bench fuzz soak soak-race soak-fuzz soak-interop build clean
 
 DIRS := $(wildcard core providers storage hsm plugins app softhsm-test)
 PKGS := $(DIRS:%=./%/...)
@@ -108,6 +109,9 @@ soak-race:
 
 soak-fuzz:
 	$(MAKE) --no-print-directory fuzz FUZZTIME=10m
+
+soak-interop:
+	go test -count 1 -timeout 0 -run TestScenarios ./app/interop -assignments 16 -deep 1670
 
 clean:
 	rm -rf bin
