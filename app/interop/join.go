@@ -170,12 +170,18 @@ func absent(b []byte) []byte {
 	return b
 }
 
-func (s *service) ExternalJoin(ctx context.Context, req *pb.ExternalJoinRequest) (*pb.ExternalJoinResponse, error) {
-	info, err := unwrap(req.GetGroupInfo(), groupInfoOf)
+// groupInfo reads what tells of a group that is not ours, and finds its suite.
+func (s *service) groupInfo(message []byte) (*mls.GroupInfo, core.Suite, error) {
+	info, err := unwrap(message, groupInfoOf)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	suite, err := s.software.Suite(info.GroupContext.Suite)
+	return info, suite, err
+}
+
+func (s *service) ExternalJoin(ctx context.Context, req *pb.ExternalJoinRequest) (*pb.ExternalJoinResponse, error) {
+	info, suite, err := s.groupInfo(req.GetGroupInfo())
 	if err != nil {
 		return nil, err
 	}

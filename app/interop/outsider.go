@@ -20,11 +20,7 @@ import (
 // added, or an external sender that the group has named.
 
 func (s *service) NewMemberAddProposal(ctx context.Context, req *pb.NewMemberAddProposalRequest) (*pb.NewMemberAddProposalResponse, error) {
-	info, err := unwrap(req.GetGroupInfo(), groupInfoOf)
-	if err != nil {
-		return nil, err
-	}
-	suite, err := s.software.Suite(info.GroupContext.Suite)
+	info, suite, err := s.groupInfo(req.GetGroupInfo())
 	if err != nil {
 		return nil, err
 	}
