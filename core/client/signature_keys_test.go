@@ -136,6 +136,18 @@ func TestKeysOutsideTheStore(t *testing.T) {
 	}
 }
 
+// noKeyIsLeft compares what a token holds with what the store names.
+func (w *world) noKeyIsLeft(d *clienttest.Device, tok *token) {
+	w.Helper()
+	w.do(d, func(ctx context.Context, tx *client.Transaction) error {
+		list, err := tx.Credentials(ctx)
+		if len(list) != tok.count() {
+			w.Errorf("the token holds %d keys, the store names %d", tok.count(), len(list))
+		}
+		return err
+	})
+}
+
 // TestSweptWhileNamed: a process starts while another is about to name a key. The
 // key is named or dying, never both.
 func TestSweptWhileNamed(t *testing.T) {
@@ -160,13 +172,7 @@ func TestSweptWhileNamed(t *testing.T) {
 	if !finished {
 		t.Fatal("nothing was swept")
 	}
-	w.do(other, func(ctx context.Context, tx *client.Transaction) error {
-		list, err := tx.Credentials(ctx)
-		if len(list) != tok.count() {
-			t.Errorf("the token holds %d keys, the store names %d", tok.count(), len(list))
-		}
-		return err
-	})
+	w.noKeyIsLeft(other, tok)
 }
 
 // TestSweptBeforeMade: a process starts, and sweeps, between the journal and the key
@@ -185,13 +191,7 @@ func TestSweptBeforeMade(t *testing.T) {
 		t.Errorf("a swept key was made: %v", err)
 	}
 	w.must(tx.Abort(t.Context()))
-	w.do(other, func(ctx context.Context, tx *client.Transaction) error {
-		list, err := tx.Credentials(ctx)
-		if len(list) != tok.count() {
-			t.Errorf("the token holds %d keys, the store names %d", tok.count(), len(list))
-		}
-		return err
-	})
+	w.noKeyIsLeft(other, tok)
 }
 
 // TestSweepsMeet: several processes make keys and sweep at the same time.
