@@ -6,83 +6,12 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"testing"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/mls"
 	"github.com/conclave-mls/conclave/core/seal"
 )
-
-// A Backend is a delivery service as one sees it: a [Service], or something in
-// front of one.
-type Backend interface {
-	SubmitCommit(by core.ClientID, id core.ConversationID, b client.CommitBundle) client.Outcome
-	SendMessage(by core.ClientID, id core.ConversationID, key string, message []byte) client.Outcome
-	Next(to core.ClientID, id core.ConversationID) (number int, message []byte, err error)
-	Ack(to core.ClientID, id core.ConversationID, number int)
-	Welcome(to core.ClientID) (Welcome, bool)
-	TakeWelcome(to core.ClientID)
-	GroupInfo(id core.ConversationID) ([]byte, error)
-}
-
-// A Link is the [client.Transport] of one device.
-type Link struct {
-	Service Backend
-	ID      core.ClientID
-	// Receive gets each message in Drain; it was taken if there is no error.
-	Receive func(ctx context.Context, id core.ConversationID, message []byte) error
-	// Before and After, if set, are called around "commit" and "send". An error of
-	// Before keeps the call from the service; one of After loses its answer.
-	Before, After func(call string) error
-}
-
-var _ client.Transport = (*Link)(nil)
-var _ client.GroupInfoSource = (*Link)(nil)
-
-func (l *Link) call(name string, f func() client.Outcome) (client.Outcome, error) {
-	if l.Before != nil {
-		if err := l.Before(name); err != nil {
-			return client.Outcome{}, err
-		}
-	}
-	outcome := f()
-	if l.After != nil {
-		if err := l.After(name); err != nil {
-			return client.Outcome{}, err
-		}
-	}
-	return outcome, nil
-}
-
-// SubmitCommit implements [client.Transport].
-func (l *Link) SubmitCommit(_ context.Context, id core.ConversationID, _ string, b client.CommitBundle) (client.Outcome, error) {
-	return l.call("commit", func() client.Outcome { return l.Service.SubmitCommit(l.ID, id, b) })
-}
-
-// SendMessage implements [client.Transport].
-func (l *Link) SendMessage(_ context.Context, id core.ConversationID, key string, message []byte) (client.Outcome, error) {
-	return l.call("send", func() client.Outcome { return l.Service.SendMessage(l.ID, id, key, message) })
-}
-
-// Drain implements [client.Transport].
-func (l *Link) Drain(ctx context.Context, id core.ConversationID) error {
-	for {
-		number, message, err := l.Service.Next(l.ID, id)
-		if err != nil || number == 0 {
-			return err
-		}
-		if err := l.Receive(ctx, id, message); err != nil {
-			return err
-		}
-		l.Service.Ack(l.ID, id, number)
-	}
-}
-
-// GroupInfo implements [client.GroupInfoSource].
-func (l *Link) GroupInfo(_ context.Context, id core.ConversationID) ([]byte, error) {
-	return l.Service.GroupInfo(id)
-}
 
 // A Device is a client, its connection, and what it has received.
 type Device struct {
@@ -99,7 +28,7 @@ type Device struct {
 // NewDevice opens a client on a keystore and connects it. The configuration needs
 // Suites and Keys; the store, the transport and the observer are the device's. It
 // is closed with the test.
-func NewDevice(t testing.TB, service Backend, id core.ClientID, ks core.Keystore, cfg client.Config) *Device {
+func NewDevice(t TB, service Backend, id core.ClientID, ks core.Keystore, cfg client.Config) *Device {
 	t.Helper()
 	d := &Device{Link: &Link{Service: service, ID: id}}
 	wrapper, err := seal.RawKey(core.NewSecret(make([]byte, 32))) // a test has nothing to hide
@@ -231,6 +160,9 @@ func (d *Device) Events() []client.Event {
 // Welcomes joins every conversation that waits for the device.
 func (d *Device) Welcomes(ctx context.Context) error {
 	for {
+		if err := d.Link.online(); err != nil {
+			return err
+		}
 		w, ok := d.Link.Service.Welcome(d.Link.ID)
 		if !ok {
 			return nil

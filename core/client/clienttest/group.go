@@ -4,14 +4,13 @@ package clienttest
 
 import (
 	"context"
-	"testing"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
 )
 
 // Identify makes the identity of a device, with its own id.
-func (d *Device) Identify(t testing.TB, suites ...core.SuiteID) {
+func (d *Device) Identify(t TB, suites ...core.SuiteID) {
 	t.Helper()
 	err := d.Transaction(t.Context(), func(ctx context.Context, tx *client.Transaction) error {
 		return tx.InitMLS(ctx, d.Link.ID, suites...)
@@ -22,7 +21,7 @@ func (d *Device) Identify(t testing.TB, suites ...core.SuiteID) {
 }
 
 // KeyPackage makes a key package of the device, an MLSMessage.
-func (d *Device) KeyPackage(t testing.TB, suite core.SuiteID) (message []byte) {
+func (d *Device) KeyPackage(t TB, suite core.SuiteID) (message []byte) {
 	t.Helper()
 	err := d.Transaction(t.Context(), func(ctx context.Context, tx *client.Transaction) error {
 		k, err := tx.NewKeyPackages(ctx, suite, core.CredentialBasic, 1)
@@ -38,7 +37,7 @@ func (d *Device) KeyPackage(t testing.TB, suite core.SuiteID) (message []byte) {
 }
 
 // Group makes a conversation of the first device and adds the others in one commit.
-func Group(t testing.TB, id core.ConversationID, first *Device, others ...*Device) {
+func Group(t TB, id core.ConversationID, first *Device, others ...*Device) {
 	t.Helper()
 	err := first.Transaction(t.Context(), func(ctx context.Context, tx *client.Transaction) error {
 		c, err := tx.NewConversation(ctx, id, client.ConversationConfig{Group: first.Join.Group})

@@ -2,12 +2,16 @@
 
 // Package clienttest helps to test applications of core/client without a network:
 // an in-memory delivery [Service], and [Device], a client with its connection to
-// it. Start with [NewService], [NewDevice] and [Group].
+// it. Start with [NewConversation], which puts as many devices as you name into a
+// conversation; or with [NewService], [NewDevice] and [Group] to choose more.
 //
-// The service keeps the order, accepts one commit for each epoch, gives every
-// member each message with a cursor of its own, and can be told to behave badly:
-// to forget that it has seen a commit, or to lose its answers. It is for tests
-// only: it trusts whoever speaks to it.
+// The service keeps the order, accepts one commit for each epoch and gives every
+// member each message with a cursor of its own. A [Link], the connection of one
+// device, can be told to be offline, to refuse a commit, to lose an answer or to
+// hold a message back; [Options] have the service forget that it has seen a commit.
+//
+// It is for tests only: the service trusts whoever speaks to it, and the devices'
+// stores are sealed with a key that everybody knows.
 package clienttest
 
 import (
