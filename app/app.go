@@ -30,8 +30,8 @@ import (
 	"github.com/conclave-mls/conclave/app/modules"
 )
 
-// New puts a client together: keystore, key, crypto, suites, issuer, delivery and
-// the client over them. The error of a part that could not be made is that of
+// New puts a client together: keystore, key, crypto, suites, audit log, issuer, delivery
+// and the client over them. The error of a part that could not be made is that of
 // [fx.App.Err]; nothing is left open then.
 func New(c config.Config, options ...fx.Option) *fx.App {
 	return build(Client(c), options)
@@ -46,7 +46,7 @@ func NewService(c config.Config, options ...fx.Option) *fx.App {
 // own.
 func Client(c config.Config) fx.Option {
 	return fx.Options(common(c),
-		modules.Keystore(), modules.Key(), modules.Crypto(), modules.Suites(),
+		modules.Keystore(), modules.Key(), modules.Crypto(), modules.Suites(), modules.Audit(),
 		modules.Issuer(), modules.Delivery(), modules.Client())
 }
 

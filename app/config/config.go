@@ -20,6 +20,7 @@ type Config struct {
 	Keystore string       `toml:"keystore,omitempty"` // where state lives
 	Key      string       `toml:"key,omitempty"`      // what wraps the keystore's data keys
 	Crypto   string       `toml:"crypto,omitempty"`   // where private signature keys live
+	Audit    string       `toml:"audit,omitempty"`    // where each use of a key has its line
 	Issuer   string       `toml:"issuer,omitempty"`   // who vouches for the client
 	Delivery string       `toml:"delivery,omitempty"` // the delivery service: its address
 	Suite    core.SuiteID `toml:"suite,omitempty"`    // of new conversations and credentials
@@ -40,6 +41,7 @@ func Default(folder string) Config {
 		Keystore: "sqlite:store.db",
 		Key:      "file:store.key",
 		Crypto:   "pure:",
+		Audit:    "log:",
 		Issuer:   "basic:",
 		Delivery: "http://127.0.0.1:9420",
 		Suite:    core.SuiteX25519AES128Ed25519,
@@ -57,6 +59,7 @@ func (c Config) Over(o Config) Config {
 		{&c.Keystore, o.Keystore},
 		{&c.Key, o.Key},
 		{&c.Crypto, o.Crypto},
+		{&c.Audit, o.Audit},
 		{&c.Issuer, o.Issuer},
 		{&c.Delivery, o.Delivery},
 		{&c.Listen, o.Listen},
@@ -98,7 +101,7 @@ func Load(file string) (Config, error) {
 		return Config{}, fmt.Errorf("configuration %s: unknown key %q: %w", file, unknown[0].String(), core.ErrInvalid)
 	}
 	c := Default(filepath.Dir(file)).Over(read)
-	for _, uri := range []string{c.Keystore, c.Key, c.Crypto, c.Issuer, c.Delivery} {
+	for _, uri := range []string{c.Keystore, c.Key, c.Crypto, c.Audit, c.Issuer, c.Delivery} {
 		if _, err := c.URI(uri); err != nil {
 			return Config{}, fmt.Errorf("configuration %s: %w", file, err)
 		}

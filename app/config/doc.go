@@ -7,6 +7,7 @@
 //	keystore = "sqlite:store.db"   # or "memory:"
 //	key      = "file:store.key"    # what seals the keystore, or "passphrase:"
 //	crypto   = "pure:"             # where signature keys are made
+//	audit    = "file:audit.log"    # each use of a key; or "log:", the program's log
 //	issuer   = "basic:"            # who vouches for the client
 //	delivery = "unix:///run/conclave.sock"
 //	suite    = 1                   # RFC 9420 section 17.1

@@ -12,6 +12,7 @@ import (
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/seal"
+	"github.com/conclave-mls/conclave/providers/audit"
 )
 
 // An Observer hears of the client's events. Replace it to listen.
@@ -30,14 +31,14 @@ func Client() fx.Option {
 }
 
 func openClient(ks core.Keystore, w core.KeyWrapper, suites core.SuiteSource, keys core.CryptoProvider,
-	auth core.Authenticator, t client.Transport, o Observer, log *slog.Logger, lc fx.Lifecycle) (*client.Client, error) {
+	auth core.Authenticator, t client.Transport, o Observer, log *slog.Logger, a AuditLog, lc fx.Lifecycle) (*client.Client, error) {
 	ctx := context.Background()
-	store, err := seal.Open(ctx, ks, w, "conclave")
+	store, err := seal.Open(ctx, ks, audit.KeyWrapper(w, a.Logger), "conclave")
 	if err != nil {
 		return nil, err
 	}
 	c, err := client.Open(ctx, client.Config{
-		Store: store, Suites: suites, Keys: keys, Authenticator: auth, Transport: t, Observe: o, Logger: log,
+		Store: store, Suites: suites, Keys: audit.Keys(keys, a.Logger), Authenticator: auth, Transport: t, Observe: o, Logger: log,
 	})
 	if err != nil {
 		_ = store.Close() // the first error counts

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -126,5 +128,55 @@ func TestPassphrase(t *testing.T) {
 	}
 	if err := openKey(t, folder, "sqlite:store.db", "random:"); !errors.Is(err, core.ErrWrongKey) {
 		t.Errorf("a random key: %v", err)
+	}
+}
+
+// The audit log is a file that only its owner can read, to which every run appends;
+// without one the lines are in the program's log.
+func TestAudit(t *testing.T) {
+	folder := t.TempDir()
+	c := config.Default(folder)
+	c.Keystore, c.Key, c.Audit = "memory:", "random:", "file:audit.log"
+	identify := func(options ...fx.Option) {
+		t.Helper()
+		var cl *client.Client
+		err := app.Run(t.Context(), app.New(c, append(options, fx.Populate(&cl))...), func(ctx context.Context) error {
+			return cl.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+				return tx.InitMLS(ctx, "alice", core.SuiteX25519AES128Ed25519)
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	identify()
+	path := filepath.Join(folder, "audit.log")
+	once, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, operation := range []string{"wrap", "generate"} {
+		if n := strings.Count(string(once), `"audit":{"operation":"`+operation+`",`); n == 0 {
+			t.Errorf("no %s in %s", operation, once)
+		}
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	identify()
+	if twice, err := os.ReadFile(path); err != nil || strings.Count(string(twice), "\n") != 2*strings.Count(string(once), "\n") || !strings.HasPrefix(string(twice), string(once)) {
+		t.Errorf("after the second run: %s, %v", twice, err)
+	}
+
+	c.Audit = "file:none/audit.log"
+	var cl *client.Client
+	if err := app.Run(t.Context(), app.New(c, fx.Populate(&cl)), nil); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("where no file can be: %v", err)
+	}
+	c.Audit = "log:"
+	var log strings.Builder
+	identify(fx.Replace(slog.New(slog.NewTextHandler(&log, nil))))
+	if !strings.Contains(log.String(), "level=INFO msg=audit audit.operation=generate audit.key=pure:Ed25519/") {
+		t.Errorf("in the log: %s", log.String())
 	}
 }
