@@ -405,7 +405,7 @@ func TestNothingHalfWay(t *testing.T) {
 		return nil
 	})
 	w.do(carol, func(ctx context.Context, tx *client.Transaction) error {
-		if list, listErr := tx.Credentials(ctx); listErr != nil || len(list) != 0 {
+		if list, listErr := tx.Credentials(ctx, client.CredentialFilter{}); listErr != nil || len(list) != 0 {
 			t.Errorf("finished %v: credentials %v, %v of nobody", err, list, listErr)
 		}
 		return nil

@@ -31,6 +31,9 @@ type Config struct {
 	// MaxLifetime is the longest range of a key package's lifetime with which we add
 	// a client; 0 is DefaultMaxLifetime, less than 0 is no limit.
 	MaxLifetime time.Duration
+	// InitialKeyPackages is how many key packages [Transaction.InitMLS] makes for each
+	// suite, for an application that publishes that many at once; 0 is none.
+	InitialKeyPackages int
 	// NoGrease leaves out the meaningless values that we send so that peers are found
 	// which do not ignore the unknown (RFC 9420 section 13.5).
 	NoGrease bool
@@ -55,6 +58,7 @@ type Client struct {
 	observe   func(Event)
 	grease    bool
 	longest   time.Duration // lifetime of a key package; 0: no limit
+	initial   int           // key packages for each suite
 	maxLag    uint64
 	lease     time.Duration
 
@@ -79,7 +83,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	c := &Client{
 		store: cfg.Store, suites: cfg.Suites, keys: cfg.Keys, auth: cfg.Authenticator, transport: cfg.Transport,
-		now: cfg.Clock, log: cfg.Logger, observe: cfg.Observe, grease: !cfg.NoGrease, longest: cfg.MaxLifetime, maxLag: cfg.MaxOutboxLag, lease: cfg.Lease,
+		now: cfg.Clock, log: cfg.Logger, observe: cfg.Observe, grease: !cfg.NoGrease, longest: cfg.MaxLifetime, initial: cfg.InitialKeyPackages, maxLag: cfg.MaxOutboxLag, lease: cfg.Lease,
 		idle: make(chan struct{}),
 	}
 	_, _ = rand.Read(c.process[:])

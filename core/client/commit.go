@@ -18,7 +18,7 @@ type Changes struct {
 	Remove            []core.ClientID  // those who are not members are passed over
 	PSKs              [][]byte         // ids of pre-shared keys to mix in; see SetPSK
 	Update            bool             // refresh our own keys
-	Rotate            *Credential      // take one of our credentials, and its key, into use
+	Rotate            CredentialRef    // take one of our credentials, and its key, into use; 0: none
 	Extensions        *[]mls.Extension // replace the group's
 	AuthenticatedData []byte
 }
@@ -61,11 +61,11 @@ func (c *Conversation) Rotate(ctx context.Context, kind core.CredentialType) (*C
 	if err != nil {
 		return nil, err
 	}
-	own, err := c.tx.newest(ctx, suite.Parameters().Scheme, kind)
+	own, err := newest(ctx, c.tx.segment, suite.Parameters().Scheme, kind)
 	if err != nil {
 		return nil, err
 	}
-	return c.tx.commit(ctx, c.id, Changes{Rotate: &own})
+	return c.tx.commit(ctx, c.id, Changes{Rotate: own.Ref})
 }
 
 // CommitPendingProposals commits what is proposed. It is a boundary, unless there
@@ -134,6 +134,11 @@ func (t *Transaction) commitOnce(ctx context.Context, id core.ConversationID, ch
 		return nil, t.explain(ctx, h, err)
 	}
 	message := digestOf(bundle.Commit)
+	if changes.Rotate != 0 {
+		if err := t.use(ctx, h, changes.Rotate); err != nil {
+			return nil, err
+		}
+	}
 	t.encrypted(h, g, ws)
 	h.head.pending = pendingHead{message: message, epoch: pending.Epoch(), submissions: 1}
 	enqueued := t.enqueued(id)
@@ -236,7 +241,7 @@ func (t *Transaction) away(ctx context.Context, f func(ctx context.Context) erro
 
 // params turns the changes into proposals for the group as it is; nil if nothing
 // is left to do. In another try, what others did meanwhile is passed over.
-func (t *Transaction) params(ctx context.Context, h *held, members []mls.Member, changes Changes, again bool) (*mls.CommitParams, error) {
+func (t *Transaction) params(ctx context.Context, h *held, members []mls.Member, changes Changes, again bool) (_ *mls.CommitParams, err error) {
 	env := t.own(h)
 	leaves := map[core.ClientID]mls.LeafIndex{}
 	for _, m := range members {
@@ -276,14 +281,12 @@ func (t *Transaction) params(ctx context.Context, h *held, members []mls.Member,
 	if changes.Extensions != nil {
 		p.Proposals = append(p.Proposals, &mls.GroupContextExtensions{Extensions: *changes.Extensions})
 	}
-	if r := changes.Rotate; r != nil {
-		signer, err := t.signer(ctx, r.SignatureKey)
-		if err != nil {
+	if changes.Rotate != 0 {
+		if p.Leaf, err = t.leafParams(ctx, h, changes.Rotate); err != nil {
 			return nil, err
 		}
-		p.Leaf = mls.LeafParams{Credential: &r.Credential, SignatureKey: signer}
 	}
-	if len(p.Proposals) > 0 || p.ForcePath || changes.Rotate != nil {
+	if len(p.Proposals) > 0 || p.ForcePath || changes.Rotate != 0 {
 		return p, nil
 	}
 	for waiting, err := range h.group.PendingProposals(ctx, env) {

@@ -15,6 +15,7 @@ import (
 type ConversationConfig struct {
 	Suite           core.SuiteID
 	Credential      core.CredentialType
+	CredentialRef   CredentialRef        // not 0: this one of ours, instead of the newest of the type
 	ExternalSenders []mls.ExternalSender // who may propose from outside
 	Group           mls.Config           // zero: mls.DefaultConfig
 }
@@ -67,7 +68,7 @@ func (t *Transaction) newConversation(ctx context.Context, id core.ConversationI
 	if err != nil {
 		return nil, err
 	}
-	own, signer, err := t.ownSigner(ctx, suite, cfg.Credential)
+	own, signer, err := t.ownSigner(ctx, suite, cfg.Credential, cfg.CredentialRef)
 	if err != nil {
 		return nil, err
 	}
@@ -87,15 +88,19 @@ func (t *Transaction) newConversation(ctx context.Context, id core.ConversationI
 		return nil, err
 	}
 	t.emptyBuffer(h)
-	if err := t.inhabit(ctx, h, h.head.next, g, ws); err != nil {
+	if err := t.inhabit(ctx, h, h.head.next, g, ws, own.Ref); err != nil {
 		return nil, err
 	}
 	return &Conversation{tx: t, id: id}, nil
 }
 
-// inhabit makes a fresh incarnation the one that the conversation lives in.
-func (t *Transaction) inhabit(ctx context.Context, h *held, incarnation uint32, g *mls.Group, ws *mls.WriteSet) error {
+// inhabit makes a fresh incarnation, with one of our credentials, the one that the
+// conversation lives in.
+func (t *Transaction) inhabit(ctx context.Context, h *held, incarnation uint32, g *mls.Group, ws *mls.WriteSet, own CredentialRef) error {
 	if err := t.enlist(ctx, h); err != nil {
+		return err
+	}
+	if err := t.use(ctx, h, own); err != nil {
 		return err
 	}
 	if h.head.active != 0 {
@@ -180,7 +185,7 @@ func (t *Transaction) forget(ctx context.Context, h *held, reason string) error 
 	p := at(tableConversations, "")
 	t.segment.del(p, item(be64(h.head.sequence)))
 	t.segment.put(p, theOnly, newEncoder().u64(next))
-	for _, table := range []core.Table{tableLease, tableJoin} {
+	for _, table := range []core.Table{tableLease, tableJoin, tableUse} {
 		t.segment.del(ofConversation(table, h.id), nil)
 	}
 	// What was burnt in an epoch that is still to come stays: a Welcome may lead there.

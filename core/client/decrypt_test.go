@@ -62,7 +62,7 @@ func TestDuplicatesAndLatecomers(t *testing.T) {
 		n := len(w.service.Log(chat))
 		w.send(alice, "text")
 		w.in(alice, func(ctx context.Context, c *client.Conversation) error {
-			_, err := c.ProposeUpdate(ctx, nil)
+			_, err := c.ProposeUpdate(ctx, 0)
 			return err
 		})
 		w.in(alice, func(ctx context.Context, c *client.Conversation) error {
@@ -123,7 +123,7 @@ func TestMessagesOfTheNextEpoch(t *testing.T) {
 		w.update(alice) // 0: the commit that bob will miss
 		w.send(alice, "one")
 		w.in(alice, func(ctx context.Context, c *client.Conversation) error {
-			_, err := c.ProposeUpdate(ctx, nil)
+			_, err := c.ProposeUpdate(ctx, 0)
 			return err
 		})
 		w.must(carol.Link.Drain(t.Context(), chat))

@@ -29,8 +29,23 @@ var (
 	ErrConversationNotFound = fmt.Errorf("client: conversation: %w", core.ErrNotFound)
 	// ErrConversationExists: we are in this conversation, or about to join it.
 	ErrConversationExists = fmt.Errorf("client: conversation exists already: %w", core.ErrDenied)
-	// ErrCredentialNotFound: no credential of the type for the signature scheme.
+	// ErrNoProvisionalIdentity: GenerateKeypairs has made no such key.
+	ErrNoProvisionalIdentity = fmt.Errorf("client: key pair that waits for a client id: %w", core.ErrNotFound)
+	// ErrTooManyIdentities: GenerateKeypairs has made more keys than were named.
+	ErrTooManyIdentities = fmt.Errorf("client: more key pairs wait for a client id: %w", core.ErrInvalid)
+	// ErrCredentialNotFound: no such credential, or none of the type for the
+	// signature scheme.
 	ErrCredentialNotFound = fmt.Errorf("client: credential: %w", core.ErrNotFound)
+	// ErrEnrollmentNotDone: no X.509 credential for the signature scheme yet. It is an
+	// ErrCredentialNotFound.
+	ErrEnrollmentNotDone = fmt.Errorf("client: no certificate yet: %w", ErrCredentialNotFound)
+	// ErrCredentialExists: we have this credential for this signature key already.
+	ErrCredentialExists = fmt.Errorf("client: credential exists already: %w", core.ErrDenied)
+	// ErrCredentialInUse: one of our leaves or key packages has the credential.
+	ErrCredentialInUse = fmt.Errorf("client: credential is in use: %w", core.ErrDenied)
+	// ErrWrongCredential: the credential is another client's, or for another key or
+	// another signature scheme.
+	ErrWrongCredential = fmt.Errorf("client: wrong credential: %w", core.ErrDenied)
 	// ErrClientNotFound: the client is not a member.
 	ErrClientNotFound = fmt.Errorf("client: member: %w", core.ErrNotFound)
 	// ErrEmptyInput: there is nothing to do in what was given.

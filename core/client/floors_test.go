@@ -60,7 +60,7 @@ func (b *burns) escape(ctx context.Context, c *client.Conversation) error {
 		}
 		b.out.note("alice", message)
 	}
-	p, err := c.ProposeUpdate(ctx, nil)
+	p, err := c.ProposeUpdate(ctx, 0)
 	if err != nil {
 		return err
 	}

@@ -107,6 +107,28 @@ func (t *Transaction) load(ctx context.Context, id core.ConversationID) (*held, 
 	return h, nil
 }
 
+// peek reads a conversation as the segment sees it, and locks nothing: a value of its
+// own, so that nobody wipes it meanwhile. What it says must not be changed.
+func (t *Transaction) peek(ctx context.Context, id core.ConversationID) (*held, error) {
+	if h := t.held[id]; h != nil {
+		return h, nil
+	}
+	r, found, err := t.segment.get(ctx, ofConversation(tableConversation, id), theOnly)
+	if err != nil {
+		return nil, err
+	}
+	h := &held{id: id, version: r.Version, exists: found, head: head{id: id}}
+	if found {
+		if h.head, err = decodeHead(r.Value); err != nil {
+			return nil, err
+		}
+	}
+	if h.head.active != 0 {
+		h.group, err = t.loadGroup(ctx, h, h.head.active)
+	}
+	return h, err
+}
+
 // loadGroup opens an incarnation from its header.
 func (t *Transaction) loadGroup(ctx context.Context, h *held, incarnation uint32) (*mls.Group, error) {
 	g, err := t.client.loadGroup(ctx, t.segment, h.id, incarnation)

@@ -17,6 +17,8 @@ type JoinConfig struct {
 	Credential core.CredentialType // external commit: 0 is basic
 	Tree       []byte              // the ratchet tree, if it travels out of band
 	PSKs       [][]byte            // external commit: ids of pre-shared keys to mix in
+
+	CredentialRef CredentialRef // external commit; not 0: this one of ours, instead of the newest of the type
 }
 
 // ProcessWelcome joins a conversation that a member has added us to. The key
@@ -68,13 +70,15 @@ func (t *Transaction) processWelcome(ctx context.Context, message []byte, cfg Jo
 	if err != nil {
 		return nil, err
 	}
+	own, err := t.consume(ctx, joined.KeyPackage.Ref(suite))
+	if err != nil {
+		return nil, err
+	}
 	if joined.KeyPackage.IsLastResort() {
 		t.segment.expect(seen, theOnly, core.Version{})
 		t.segment.put(seen, theOnly, newEncoder())
-	} else if err := t.consume(ctx, joined.KeyPackage.Ref(suite)); err != nil {
-		return nil, err
 	}
-	if err := t.inhabit(ctx, h, h.head.next, g, ws); err != nil {
+	if err := t.inhabit(ctx, h, h.head.next, g, ws, own); err != nil {
 		return nil, err
 	}
 	if joined.KeyPackage.IsLastResort() {
@@ -135,13 +139,16 @@ func (t *Transaction) joinOnce(ctx context.Context, id core.ConversationID, info
 	if err != nil || done != nil {
 		return done, err
 	}
-	g, commit, ws, err := t.makeJoin(ctx, h, info, cfg)
+	defer t.whole(&err)()
+	g, own, commit, ws, err := t.makeJoin(ctx, h, info, cfg)
 	if err != nil {
 		return nil, err
 	}
-	defer t.whole(&err)()
 	message := digestOf(commit)
 	if err := t.enlist(ctx, h); err != nil {
+		return nil, err
+	}
+	if err := t.use(ctx, h, own); err != nil {
 		return nil, err
 	}
 	h.head.staged = h.head.next
@@ -199,13 +206,15 @@ func (t *Transaction) readyToJoin(ctx context.Context, id core.ConversationID) (
 }
 
 // makeJoin makes the external commit.
-func (t *Transaction) makeJoin(ctx context.Context, h *held, info *mls.GroupInfo, cfg JoinConfig) (*mls.Group, []byte, *mls.WriteSet, error) {
-	fail := func(err error) (*mls.Group, []byte, *mls.WriteSet, error) { return nil, nil, nil, err }
+func (t *Transaction) makeJoin(ctx context.Context, h *held, info *mls.GroupInfo, cfg JoinConfig) (*mls.Group, CredentialRef, []byte, *mls.WriteSet, error) {
+	fail := func(err error) (*mls.Group, CredentialRef, []byte, *mls.WriteSet, error) {
+		return nil, 0, nil, nil, err
+	}
 	suite, err := t.client.suites.Suite(info.GroupContext.Suite)
 	if err != nil {
 		return fail(err)
 	}
-	own, signer, err := t.ownSigner(ctx, suite, cfg.Credential)
+	own, signer, err := t.ownSigner(ctx, suite, cfg.Credential, cfg.CredentialRef)
 	if err != nil {
 		return fail(err)
 	}
@@ -225,7 +234,8 @@ func (t *Transaction) makeJoin(ctx context.Context, h *held, info *mls.GroupInfo
 	for _, id := range cfg.PSKs {
 		p.PSKs = append(p.PSKs, mls.PreSharedKeyID{Type: mls.PSKExternal, ID: id, Nonce: RandomBytes(suite.Parameters().Nh)})
 	}
-	return mls.JoinExternal(ctx, env, p)
+	g, commit, ws, err := mls.JoinExternal(ctx, env, p)
+	return g, own.Ref, commit, ws, err
 }
 
 // rebuildJoin makes the bundle of a join that waits again.

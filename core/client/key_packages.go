@@ -4,6 +4,7 @@ package client
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -19,6 +20,9 @@ type KeyPackage struct {
 	Ref        []byte // KeyPackageRef
 	Message    []byte // MLSMessage, to be published
 	LastResort bool
+	Suite      core.SuiteID
+	Credential CredentialRef
+	Expires    time.Time
 }
 
 // Key packages are valid from an hour ago, for clocks that differ, for 84 days.
@@ -34,10 +38,34 @@ const DefaultMaxLifetime = 400 * 24 * time.Hour
 // pooled is what the pool knows of a key package without its keys.
 type pooled struct {
 	key        []byte
+	suite      core.SuiteID // of the key
 	ref        []byte
 	kind       core.CredentialType
+	credential CredentialRef
 	notAfter   uint64 // Unix seconds
 	lastResort bool
+}
+
+func (p pooled) encode() []byte {
+	e := newEncoder().bytes(p.ref).u16(uint16(p.kind)).u64(uint64(p.credential))
+	return e.u64(p.notAfter).flag(p.lastResort)
+}
+
+func decodePooled(key, value []byte) (p pooled, err error) {
+	if len(key) != len(inList)+2+8 {
+		return p, fmt.Errorf("key of a key package: %w", core.ErrDamaged)
+	}
+	p.key, p.suite = key, core.SuiteID(binary.BigEndian.Uint16(key[len(inList):]))
+	err = decodeRecord("a key package", value, func(d *decoder) {
+		p.ref, p.kind, p.credential = d.bytes(), core.CredentialType(d.u16()), CredentialRef(d.u64())
+		p.notAfter, p.lastResort = d.u64(), d.flag()
+	})
+	return p, err
+}
+
+// usableOnce says whether it is of a suite (0: any) and a type, and no last resort.
+func (p pooled) usableOnce(suite core.SuiteID, kind core.CredentialType) bool {
+	return (suite == 0 || p.suite == suite) && p.kind == orBasic(kind) && !p.lastResort
 }
 
 func (p pooled) expired(now time.Time) bool { return uint64(max(now.Unix(), 0)) >= p.notAfter }
@@ -77,10 +105,7 @@ func poolList(ctx context.Context, s *segment, suite core.SuiteID) (list []poole
 		return nil, err
 	}
 	for _, r := range answers[0] {
-		e := pooled{key: r.Key}
-		err := decodeRecord("a key package", r.Value, func(d *decoder) {
-			e.ref, e.kind, e.notAfter, e.lastResort = d.bytes(), core.CredentialType(d.u16()), d.u64(), d.flag()
-		})
+		e, err := decodePooled(r.Key, r.Value)
 		if err != nil {
 			return nil, err
 		}
@@ -111,113 +136,187 @@ func (p *pool) remove(which func(pooled) bool) (removed int) {
 // prune is KP-6's sweep of what has expired.
 func (p *pool) prune() { p.remove(func(e pooled) bool { return e.expired(p.t.client.now()) }) }
 
-// A maker adds key packages with one of our credentials to the pool.
-type maker struct {
-	*pool
-	suite  core.Suite
-	own    Credential
-	signer core.Signer
+// A KeyPackageOptions says what key packages are made. The zero value makes packages
+// that are used once, for the client's most preferred suite, with our newest basic
+// credential, valid for 84 days.
+type KeyPackageOptions struct {
+	Suite         core.SuiteID
+	Credential    core.CredentialType
+	CredentialRef CredentialRef // not 0: this one of ours, instead of the newest of the type
+	// Lifetime begins an hour ago, for clocks that differ, and ends so much from now.
+	// With that hour it is at most Config.MaxLifetime, else core.ErrInvalid.
+	Lifetime   time.Duration
+	LastResort bool // the package survives its use
 }
 
-// maker reads the pool, takes what has expired away and is ready to add.
-func (t *Transaction) maker(ctx context.Context, id core.SuiteID, kind core.CredentialType) (*maker, error) {
-	suite, err := t.client.suites.Suite(id)
-	if err != nil {
-		return nil, err
-	}
-	own, signer, err := t.ownSigner(ctx, suite, kind)
-	if err != nil {
-		return nil, err
-	}
-	p, err := t.pool(ctx)
-	if err != nil {
-		return nil, err
-	}
-	p.prune()
-	return &maker{p, suite, own, signer}, nil
-}
-
-// add makes n key packages.
-func (m *maker) add(ctx context.Context, n int, lastResort bool) (list []KeyPackage, err error) {
-	c := m.t.client
-	now := c.now()
-	lifetime := mls.Lifetime{NotBefore: unix(now.Add(-clockSkew)), NotAfter: unix(now.Add(keyPackageLifetime))}
-	for range n {
-		bundle, err := mls.NewKeyPackage(ctx, mls.KeyPackageParams{
-			Suite: m.suite, Signer: m.signer, Credential: m.own.Credential, Capabilities: mls.DefaultCapabilities(c.suites.Suites()),
-			Lifetime: lifetime, LastResort: lastResort, Grease: c.grease,
-			Now: now, MaxLifetime: c.longest,
-		})
-		if err != nil {
-			return nil, err
-		}
-		k := keyPackageOf(bundle.KeyPackage.Ref(m.suite), bundle.KeyPackage)
-		record := newEncoder().bytes(k.Ref).u16(uint16(m.own.Credential.Type)).u64(lifetime.NotAfter).flag(lastResort)
-		m.t.segment.put(at(tablePool, ""), item(be16(uint16(m.suite.ID())), be64(m.next)), record)
-		m.t.segment.put(at(tableKeyPackage, string(k.Ref)), theOnly, bundle.Marshal())
-		m.next++
-		m.changed()
-		list = append(list, k)
-	}
-	return list, nil
-}
-
-func keyPackageOf(ref []byte, k *mls.KeyPackage) KeyPackage {
-	return KeyPackage{Ref: ref, Message: (&mls.MLSMessage{KeyPackage: k}).Marshal(), LastResort: k.IsLastResort()}
+// MakeKeyPackages makes n more key packages, and takes expired ones of all suites
+// away. ErrCredentialNotFound: there is no such credential, and none is made.
+func (t *Transaction) MakeKeyPackages(ctx context.Context, o KeyPackageOptions, n int) ([]KeyPackage, error) {
+	return in(ctx, t, func() ([]KeyPackage, error) { return t.makeKeyPackages(ctx, o, n) })
 }
 
 // NewKeyPackages makes n more key packages for a suite, with our newest credential
 // of a type, and takes expired ones of all suites away.
 func (t *Transaction) NewKeyPackages(ctx context.Context, suite core.SuiteID, kind core.CredentialType, n int) ([]KeyPackage, error) {
-	return t.makeKeyPackages(ctx, suite, kind, n, false)
+	return t.MakeKeyPackages(ctx, KeyPackageOptions{Suite: suite, Credential: kind}, n)
 }
 
 // NewLastResortKeyPackage makes a key package that survives its use.
 func (t *Transaction) NewLastResortKeyPackage(ctx context.Context, suite core.SuiteID, kind core.CredentialType) (KeyPackage, error) {
-	list, err := t.makeKeyPackages(ctx, suite, kind, 1, true)
+	list, err := t.MakeKeyPackages(ctx, KeyPackageOptions{Suite: suite, Credential: kind, LastResort: true}, 1)
 	if err != nil {
 		return KeyPackage{}, err
 	}
 	return list[0], nil
 }
 
-func (t *Transaction) makeKeyPackages(ctx context.Context, suite core.SuiteID, kind core.CredentialType, n int, lastResort bool) ([]KeyPackage, error) {
-	return in(ctx, t, func() ([]KeyPackage, error) {
-		m, err := t.maker(ctx, suite, kind)
-		if err != nil {
-			return nil, err
-		}
-		return m.add(ctx, n, lastResort)
-	})
+func (t *Transaction) makeKeyPackages(ctx context.Context, o KeyPackageOptions, n int) ([]KeyPackage, error) {
+	m, err := t.maker(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	m.prune()
+	return m.add(ctx, n)
 }
 
-// KeyPackages returns n key packages that may be used once: those that are there,
-// newest first, and as many fresh ones before them as are lacking. Nothing marks
-// what was published: the next call returns the same. Expired ones go first.
-func (t *Transaction) KeyPackages(ctx context.Context, suite core.SuiteID, kind core.CredentialType, n int) ([]KeyPackage, error) {
-	return in(ctx, t, func() ([]KeyPackage, error) {
-		m, err := t.maker(ctx, suite, kind)
+// A maker adds key packages with one of our credentials to the pool.
+type maker struct {
+	*pool
+	suite    core.Suite
+	own      Credential
+	signer   core.Signer
+	last     bool
+	lifetime mls.Lifetime
+}
+
+// maker reads the pool and is ready to add.
+func (t *Transaction) maker(ctx context.Context, o KeyPackageOptions) (*maker, error) {
+	if o.Suite == 0 {
+		o.Suite = t.client.suites.Suites()[0]
+	}
+	suite, err := t.client.suites.Suite(o.Suite)
+	if err != nil {
+		return nil, err
+	}
+	m := &maker{suite: suite, last: o.LastResort}
+	if m.own, m.signer, err = t.choose(ctx, suite.Parameters().Scheme, o.Credential, o.CredentialRef); err != nil {
+		return nil, err
+	}
+	if m.lifetime, err = t.client.lifetime(o.Lifetime); err != nil {
+		return nil, err
+	}
+	m.pool, err = t.pool(ctx)
+	return m, err
+}
+
+// lifetime is that of a key package; 0 is the usual one.
+func (c *Client) lifetime(d time.Duration) (mls.Lifetime, error) {
+	if d == 0 {
+		d = keyPackageLifetime
+	}
+	l := mls.Lifetime{NotBefore: unix(c.now().Add(-clockSkew)), NotAfter: unix(c.now().Add(d))}
+	if d < time.Second || c.longest > 0 && l.NotAfter-l.NotBefore > uint64(c.longest/time.Second) {
+		return l, fmt.Errorf("lifetime of a key package, %v: %w", d, core.ErrInvalid)
+	}
+	return l, nil
+}
+
+// add makes n key packages. Whoever removes the credential meanwhile, or has done so,
+// meets the head of the pool or the credential.
+func (m *maker) add(ctx context.Context, n int) (list []KeyPackage, err error) {
+	c, s := m.t.client, m.t.segment
+	if _, _, err := s.getExpected(ctx, at(tableCredential, ""), m.own.Ref.key()); err != nil {
+		return nil, err
+	}
+	for range n {
+		bundle, err := mls.NewKeyPackage(ctx, mls.KeyPackageParams{
+			Suite: m.suite, Signer: m.signer, Credential: m.own.Credential, Capabilities: mls.DefaultCapabilities(c.suites.Suites()),
+			Lifetime: m.lifetime, LastResort: m.last, Grease: c.grease,
+			Now: c.now(), MaxLifetime: c.longest,
+		})
 		if err != nil {
 			return nil, err
 		}
-		prefix := item(be16(uint16(suite)))
+		e := pooled{
+			key: item(be16(uint16(m.suite.ID())), be64(m.next)), suite: m.suite.ID(), ref: bundle.KeyPackage.Ref(m.suite),
+			kind: m.own.Credential.Type, credential: m.own.Ref, notAfter: m.lifetime.NotAfter, lastResort: m.last,
+		}
+		s.put(at(tablePool, ""), e.key, e.encode())
+		s.put(at(tableKeyPackage, string(e.ref)), theOnly, bundle.Marshal())
+		m.list = append(m.list, e)
+		m.next++
+		m.changed()
+		list = append(list, e.published(bundle.KeyPackage))
+	}
+	return list, nil
+}
+
+// published is what the application gets of a key package.
+func (e pooled) published(k *mls.KeyPackage) KeyPackage {
+	return KeyPackage{
+		Ref: e.ref, Message: (&mls.MLSMessage{KeyPackage: k}).Marshal(), LastResort: e.lastResort,
+		Suite: e.suite, Credential: e.credential, Expires: time.Unix(int64(e.notAfter), 0),
+	}
+}
+
+// KeyPackages returns n key packages of a suite and a type of credential (0: basic)
+// that may be used once: those that are there, the newest of them, oldest first, and
+// before them as many fresh ones as are lacking. Nothing marks what was published: the
+// next call returns the same; see [Transaction.NewKeyPackages] for fresh ones. Expired
+// ones go first.
+func (t *Transaction) KeyPackages(ctx context.Context, suite core.SuiteID, kind core.CredentialType, n int) ([]KeyPackage, error) {
+	return in(ctx, t, func() ([]KeyPackage, error) {
+		m, err := t.maker(ctx, KeyPackageOptions{Suite: suite, Credential: kind})
+		if err != nil {
+			return nil, err
+		}
+		m.prune()
 		var have []KeyPackage
 		for _, e := range slices.Backward(m.list) {
-			if len(have) == n {
+			if len(have) >= n {
 				break
 			}
-			if e.kind != orBasic(kind) || e.lastResort || !slices.Equal(e.key[:len(prefix)], prefix) {
+			if !e.usableOnce(m.suite.ID(), kind) {
 				continue
 			}
-			bundle, err := t.keyPackage(ctx, e.ref)
+			k, err := t.stored(ctx, e)
 			if err != nil {
 				return nil, err
 			}
-			have = append(have, keyPackageOf(e.ref, bundle.KeyPackage))
+			have = append(have, k)
 		}
-		fresh, err := m.add(ctx, n-len(have), false)
+		slices.Reverse(have)
+		if len(have) >= n {
+			return have, nil
+		}
+		fresh, err := m.add(ctx, n-len(have))
 		return append(fresh, have...), err
 	})
+}
+
+// StoredKeyPackages lists all key packages that we keep, of all suites, with those
+// of last resort and those that have expired: nothing is taken away.
+func (t *Transaction) StoredKeyPackages(ctx context.Context) ([]KeyPackage, error) {
+	return in(ctx, t, func() (list []KeyPackage, err error) {
+		pool, err := poolList(ctx, t.segment, 0)
+		for _, e := range pool {
+			k, err := t.stored(ctx, e)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, k)
+		}
+		return list, err
+	})
+}
+
+// stored reads what was published of a key package.
+func (t *Transaction) stored(ctx context.Context, e pooled) (KeyPackage, error) {
+	bundle, err := t.keyPackage(ctx, e.ref)
+	if err != nil {
+		return KeyPackage{}, err
+	}
+	return e.published(bundle.KeyPackage), nil
 }
 
 // keyPackage finds one of ours; core.ErrNotFound if the reference is not.
@@ -232,50 +331,108 @@ func (t *Transaction) keyPackage(ctx context.Context, ref []byte) (*mls.KeyPacka
 	return mls.UnmarshalKeyPackageBundle(t.client.suites, r.Value)
 }
 
-// CountKeyPackages tells how many valid key packages of a suite and a type may be
-// used once.
+// CountKeyPackages tells how many valid key packages of a suite (0: any) and a type of
+// credential (0: basic) may be used once.
 func (t *Transaction) CountKeyPackages(ctx context.Context, suite core.SuiteID, kind core.CredentialType) (int, error) {
-	return in(ctx, t, func() (n int, err error) {
-		list, err := poolList(ctx, t.segment, suite)
-		for _, e := range list {
-			if e.kind == orBasic(kind) && !e.lastResort && !e.expired(t.client.now()) {
-				n++
-			}
+	return in(ctx, t, func() (int, error) { return t.client.countKeyPackages(ctx, t.segment, suite, kind) })
+}
+
+// CountKeyPackages is [Transaction.CountKeyPackages] of what is durable.
+func (c *Client) CountKeyPackages(ctx context.Context, suite core.SuiteID, kind core.CredentialType) (int, error) {
+	if err := c.open(); err != nil {
+		return 0, err
+	}
+	defer c.done()
+	return c.countKeyPackages(ctx, newSegment(c.store), suite, kind)
+}
+
+func (c *Client) countKeyPackages(ctx context.Context, s *segment, suite core.SuiteID, kind core.CredentialType) (n int, err error) {
+	list, err := poolList(ctx, s, suite)
+	for _, e := range list {
+		if e.usableOnce(suite, kind) && !e.expired(c.now()) {
+			n++
 		}
-		return n, err
-	})
+	}
+	return n, err
 }
 
 // DeleteKeyPackages deletes the listed key packages with their private keys, and
 // all that have expired. References that are not ours are no error; none at all is
-// ErrEmptyInput. Credentials stay.
+// ErrEmptyInput. Credentials stay, whoever uses them: see
+// [Transaction.RemoveCredential].
 func (t *Transaction) DeleteKeyPackages(ctx context.Context, refs ...[]byte) error {
 	return t.do(ctx, func() error {
 		if len(refs) == 0 {
 			return ErrEmptyInput
 		}
-		p, err := t.pool(ctx)
-		if err != nil {
-			return err
-		}
-		p.prune()
-		p.remove(func(e pooled) bool {
+		return t.deleteKeyPackages(ctx, func(e pooled) bool {
 			return slices.ContainsFunc(refs, func(ref []byte) bool { return slices.Equal(ref, e.ref) })
 		})
-		return nil
 	})
 }
 
-// consume takes a key package away that a Welcome has used.
-func (t *Transaction) consume(ctx context.Context, ref []byte) error {
+// DeleteKeyPackagesOf deletes all key packages with one of our credentials, and all
+// that have expired. Having none is no error.
+func (t *Transaction) DeleteKeyPackagesOf(ctx context.Context, ref CredentialRef) error {
+	return t.do(ctx, func() error {
+		return t.deleteKeyPackages(ctx, func(e pooled) bool { return e.credential == ref })
+	})
+}
+
+// DeleteStaleKeyPackages deletes the key packages, of all suites with the signature
+// scheme of the given one, whose credential is not our newest of a type (0: basic),
+// and all that have expired. Having none is no error. Only after others have replaced
+// them at the service: else those who are added by them find an [ErrOrphanWelcome].
+// ErrCredentialNotFound if there is no credential of the type.
+func (t *Transaction) DeleteStaleKeyPackages(ctx context.Context, suite core.SuiteID, kind core.CredentialType) error {
+	return t.do(ctx, func() error {
+		s, err := t.client.suites.Suite(suite)
+		if err != nil {
+			return err
+		}
+		scheme := s.Parameters().Scheme
+		current, err := newest(ctx, t.segment, scheme, kind)
+		if err != nil {
+			return err
+		}
+		list, err := credentials(ctx, t.segment)
+		if err != nil {
+			return err
+		}
+		stale := map[CredentialRef]bool{}
+		for _, c := range list {
+			stale[c.Ref] = c.Scheme == scheme && c.Ref != current.Ref
+		}
+		return t.deleteKeyPackages(ctx, func(e pooled) bool { return stale[e.credential] })
+	})
+}
+
+func (t *Transaction) deleteKeyPackages(ctx context.Context, which func(pooled) bool) error {
 	p, err := t.pool(ctx)
 	if err != nil {
 		return err
 	}
-	if p.remove(func(e pooled) bool { return slices.Equal(ref, e.ref) }) == 0 {
-		return fmt.Errorf("the key package is gone: %w", core.ErrConflict)
-	}
+	p.prune()
+	p.remove(which)
 	return nil
+}
+
+// consume takes a key package away that a Welcome has used, unless it is a last
+// resort, and tells its credential.
+func (t *Transaction) consume(ctx context.Context, ref []byte) (CredentialRef, error) {
+	p, err := t.pool(ctx)
+	if err != nil {
+		return 0, err
+	}
+	i := slices.IndexFunc(p.list, func(e pooled) bool { return slices.Equal(ref, e.ref) })
+	if i < 0 {
+		return 0, fmt.Errorf("the key package is gone: %w", core.ErrConflict)
+	}
+	used := p.list[i]
+	if !used.lastResort {
+		p.remove(func(e pooled) bool { return slices.Equal(ref, e.ref) })
+	}
+	return used.credential, nil
 }
 
 // parseKeyPackage reads a published key package.

@@ -84,7 +84,7 @@ func TestBoundaryDeliversFirst(t *testing.T) {
 		if _, err := c.Send(ctx, []byte("second"), nil); err != nil {
 			return err
 		}
-		if _, err := c.ProposeUpdate(ctx, nil); err != nil {
+		if _, err := c.ProposeUpdate(ctx, 0); err != nil {
 			return err
 		}
 		_, err := c.CommitPendingProposals(ctx)
@@ -126,7 +126,7 @@ func TestOvertaken(t *testing.T) {
 				if key, err = c.Send(ctx, []byte("late"), []byte("aad")); err != nil {
 					return err
 				}
-				_, err = c.ProposeUpdate(ctx, nil)
+				_, err = c.ProposeUpdate(ctx, 0)
 				return err
 			})
 			for range commits {
@@ -174,7 +174,7 @@ func TestOvertakenOnTheWay(t *testing.T) {
 	// and proposals of others keep it back until they are committed
 	w.update(carol)
 	w.in(carol, func(ctx context.Context, c *client.Conversation) error {
-		_, err := c.ProposeUpdate(ctx, nil)
+		_, err := c.ProposeUpdate(ctx, 0)
 		return err
 	})
 	up := down(alice)
@@ -247,13 +247,13 @@ func TestProposalBehindACommit(t *testing.T) {
 	w.must(err)
 	c, err := tx.Conversation(t.Context(), chat)
 	w.must(err)
-	if _, err := c.ProposeUpdate(t.Context(), nil); !errors.Is(err, core.ErrConflict) {
+	if _, err := c.ProposeUpdate(t.Context(), 0); !errors.Is(err, core.ErrConflict) {
 		t.Errorf("a proposal beside a commit that waits: %v", err)
 	}
 	w.must(tx.Abort(t.Context()))
 	for range 4 {
 		w.in(alice, func(ctx context.Context, c *client.Conversation) error {
-			_, err := c.ProposeUpdate(ctx, nil)
+			_, err := c.ProposeUpdate(ctx, 0)
 			return err
 		})
 	}

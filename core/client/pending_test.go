@@ -354,7 +354,7 @@ func TestFaultsOfTheStore(t *testing.T) {
 		},
 		"propose and commit": func(w *world, alice *clienttest.Device, _ []byte) error {
 			return in(w.Context(), alice, func(ctx context.Context, c *client.Conversation) error {
-				if _, err := c.ProposeUpdate(ctx, nil); err != nil {
+				if _, err := c.ProposeUpdate(ctx, 0); err != nil {
 					return err
 				}
 				_, err := c.CommitPendingProposals(ctx)

@@ -81,24 +81,27 @@ func (c *Conversation) propose(ctx context.Context, make func(h *held) (mls.Prop
 	return out, err
 }
 
-// ProposeUpdate proposes a fresh leaf key for ourselves and, if rotate is not nil,
+// ProposeUpdate proposes a fresh leaf key for ourselves and, if rotate is not 0,
 // that credential of ours with its key.
-func (c *Conversation) ProposeUpdate(ctx context.Context, rotate *Credential) (out Proposed, err error) {
+func (c *Conversation) ProposeUpdate(ctx context.Context, rotate CredentialRef) (out Proposed, err error) {
 	err = c.with(ctx, func(h *held) error {
 		if err := c.tx.noCommitWaits(h); err != nil {
 			return err
 		}
 		var p mls.LeafParams
-		if rotate != nil {
-			signer, err := c.tx.signer(ctx, rotate.SignatureKey)
-			if err != nil {
+		if rotate != 0 {
+			if p, err = c.tx.leafParams(ctx, h, rotate); err != nil {
 				return err
 			}
-			p = mls.LeafParams{Credential: &rotate.Credential, SignatureKey: signer}
 		}
 		g, sent, ws, err := h.group.ProposeUpdate(ctx, c.tx.own(h), p, nil)
 		if err != nil {
 			return err
+		}
+		if rotate != 0 {
+			if err := c.tx.use(ctx, h, rotate); err != nil {
+				return err
+			}
 		}
 		out, err = c.tx.proposed(ctx, h, g, sent, ws)
 		return err

@@ -49,24 +49,9 @@ func (t *Transaction) psk(ctx context.Context, id mls.PreSharedKeyID) (core.Secr
 }
 
 func (t *Transaction) resumptionPSK(ctx context.Context, id core.ConversationID, epoch uint64) (core.Secret, error) {
-	h := t.held[id]
-	if h == nil { // a value of its own: nobody wipes it meanwhile, and nothing is locked
-		p := ofConversation(tableConversation, id)
-		r, found, err := t.segment.get(ctx, p, theOnly)
-		if err != nil {
-			return core.Secret{}, err
-		}
-		h = &held{id: id, version: r.Version}
-		if found {
-			if h.head, err = decodeHead(r.Value); err != nil {
-				return core.Secret{}, err
-			}
-		}
-		if h.head.active != 0 {
-			if h.group, err = t.loadGroup(ctx, h, h.head.active); err != nil {
-				return core.Secret{}, err
-			}
-		}
+	h, err := t.peek(ctx, id)
+	if err != nil {
+		return core.Secret{}, err
 	}
 	if h.group != nil {
 		if key, ok := h.group.ResumptionPSK(epoch); ok {

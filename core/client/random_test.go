@@ -204,7 +204,7 @@ func (d *drama) act(a *actor) {
 	case 9:
 		err = in(ctx, a.Device, func(ctx context.Context, c *client.Conversation) error {
 			if d.chance(50) {
-				_, err := c.ProposeUpdate(ctx, nil)
+				_, err := c.ProposeUpdate(ctx, 0)
 				return err
 			}
 			_, err := c.CommitPendingProposals(ctx)

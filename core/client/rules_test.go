@@ -248,7 +248,7 @@ func TestReadsThatFail(t *testing.T) {
 		}),
 		"commit": inChat(update),
 		"propose": inChat(func(ctx context.Context, c *client.Conversation) error {
-			if _, err := c.ProposeUpdate(ctx, nil); err != nil {
+			if _, err := c.ProposeUpdate(ctx, 0); err != nil {
 				return err
 			}
 			_, err := c.CommitPendingProposals(ctx)

@@ -17,10 +17,16 @@ import (
 // A key outside the store is journalled: its id is written before the key is made,
 // and the batch that names the key takes that record away. What remains in the
 // journal after a crash names keys that nobody else does, and is swept: marked
-// dying first, so that no batch can still name the key, then deleted.
+// dying first, so that no batch can still name the key, then deleted. The batch that
+// drops the last name of a key puts it into the journal as dying at once.
 
 // A keyID is chosen before the key is made, and names it in a token.
 type keyID [16]byte
+
+func newKeyID() (id keyID) {
+	_, _ = rand.Read(id[:]) // never fails, see crypto/rand
+	return id
+}
 
 const keyLabel = "conclave signature key"
 
@@ -34,10 +40,19 @@ func (c *Client) keeper() core.KeyDeleter {
 	return deleter
 }
 
+// deleter returns who keeps the key of a reference, if it deletes keys.
+func (c *Client) deleter(ref core.KeyRef) core.KeyDeleter {
+	p := c.keys
+	if router, ok := p.(*core.KeyRouter); ok {
+		p = router.Providers[ref.Scheme()]
+	}
+	deleter, _ := p.(core.KeyDeleter)
+	return deleter
+}
+
 // newKey makes a signature key and puts it into the open segment.
 func (t *Transaction) newKey(ctx context.Context, algorithm core.KeyAlgorithm) (core.Signer, error) {
-	var id keyID
-	_, _ = rand.Read(id[:])
+	id := newKeyID()
 	keeper := t.client.keeper()
 	if keeper != nil {
 		if err := t.journal(ctx, id, algorithm); err != nil {
@@ -57,13 +72,11 @@ func (t *Transaction) newKey(ctx context.Context, algorithm core.KeyAlgorithm) (
 	if !ok {
 		return nil, fmt.Errorf("key %s does not sign: %w", key.Ref(), core.ErrUnsupported)
 	}
-	record := newEncoder().bytes([]byte(key.Ref()))
+	stored := storedKey{ref: key.Ref()}
 	if software, ok := key.(core.SoftwareKey); ok {
-		record = record.bytes(software.Material().Bytes())
-	} else {
-		record = record.bytes(nil)
+		stored.material = software.Material()
 	}
-	t.segment.put(at(tableSignatureKey, string(signer.Public())), theOnly, record)
+	t.segment.put(at(tableSignatureKey, string(signer.Public())), theOnly, stored.encode())
 	return signer, nil
 }
 
@@ -77,7 +90,7 @@ func (t *Transaction) journal(ctx context.Context, id keyID, algorithm core.KeyA
 	p := at(tableJournal, "")
 	s := newSegment(t.client.store)
 	s.expect(p, id[:], core.Version{})
-	s.put(p, id[:], journalRecord(algorithm, false))
+	s.put(p, id[:], journalled{algorithm: algorithm}.encode())
 	versions, err := s.apply(ctx)
 	if err != nil {
 		return err
@@ -95,27 +108,35 @@ func (c *Client) stillJournalled(ctx context.Context, id keyID) error {
 	if err != nil {
 		return err
 	}
-	dying := true
+	j := journalled{dying: true}
 	if found {
-		if _, dying, err = readJournal(r.Value); err != nil {
+		if j, err = decodeJournalled(r.Value); err != nil {
 			return err
 		}
 	}
-	if dying {
+	if j.dying {
 		return fmt.Errorf("another process swept the key while it was made: %w", core.ErrConflict)
 	}
 	return nil
 }
 
-func readJournal(record []byte) (algorithm core.KeyAlgorithm, dying bool, err error) {
-	err = decodeRecord("a key to be made", record, func(d *decoder) {
-		algorithm, dying = core.KeyAlgorithm(d.bytes()), d.flag()
-	})
-	return algorithm, dying, err
+// journalled is a key outside the store that nothing names: to be made, and then its
+// algorithm is known, or to be deleted by its reference.
+type journalled struct {
+	algorithm core.KeyAlgorithm
+	ref       core.KeyRef
+	dying     bool
 }
 
-func journalRecord(algorithm core.KeyAlgorithm, dying bool) []byte {
-	return newEncoder().bytes([]byte(algorithm)).flag(dying)
+func (j journalled) encode() []byte {
+	return newEncoder().bytes([]byte(j.algorithm)).bytes([]byte(j.ref)).flag(j.dying)
+}
+
+func decodeJournalled(record []byte) (j journalled, err error) {
+	err = decodeRecord("a key that nothing names", record, func(d *decoder) {
+		j = journalled{core.KeyAlgorithm(d.bytes()), core.KeyRef(d.bytes()), d.flag()}
+	})
+	return j, err
 }
 
 // sweep deletes the keys that a crash left without a name.
@@ -139,12 +160,13 @@ func (c *Client) sweepKey(ctx context.Context, id keyID) error {
 	if err != nil || !found {
 		return err
 	}
-	algorithm, dying, err := readJournal(r.Value)
+	j, err := decodeJournalled(r.Value)
 	if err != nil {
 		return err
 	}
-	if !dying {
-		s.put(p, id[:], journalRecord(algorithm, true))
+	if !j.dying {
+		j.dying = true
+		s.put(p, id[:], j.encode())
 		if _, err := s.apply(ctx); errors.Is(err, core.ErrConflict) {
 			return nil // it was named, or somebody else sweeps
 		} else if err != nil {
@@ -152,21 +174,93 @@ func (c *Client) sweepKey(ctx context.Context, id keyID) error {
 		}
 	}
 	deleter := c.keeper()
+	if j.ref != "" {
+		deleter = c.deleter(j.ref)
+	}
 	if deleter == nil {
-		return fmt.Errorf("journalled key %x: the provider cannot delete: %w", id, core.ErrUnsupported)
+		return fmt.Errorf("journalled key %x: no provider deletes it: %w", id, core.ErrUnsupported)
 	}
-	// The provider returns the key of this id if it was made: so its name is learnt.
-	key, err := c.keys.GenerateKey(ctx, keySpec(id, algorithm))
-	if err != nil {
-		return err
+	if j.ref == "" {
+		// The provider returns the key of this id if it was made: so its name is learnt.
+		key, err := c.keys.GenerateKey(ctx, keySpec(id, j.algorithm))
+		if err != nil {
+			return err
+		}
+		j.ref = key.Ref()
 	}
-	if err := deleter.DeleteKey(ctx, key.Ref()); err != nil {
+	if err := deleter.DeleteKey(ctx, j.ref); err != nil {
 		return err
 	}
 	last := newSegment(c.store)
 	last.del(p, id[:])
 	_, err = last.apply(ctx)
 	return err
+}
+
+// A droppedKey is a signature key that nothing names any more.
+type droppedKey struct {
+	public []byte
+	queued *keyID // to be deleted outside the store, as the journal says
+}
+
+// dropKey deletes a signature key of which the caller takes the last name away. One
+// outside the store is queued, to be deleted when the segment is durable.
+func (t *Transaction) dropKey(ctx context.Context, public []byte) error {
+	p := at(tableSignatureKey, string(public))
+	r, found, err := t.segment.get(ctx, p, theOnly)
+	if err != nil || !found {
+		return err
+	}
+	k, err := decodeStoredKey(r.Value)
+	if err != nil {
+		return err
+	}
+	dropped := droppedKey{public: public}
+	t.segment.del(p, theOnly)
+	if k.material.IsZero() {
+		id := newKeyID()
+		dropped.queued = &id
+		t.segment.put(at(tableJournal, ""), id[:], journalled{ref: k.ref, dying: true}.encode())
+	}
+	k.material.Wipe()
+	t.dropped = append(t.dropped, dropped)
+	return nil
+}
+
+// forgetKeys deletes what durable segments have dropped. What cannot be deleted now
+// is swept when the client is opened.
+func (c *Client) forgetKeys(ctx context.Context, list []droppedKey) {
+	if len(list) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+	defer cancel()
+	for _, k := range list {
+		c.signers.Delete(string(k.public))
+		if k.queued == nil {
+			continue
+		}
+		if err := c.sweepKey(ctx, *k.queued); err != nil {
+			c.log.Warn("a key that nothing names stays until the next start", "error", err)
+		}
+	}
+}
+
+// storedKey is the record of a signature key. What a provider keeps has no material.
+type storedKey struct {
+	ref      core.KeyRef
+	material core.Secret
+}
+
+func (k storedKey) encode() []byte {
+	return newEncoder().bytes([]byte(k.ref)).bytes(k.material.Bytes())
+}
+
+func decodeStoredKey(value []byte) (k storedKey, err error) {
+	err = decodeRecord("a signature key", value, func(d *decoder) {
+		k = storedKey{core.KeyRef(d.bytes()), core.NewSecret(d.bytes())}
+	})
+	return k, err
 }
 
 // signer opens one of our signature keys.
@@ -185,18 +279,17 @@ func (c *Client) signer(ctx context.Context, s *segment, public []byte) (core.Si
 	if !found {
 		return nil, fmt.Errorf("private key of a signature key: %w", core.ErrNotFound)
 	}
-	var ref, material []byte
-	err = decodeRecord("a signature key", r.Value, func(d *decoder) { ref, material = d.bytes(), d.bytes() })
+	stored, err := decodeStoredKey(r.Value)
 	if err != nil {
 		return nil, err
 	}
-	key, err := c.keys.OpenKey(ctx, core.KeyRef(ref), core.NewSecret(material))
+	key, err := c.keys.OpenKey(ctx, stored.ref, stored.material)
 	if err != nil {
 		return nil, err
 	}
 	signer, ok := key.(core.Signer)
 	if !ok {
-		return nil, fmt.Errorf("key %s does not sign: %w", ref, core.ErrUnsupported)
+		return nil, fmt.Errorf("key %s does not sign: %w", stored.ref, core.ErrUnsupported)
 	}
 	c.signers.Store(string(public), signer)
 	return signer, nil

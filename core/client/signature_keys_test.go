@@ -122,7 +122,7 @@ func TestKeysOutsideTheStore(t *testing.T) {
 				alice = clienttest.NewDevice(t, w.service, "alice", store, cfg)
 				var list []client.Credential
 				w.do(alice, func(ctx context.Context, tx *client.Transaction) (err error) {
-					list, err = tx.Credentials(ctx)
+					list, err = tx.Credentials(ctx, client.CredentialFilter{})
 					return err
 				})
 				if tok.count() != len(list) {
@@ -140,7 +140,7 @@ func TestKeysOutsideTheStore(t *testing.T) {
 func (w *world) noKeyIsLeft(d *clienttest.Device, tok *token) {
 	w.Helper()
 	w.do(d, func(ctx context.Context, tx *client.Transaction) error {
-		list, err := tx.Credentials(ctx)
+		list, err := tx.Credentials(ctx, client.CredentialFilter{})
 		if len(list) != tok.count() {
 			w.Errorf("the token holds %d keys, the store names %d", tok.count(), len(list))
 		}
@@ -226,7 +226,7 @@ func TestSweepsMeet(t *testing.T) {
 	wg.Wait()
 	last := clienttest.NewDevice(t, w.service, "alice", store, cfg)
 	w.do(last, func(ctx context.Context, tx *client.Transaction) error {
-		list, err := tx.Credentials(ctx)
+		list, err := tx.Credentials(ctx, client.CredentialFilter{})
 		if len(list) < 2 || tok.count() != len(list) {
 			t.Errorf("the token holds %d keys, the store names %d", tok.count(), len(list))
 		}

@@ -171,7 +171,7 @@ func makeStored(t *testing.T, cfg client.Config) {
 			return err
 		},
 		bob: func(ctx context.Context, c *client.Conversation) error {
-			_, err := c.ProposeUpdate(ctx, nil)
+			_, err := c.ProposeUpdate(ctx, 0)
 			if err == nil {
 				_, err = c.ProposeAdd(ctx, w.keyPackage(w.device("carol")))
 			}

@@ -31,6 +31,7 @@ const (
 	tableOutbox                                // scope conversation; sequence u64, kind u8: what is to be sent
 	tableLease                                 // scope conversation: who sends it
 	tableParts                                 // scope of another table; its key, number u16: see long.go
+	tableUse                                   // scope conversation; ref u64: a credential that it may use
 )
 
 // theOnly is the key of a record that is alone in its place, or its head. Items

@@ -28,6 +28,7 @@ type Transaction struct {
 	events  []Event
 	deliver []core.ConversationID // outboxes to look at once this is durable
 	keys    []keyID               // made in this segment, journalled
+	dropped []droppedKey          // named by nothing when this is durable
 	crossed bool                  // a boundary: an abort does not undo everything
 	blocked []core.ConversationID // outboxes to deliver before the next try
 }
@@ -195,7 +196,7 @@ func (t *Transaction) whole(err *error) func() {
 func (t *Transaction) reset() {
 	t.segment = newSegment(t.client.store)
 	t.held = map[core.ConversationID]*held{}
-	t.events, t.keys = nil, nil
+	t.events, t.keys, t.dropped = nil, nil, nil
 }
 
 // Finish makes the open segment durable and ends the transaction, whatever comes
@@ -275,8 +276,9 @@ func (t *Transaction) close(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	events := t.events
+	events, dropped := t.events, t.dropped
 	t.release(versions)
+	t.client.forgetKeys(ctx, dropped)
 	for _, e := range events {
 		t.client.observe(e)
 	}

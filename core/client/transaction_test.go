@@ -355,7 +355,7 @@ func TestIdentity(t *testing.T) {
 		if err := tx.InitMLS(ctx, "alice", suite1); !errors.Is(err, client.ErrInitialized) {
 			t.Errorf("again: %v", err)
 		}
-		list, err := tx.Credentials(ctx)
+		list, err := tx.Credentials(ctx, client.CredentialFilter{})
 		if len(list) != 5 { // suites 1 and 3, 4 and 6 share a scheme
 			t.Errorf("%d credentials", len(list))
 		}
