@@ -16,6 +16,10 @@ var DelayAt = delayAt
 const (
 	MaxBuffered      = maxBuffered
 	MaxBufferedBytes = maxBufferedBytes
+
+	TableGroup  = tableGroup
+	TableFloors = tableFloors
+	TableLease  = tableLease
 )
 
 // A Buffer is a segment on a place of its own, for the test against a model.

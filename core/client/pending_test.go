@@ -5,15 +5,12 @@ package client_test
 import (
 	"context"
 	"errors"
-	"fmt"
-	"slices"
 	"sync"
 	"testing"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/client/clienttest"
-	"github.com/conclave-mls/conclave/core/coretest"
 	"github.com/conclave-mls/conclave/core/mls"
 	"github.com/conclave-mls/conclave/storage/memory"
 )
@@ -331,110 +328,5 @@ func TestTwoResolve(t *testing.T) {
 		if i, err := bob.Info(t.Context(), chat); err != nil || i.Epoch != 2 {
 			t.Errorf("epoch %d, %v", i.Epoch, err)
 		}
-	}
-}
-
-// COM-8: fails the n-th write of each operation in each way. Whatever came of it,
-// resuming puts it right.
-func TestFaultsOfTheStore(t *testing.T) {
-	t.Parallel()
-	ops := map[string]func(w *world, alice *clienttest.Device, k []byte) error{
-		"send": func(w *world, alice *clienttest.Device, _ []byte) error {
-			return in(w.Context(), alice, func(ctx context.Context, c *client.Conversation) error {
-				_, err := c.Send(ctx, []byte("x"), nil)
-				return err
-			})
-		},
-		"update": func(w *world, alice *clienttest.Device, _ []byte) error { return in(w.Context(), alice, update) },
-		"add": func(w *world, alice *clienttest.Device, k []byte) error {
-			return in(w.Context(), alice, func(ctx context.Context, c *client.Conversation) error {
-				_, err := c.AddMembers(ctx, k)
-				return err
-			})
-		},
-		"propose and commit": func(w *world, alice *clienttest.Device, _ []byte) error {
-			return in(w.Context(), alice, func(ctx context.Context, c *client.Conversation) error {
-				if _, err := c.ProposeUpdate(ctx, 0); err != nil {
-					return err
-				}
-				_, err := c.CommitPendingProposals(ctx)
-				return err
-			})
-		},
-		"rejoin": func(w *world, alice *clienttest.Device, _ []byte) error {
-			info, err := w.service.GroupInfo(chat)
-			if err != nil {
-				return err
-			}
-			return alice.Transaction(w.Context(), func(ctx context.Context, tx *client.Transaction) error {
-				_, _, err := tx.JoinByExternalCommit(ctx, info, client.JoinConfig{Group: w.policy})
-				return err
-			})
-		},
-		"receive": func(w *world, alice *clienttest.Device, _ []byte) error {
-			return alice.Link.Drain(w.Context(), chat)
-		},
-	}
-	faults := []coretest.Fault{coretest.FaultBefore, coretest.FaultLost, coretest.FaultApplied, coretest.FaultLate, coretest.FaultTooLate}
-	for name, op := range ops {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			for _, fault := range faults {
-				for n := 1; n < 30; n++ {
-					w := newWorld(t, clienttest.Options{RefuseRepeats: n%2 == 0})
-					w.policy = private
-					ks := &coretest.Faulty{Keystore: memory.New()}
-					alice := w.deviceOn("alice", ks, config())
-					bob, dave := w.device("bob"), w.device("dave")
-					w.create(alice)
-					w.add(alice, bob)
-					w.in(bob, update)
-					if name != "receive" {
-						w.must(alice.Link.Drain(t.Context(), chat))
-					} else {
-						w.send(bob, "x")
-					}
-					k := w.keyPackage(dave)
-					ran := ks.Applies()
-					ks.Plan = coretest.At(ran+n, fault)
-					err := op(w, alice, k)
-					last := ks.Applies() < ran+n
-					ks.Plan = nil
-					if last && err != nil {
-						t.Fatalf("without a fault: %v", err)
-					}
-					ks.Land(t.Context())
-					if err := alice.Resume(t.Context()); err != nil {
-						t.Fatalf("%v at %d: resume after %v: %v", fault, n, err, err)
-					}
-					w.catchUp()
-					members := []*clienttest.Device{alice, bob}
-					if _, err := dave.Info(t.Context(), chat); err == nil {
-						members = append(members, dave)
-					}
-					w.agree(members...)
-					w.in(alice, func(ctx context.Context, c *client.Conversation) error {
-						_, err := c.CommitPendingProposals(ctx)
-						return err
-					})
-					w.catchUp()
-					w.send(alice, "still there")
-					w.send(bob, "so am I")
-					w.must(alice.Link.Drain(t.Context(), chat))
-					w.must(bob.Link.Drain(t.Context(), chat))
-					for _, d := range members {
-						errs := slices.DeleteFunc(d.Failed(), func(err error) bool {
-							return d == alice && errors.Is(err, client.ErrStaleProposal) // her own, coming back
-						})
-						if len(errs) > 0 {
-							t.Fatal(fmt.Errorf("%v at %d: %w", fault, n, errors.Join(errs...)))
-						}
-					}
-					if last {
-						break
-					}
-				}
-			}
-		})
 	}
 }

@@ -179,7 +179,7 @@ func (d *Device) Welcomes(ctx context.Context) error {
 		switch {
 		case errors.Is(err, client.ErrConversationExists):
 			return nil // the queue has something to say first
-		case err != nil && !errors.Is(err, client.ErrOrphanWelcome):
+		case err != nil && !errors.Is(err, client.ErrOrphanWelcome) && !errors.Is(err, mls.ErrDuplicateMessage):
 			return err
 		}
 		d.Link.Service.TakeWelcome(d.Link.ID)

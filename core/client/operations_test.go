@@ -1,0 +1,627 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
+	"github.com/conclave-mls/conclave/core/client/clienttest"
+	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/seal"
+)
+
+// An operation is one thing that an application does, played by alice in a chat with
+// bob and carol. The tests of faults, cancellations and boundaries play each of the
+// table below, at every point where something can go wrong. What is new gets a line.
+//
+// Its answer is compared between runs, so it must say nothing that is random.
+type operation struct {
+	name    string
+	prepare func(s *stage) // what it needs, beyond the chat
+	outside bool           // alice is not in the chat
+	nobody  bool           // alice has no identity; outside goes with it
+
+	// compound: there are two of them, and after a fault the first may have happened
+	// alone: a commit is dropped if what goes before it cannot be sent.
+	compound bool
+	// varies are tables whose records depend on where it was interrupted.
+	varies []core.Table
+
+	// One of the two: what it does in a transaction, or with the client.
+	tx  func(ctx context.Context, tx *client.Transaction, in *input) (answer any, err error)
+	run func(ctx context.Context, p player, in *input) (answer any, err error)
+}
+
+// A player is who plays an operation: a client and what it is made of.
+type player struct {
+	*clienttest.Device
+	store core.Keystore
+}
+
+// input is what an operation needs from others, made before. A process that is to
+// be killed gets it from its parent.
+type input struct {
+	KeyPackage []byte // of dave
+	Info       []byte // of the chat, a GroupInfo
+	Welcome    []byte // for alice
+	Message    []byte // for alice
+	Ref        []byte
+	Credential client.CredentialRef
+}
+
+func (o operation) play(ctx context.Context, p player, in *input) (answer any, err error) {
+	if o.run != nil {
+		return o.run(ctx, p, in)
+	}
+	err = p.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) (err error) {
+		answer, err = o.tx(ctx, tx, in)
+		return err
+	})
+	return answer, err
+}
+
+// inChat is for an operation on the chat.
+func inChat(f func(ctx context.Context, c *client.Conversation, in *input) (any, error)) func(context.Context, *client.Transaction, *input) (any, error) {
+	return func(ctx context.Context, tx *client.Transaction, in *input) (any, error) {
+		c, err := tx.Conversation(ctx, chat)
+		if err != nil {
+			return nil, err
+		}
+		return f(ctx, c, in)
+	}
+}
+
+// no is for an answer that is random.
+func no[T any](_ T, err error) (any, error) { return nil, err }
+
+// size is for an answer of which the length alone is not random.
+func size[T any](list []T, err error) (any, error) { return len(list), err }
+
+// gistOf is an answer in words, without what is random.
+func gistOf(answer any) string {
+	replayed := func(list []client.Replayed) (text string) {
+		for _, r := range list {
+			text += fmt.Sprintf(" [%s %v]", gistOf(r.Received), r.Err)
+		}
+		return text
+	}
+	switch r := answer.(type) {
+	case *client.Text:
+		return fmt.Sprintf("text %q of %s in %d%s", r.Data, r.Sender, r.Epoch, replayed(r.Replayed))
+	case *client.ProposalResult:
+		return fmt.Sprintf("proposal %T%s", r.Proposal, replayed(r.Replayed))
+	case *client.CommitResult:
+		return fmt.Sprintf("commit: epoch %d, own %v, by %q, added %q, removed %q, active %v, dropped %d%s", r.Epoch, r.Own, r.Committer, r.Added, r.Removed, r.Active, len(r.Dropped), replayed(r.Replayed))
+	case *client.Buffered:
+		return fmt.Sprintf("buffered: %d, epoch %d", r.Reason, r.Epoch)
+	case client.Info:
+		r.EpochAuthenticator, r.Config = nil, mls.Config{}
+		return fmt.Sprintf("%+v", r)
+	}
+	return fmt.Sprint(answer)
+}
+
+// textsOf lists the application data in what came, what was replayed included.
+func textsOf(r client.Received) (texts []string) {
+	var replayed []client.Replayed
+	switch r := r.(type) {
+	case *client.Text:
+		texts, replayed = append(texts, string(r.Data)), r.Replayed
+	case *client.ProposalResult:
+		replayed = r.Replayed
+	case *client.CommitResult:
+		replayed = r.Replayed
+	}
+	for _, r := range replayed {
+		if r.Err == nil {
+			texts = append(texts, textsOf(r.Received)...)
+		}
+	}
+	return texts
+}
+
+// boundaries are the operations that ask the delivery service in a transaction.
+var boundaries = []operation{
+	{name: "AddMembers", prepare: (*stage).invite, tx: inChat(func(ctx context.Context, c *client.Conversation, in *input) (any, error) {
+		return c.AddMembers(ctx, in.KeyPackage)
+	})},
+	{name: "RemoveMembers", tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
+		return c.RemoveMembers(ctx, "carol")
+	})},
+	{name: "UpdateKeyMaterial", tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
+		return c.UpdateKeyMaterial(ctx)
+	})},
+	{name: "Rotate", tx: func(ctx context.Context, tx *client.Transaction, _ *input) (any, error) {
+		if _, err := tx.NewCredential(ctx, suite1); err != nil {
+			return nil, err
+		}
+		c, err := tx.Conversation(ctx, chat)
+		if err != nil {
+			return nil, err
+		}
+		return c.Rotate(ctx, core.CredentialBasic)
+	}},
+	{name: "CommitPendingProposals", compound: true, tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
+		if _, err := c.ProposeUpdate(ctx, 0); err != nil {
+			return nil, err
+		}
+		return c.CommitPendingProposals(ctx)
+	})},
+	{name: "SetCredential", tx: func(ctx context.Context, tx *client.Transaction, _ *input) (any, error) {
+		own, err := tx.NewCredential(ctx, suite1)
+		if err != nil {
+			return nil, err
+		}
+		c, err := tx.Conversation(ctx, chat)
+		if err != nil {
+			return nil, err
+		}
+		return c.SetCredential(ctx, own.Ref)
+	}},
+	{name: "Commit with a PSK", prepare: (*stage).share, tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
+		return c.Commit(ctx, client.Changes{PSKs: [][]byte{pskID}, Update: true})
+	})},
+	{name: "Commit of extensions", tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
+		return c.Commit(ctx, client.Changes{Extensions: &[]mls.Extension{}})
+	})},
+	{name: "JoinByExternalCommit", outside: true, prepare: (*stage).look, tx: joinByInfo},
+	{name: "JoinByExternalCommit again", prepare: (*stage).look, tx: joinByInfo},
+}
+
+func joinByInfo(ctx context.Context, tx *client.Transaction, in *input) (any, error) {
+	_, r, err := tx.JoinByExternalCommit(ctx, in.Info, client.JoinConfig{})
+	return r, err
+}
+
+// operations are all that a client can be asked for.
+var operations = slices.Concat(boundaries, []operation{
+	// who we are
+	{name: "InitMLS", nobody: true, outside: true, tx: func(ctx context.Context, tx *client.Transaction, _ *input) (any, error) {
+		return nil, tx.InitMLS(ctx, "alice", 1, 2, 7)
+	}},
+	{name: "GenerateKeypairs and InitMLSWithClientID", nobody: true, outside: true, tx: func(ctx context.Context, tx *client.Transaction, _ *input) (any, error) {
+		names, err := tx.GenerateKeypairs(ctx, 1, 2)
+		if err != nil {
+			return nil, err
+		}
+		return nil, tx.InitMLSWithClientID(ctx, "alice", names, 1, 2)
+	}},
+	{name: "RemoveCredential", prepare: (*stage).rename, tx: func(ctx context.Context, tx *client.Transaction, in *input) (any, error) {
+		return nil, tx.RemoveCredential(ctx, in.Credential)
+	}},
+	{name: "Conversation.Credential", tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
+		own, err := c.Credential(ctx)
+		return own.Ref, err
+	})},
+	{name: "NewCredential", tx: func(ctx context.Context, tx *client.Transaction, _ *input) (any, error) {
+		return no(tx.NewCredential(ctx, 2))
+	}},
+	{name: "Credentials", tx: func(ctx context.Context, tx *client.Transaction, _ *input) (any, error) {
+		return size(tx.Credentials(ctx, client.CredentialFilter{}))
+	}},
+	{name: "ClientID", tx: func(ctx context.Context, tx *client.Transaction, _ *input) (any, error) { return tx.ClientID(ctx) }},
+	{name: "ClientPublicKey", tx: func(ctx context.Context, tx *client.Transaction, _ *input) (any, error) {
+		return size(tx.ClientPublicKey(ctx, suite1, core.CredentialBasic))
+	}},
+	{name: "Client.ClientID", run: func(ctx context.Context, p player, _ *input) (any, error) { return p.ClientID(ctx) }},
+
+	// key packages
+	{name: "NewKeyPackages", tx: func(ctx context.Context, tx *client.Transaction, _ *input) (any, error) {
+		return size(tx.NewKeyPackages(ctx, suite1, core.CredentialBasic, 2))
+	}},
+	{name: "NewLastResortKeyPackage", tx: func(ctx context.Context, tx *client.Transaction, _ *input) (any, error) {
+		return no(tx.NewLastResortKeyPackage(ctx, suite1, core.CredentialBasic))
+	}},
+	{name: "KeyPackages", prepare: (*stage).publish, tx: func(ctx context.Context, tx *client.Transaction, _ *input) (any, error) {
+		return size(tx.KeyPackages(ctx, suite1, core.CredentialBasic, 3))
+	}},
+	{name: "CountKeyPackages", prepare: (*stage).publish, tx: func(ctx context.Context, tx *client.Transaction, _ *input) (any, error) {
+		return tx.CountKeyPackages(ctx, suite1, core.CredentialBasic)
+	}},
+	{name: "DeleteKeyPackages", prepare: (*stage).publish, tx: func(ctx context.Context, tx *client.Transaction, in *input) (any, error) {
+		return nil, tx.DeleteKeyPackages(ctx, in.Ref)
+	}},
+
+	{name: "DeleteKeyPackagesOf", prepare: (*stage).publish, tx: func(ctx context.Context, tx *client.Transaction, in *input) (any, error) {
+		return nil, tx.DeleteKeyPackagesOf(ctx, in.Credential)
+	}},
+	{name: "DeleteStaleKeyPackages", prepare: func(s *stage) { s.publish(); s.rename() }, tx: func(ctx context.Context, tx *client.Transaction, _ *input) (any, error) {
+		return nil, tx.DeleteStaleKeyPackages(ctx, suite1, core.CredentialBasic)
+	}},
+	{name: "StoredKeyPackages", prepare: (*stage).publish, tx: func(ctx context.Context, tx *client.Transaction, _ *input) (any, error) {
+		return size(tx.StoredKeyPackages(ctx))
+	}},
+
+	// what is ours alone
+	{name: "SetData", tx: func(ctx context.Context, tx *client.Transaction, _ *input) (any, error) {
+		return nil, tx.SetData(ctx, []byte("data"))
+	}},
+	{name: "Data", prepare: (*stage).remember, tx: func(ctx context.Context, tx *client.Transaction, _ *input) (any, error) {
+		data, _, err := tx.Data(ctx)
+		return string(data), errors.Join(err, tx.SetData(ctx, append(data, '+')))
+	}},
+	{name: "Client.Data", prepare: (*stage).remember, run: func(ctx context.Context, p player, _ *input) (any, error) {
+		data, _, err := p.Data(ctx)
+		return string(data), err
+	}},
+	{name: "SetPSK", tx: func(ctx context.Context, tx *client.Transaction, _ *input) (any, error) {
+		return nil, tx.SetPSK(ctx, pskID, core.NewSecret([]byte("secret")))
+	}},
+	{name: "DeletePSK", prepare: (*stage).share, tx: func(ctx context.Context, tx *client.Transaction, _ *input) (any, error) {
+		return nil, tx.DeletePSK(ctx, pskID)
+	}},
+	{name: "SetParent", prepare: func(s *stage) { s.another("parent") }, tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
+		if err := c.SetParent(ctx, "parent"); err != nil {
+			return nil, err
+		}
+		return c.Parent(ctx)
+	})},
+	{name: "NewConversation", tx: func(ctx context.Context, tx *client.Transaction, _ *input) (any, error) {
+		return no(tx.NewConversation(ctx, "another", client.ConversationConfig{}))
+	}},
+	{name: "Wipe", tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) { return nil, c.Wipe(ctx) })},
+
+	// questions
+	{name: "Conversation.Info", tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) { return c.Info(ctx) })},
+	{name: "Conversation.ClientIDs", tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) { return c.ClientIDs(ctx) })},
+	{name: "Conversation.ExportSecret", tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
+		secret, err := c.ExportSecret(ctx, 32)
+		return secret.Len(), err
+	})},
+	{name: "Conversation.GroupInfo", tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) { return no(c.GroupInfo(ctx)) })},
+	{name: "Conversation.PendingProposals", prepare: (*stage).proposed, tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
+		return size(c.PendingProposals(ctx))
+	})},
+	{name: "Conversation.HasPendingCommit", prepare: (*stage).unanswered, tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
+		return c.HasPendingCommit(ctx)
+	})},
+	{name: "Conversations", run: func(ctx context.Context, p player, _ *input) (any, error) { return p.Conversations(ctx) }},
+	{name: "Info", run: func(ctx context.Context, p player, _ *input) (any, error) { return p.Info(ctx, chat) }},
+	{name: "ClientIDs", run: func(ctx context.Context, p player, _ *input) (any, error) { return p.ClientIDs(ctx, chat) }},
+	{name: "ExportSecret", run: func(ctx context.Context, p player, _ *input) (any, error) {
+		secret, err := p.ExportSecret(ctx, chat, 32)
+		return secret.Len(), err
+	}},
+
+	// sending
+	{name: "Send", tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
+		_, err := c.Send(ctx, []byte("one"), nil)
+		_, err2 := c.Send(ctx, []byte("two"), nil)
+		return nil, errors.Join(err, err2)
+	})},
+	{name: "Send and UpdateKeyMaterial", compound: true, tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
+		if _, err := c.Send(ctx, []byte("one"), nil); err != nil {
+			return nil, err
+		}
+		return c.UpdateKeyMaterial(ctx)
+	})},
+	{name: "Encrypt", tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
+		return no(c.Encrypt(ctx, []byte("text"), nil))
+	})},
+	{name: "ProposeAdd", prepare: (*stage).invite, tx: inChat(func(ctx context.Context, c *client.Conversation, in *input) (any, error) {
+		return no(c.ProposeAdd(ctx, in.KeyPackage))
+	})},
+	{name: "ProposeRemove", tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
+		return no(c.ProposeRemove(ctx, "carol"))
+	})},
+	{name: "ProposeUpdate", tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
+		return no(c.ProposeUpdate(ctx, 0))
+	})},
+	{name: "ProposePSK", prepare: (*stage).share, tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
+		return no(c.ProposePSK(ctx, pskID))
+	})},
+	{name: "Leave", tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) { return no(c.Leave(ctx)) })},
+	{name: "ClearPendingProposal", prepare: (*stage).proposed, tx: inChat(func(ctx context.Context, c *client.Conversation, in *input) (any, error) {
+		return nil, c.ClearPendingProposal(ctx, in.Ref)
+	})},
+	{name: "CommitPendingProposals of others", prepare: (*stage).proposed, tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
+		return c.CommitPendingProposals(ctx)
+	})},
+	{name: "UpdateKeyMaterial behind a commit", prepare: (*stage).unanswered, tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
+		return c.UpdateKeyMaterial(ctx)
+	})},
+	{name: "UpdateKeyMaterial behind texts", prepare: (*stage).blocked, tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
+		return c.UpdateKeyMaterial(ctx)
+	})},
+	{name: "DiscardPendingCommit", prepare: (*stage).unanswered, tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
+		return nil, c.DiscardPendingCommit(ctx)
+	})},
+	{name: "DiscardPendingJoin", outside: true, prepare: (*stage).joining, tx: func(ctx context.Context, tx *client.Transaction, _ *input) (any, error) {
+		return nil, tx.DiscardPendingJoin(ctx, chat)
+	}},
+	{name: "JoinByExternalCommit behind a join", outside: true, prepare: (*stage).joining, tx: joinByInfo},
+	{name: "Resume, texts wait", prepare: (*stage).blocked, run: resume},
+	{name: "Resume, texts of an old epoch wait", prepare: (*stage).overtaken, varies: encryptedAgain, run: resume},
+	{name: "Resume, a commit was not sent", prepare: (*stage).unanswered, run: resume},
+	{name: "Resume, a commit was accepted", prepare: (*stage).unheard, run: resume},
+	{name: "Resume, a join was not sent", outside: true, prepare: (*stage).joining, run: resume},
+	{name: "Settle", prepare: (*stage).blocked, run: func(ctx context.Context, p player, _ *input) (any, error) { return nil, p.Settle(ctx, chat) }},
+
+	// receiving
+	{name: "ProcessWelcome", outside: true, prepare: func(s *stage) { s.welcome(false) }, tx: processWelcome},
+	{name: "ProcessWelcome by a last resort", outside: true, prepare: func(s *stage) { s.welcome(true) }, tx: processWelcome},
+	{name: "DecryptMessage: text", prepare: func(s *stage) { s.send(s.bob, "text"); s.next(1) }, tx: decryptMessage},
+	{name: "DecryptMessage: proposal", prepare: func(s *stage) { s.propose(); s.next(1) }, tx: decryptMessage},
+	{name: "DecryptMessage: commit", prepare: func(s *stage) { s.update(s.bob); s.next(1) }, tx: decryptMessage},
+	{name: "DecryptMessage: removed", prepare: (*stage).expelled, tx: decryptMessage},
+	{name: "DecryptMessage: future", prepare: func(s *stage) { s.update(s.bob); s.send(s.bob, "text"); s.next(2) }, tx: decryptMessage},
+	{name: "DecryptMessage: commit and what was buffered", prepare: (*stage).early, tx: decryptMessage},
+	{name: "DecryptMessage: commit without its proposal", prepare: (*stage).bobCommits, tx: decryptMessage},
+	{name: "DecryptMessage: the missing proposal", prepare: func(s *stage) { s.bobCommits(); s.take(); s.next(1) }, tx: decryptMessage},
+	{name: "DecryptMessage: own commit", prepare: func(s *stage) { s.unheard(); s.next(1) }, tx: decryptMessage},
+	{name: "DecryptMessage: commit that overtook ours", prepare: func(s *stage) { s.unanswered(); s.update(s.bob); s.next(1) }, tx: decryptMessage},
+	{name: "DecryptMessage: commit that overtakes texts", varies: encryptedAgain, prepare: func(s *stage) { s.overtaken(); s.next(1) }, tx: decryptMessage},
+	{name: "Replay", outside: true, prepare: (*stage).welcomed, tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
+		replayed, err := c.Replay(ctx)
+		return &client.ProposalResult{Replayed: replayed}, err
+	})},
+
+	// its life
+	{name: "Open and Close", run: func(ctx context.Context, p player, _ *input) (answer any, err error) {
+		cfg := config()
+		wrapper, err := seal.RawKey(core.NewSecret(make([]byte, 32)))
+		if err != nil {
+			return nil, err
+		}
+		if cfg.Store, err = seal.Open(ctx, p.store, wrapper, "device"); err != nil {
+			return nil, err
+		}
+		c, err := client.Open(ctx, cfg)
+		if err != nil {
+			return nil, errors.Join(err, cfg.Store.Close())
+		}
+		answer, err = c.ClientIDs(ctx, chat)
+		return answer, errors.Join(err, c.Close(ctx))
+	}},
+})
+
+// encryptedAgain: of an epoch in which something was encrypted there are ratchets.
+var encryptedAgain = []core.Table{client.TableGroup}
+
+func resume(ctx context.Context, p player, _ *input) (any, error) { return nil, p.Resume(ctx) }
+
+func processWelcome(ctx context.Context, tx *client.Transaction, in *input) (any, error) {
+	return no(tx.ProcessWelcome(ctx, in.Welcome, client.JoinConfig{}))
+}
+
+func decryptMessage(ctx context.Context, tx *client.Transaction, in *input) (any, error) {
+	return tx.DecryptMessage(ctx, chat, in.Message)
+}
+
+var pskID = []byte("psk")
+
+// What operations need.
+
+func (s *stage) invite() { s.input.KeyPackage = s.keyPackage(s.dave) }
+
+func (s *stage) look() {
+	s.Helper()
+	info, err := s.service.GroupInfo(chat)
+	s.must(err)
+	s.input.Info = info
+}
+
+// share gives everybody a pre-shared key.
+func (s *stage) share() {
+	s.Helper()
+	for _, d := range s.devices {
+		s.do(d, func(ctx context.Context, tx *client.Transaction) error {
+			return tx.SetPSK(ctx, pskID, core.NewSecret([]byte("a secret that all have")))
+		})
+	}
+}
+
+// publish makes two key packages and a last resort; the input is one of the two.
+func (s *stage) publish() {
+	s.Helper()
+	s.do(s.alice, func(ctx context.Context, tx *client.Transaction) error {
+		list, err := tx.NewKeyPackages(ctx, suite1, core.CredentialBasic, 2)
+		if err != nil {
+			return err
+		}
+		s.input.Ref = list[0].Ref
+		all, err := tx.Credentials(ctx, client.CredentialFilter{})
+		if err != nil {
+			return err
+		}
+		s.input.Credential = all[0].Ref
+		_, err = tx.NewLastResortKeyPackage(ctx, suite1, core.CredentialBasic)
+		return err
+	})
+}
+
+// rename gives alice a newer credential; the input is one that is not used.
+func (s *stage) rename() {
+	s.Helper()
+	s.do(s.alice, func(ctx context.Context, tx *client.Transaction) error {
+		own, err := tx.NewCredential(ctx, suite1)
+		s.input.Credential = own.Ref
+		return err
+	})
+}
+
+func (s *stage) remember() {
+	s.Helper()
+	s.do(s.alice, func(ctx context.Context, tx *client.Transaction) error { return tx.SetData(ctx, []byte("data")) })
+}
+
+func (s *stage) another(id core.ConversationID) {
+	s.Helper()
+	s.do(s.alice, func(ctx context.Context, tx *client.Transaction) error {
+		_, err := tx.NewConversation(ctx, id, client.ConversationConfig{})
+		return err
+	})
+}
+
+// propose has bob propose something.
+func (s *stage) propose() {
+	s.Helper()
+	s.in(s.bob, func(ctx context.Context, c *client.Conversation) error {
+		p, err := c.ProposeUpdate(ctx, 0)
+		s.input.Ref = p.Ref
+		return err
+	})
+}
+
+// proposed is propose, and alice knows of it.
+func (s *stage) proposed() {
+	s.Helper()
+	s.propose()
+	s.must(s.alice.Link.Drain(s.Context(), chat))
+}
+
+// blocked has texts of alice wait in her outbox.
+func (s *stage) blocked() {
+	s.Helper()
+	up := down(s.alice)
+	s.send(s.alice, "one")
+	s.send(s.alice, "two")
+	up()
+}
+
+// overtaken is blocked, with a proposal, and two commits of bob meanwhile.
+func (s *stage) overtaken() {
+	s.Helper()
+	up := down(s.alice)
+	s.send(s.alice, "one")
+	s.send(s.alice, "two")
+	s.in(s.alice, func(ctx context.Context, c *client.Conversation) error {
+		_, err := c.ProposeUpdate(ctx, 0)
+		return err
+	})
+	for range 2 {
+		s.update(s.bob)
+		s.must(s.bob.Link.Drain(s.Context(), chat))
+	}
+	up()
+}
+
+// unanswered has a commit of alice wait that has not reached the service.
+func (s *stage) unanswered() {
+	s.Helper()
+	s.alice.Link.Before = once("commit")
+	if err := in(s.Context(), s.alice, update); !errors.Is(err, core.ErrUnknownOutcome) {
+		s.Fatal(err)
+	}
+}
+
+// unheard has a commit of alice wait that the service has accepted.
+func (s *stage) unheard() {
+	s.Helper()
+	s.alice.Link.After = once("commit")
+	if err := in(s.Context(), s.alice, update); !errors.Is(err, core.ErrUnknownOutcome) {
+		s.Fatal(err)
+	}
+}
+
+// joining has an external commit of alice wait that has not reached the service.
+func (s *stage) joining() {
+	s.Helper()
+	s.look()
+	s.alice.Link.Before = once("commit")
+	err := s.alice.Transaction(s.Context(), func(ctx context.Context, tx *client.Transaction) error {
+		_, err := joinByInfo(ctx, tx, &s.input)
+		return err
+	})
+	if !errors.Is(err, core.ErrUnknownOutcome) {
+		s.Fatal(err)
+	}
+}
+
+// next makes the n-th message that waits for alice the input.
+func (s *stage) next(n int) {
+	s.Helper()
+	number, _, err := s.service.Next("alice", chat)
+	s.must(err)
+	log := s.service.Log(chat)
+	s.input.Message = log[number-1+n-1]
+}
+
+// take has alice process the input.
+func (s *stage) take() {
+	s.Helper()
+	_, err := s.give(s.alice, s.input.Message)
+	s.must(err)
+}
+
+// expelled: bob removes alice, who has a text waiting.
+func (s *stage) expelled() {
+	s.Helper()
+	s.blocked()
+	s.in(s.bob, func(ctx context.Context, c *client.Conversation) error {
+		_, err := c.RemoveMembers(ctx, "alice")
+		return err
+	})
+	s.next(1)
+}
+
+// early: alice has a text of the next epoch, and the commit comes now.
+func (s *stage) early() {
+	s.Helper()
+	s.update(s.bob)
+	s.send(s.bob, "text")
+	s.next(2)
+	s.take()
+	s.next(1)
+}
+
+// bobCommits has bob propose and commit; the input is the commit.
+func (s *stage) bobCommits() {
+	s.Helper()
+	s.propose()
+	s.must(s.bob.Link.Drain(s.Context(), chat))
+	s.must(s.carol.Link.Drain(s.Context(), chat))
+	s.in(s.carol, func(ctx context.Context, c *client.Conversation) error {
+		_, err := c.CommitPendingProposals(ctx)
+		return err
+	})
+	s.next(2)
+}
+
+// welcome has bob add alice.
+func (s *stage) welcome(lastResort bool) {
+	s.Helper()
+	var k client.KeyPackage
+	s.do(s.alice, func(ctx context.Context, tx *client.Transaction) (err error) {
+		if lastResort {
+			k, err = tx.NewLastResortKeyPackage(ctx, suite1, core.CredentialBasic)
+			return err
+		}
+		list, err := tx.NewKeyPackages(ctx, suite1, core.CredentialBasic, 1)
+		if err == nil {
+			k = list[0]
+		}
+		return err
+	})
+	s.in(s.bob, func(ctx context.Context, c *client.Conversation) error {
+		_, err := c.AddMembers(ctx, k.Message)
+		return err
+	})
+	w, ok := s.service.Welcome("alice")
+	if !ok {
+		s.Fatal("no Welcome")
+	}
+	s.input.Welcome = w.Message
+}
+
+// welcomed: alice has joined, and a text came while she was about to.
+func (s *stage) welcomed() {
+	s.Helper()
+	s.joining()
+	s.welcome(false)
+	s.send(s.bob, "text")
+	s.next(1)
+	s.take() // buffered, because of the join
+	s.do(s.alice, func(ctx context.Context, tx *client.Transaction) error {
+		if err := tx.DiscardPendingJoin(ctx, chat); err != nil {
+			return err
+		}
+		_, err := processWelcome(ctx, tx, &s.input)
+		return err
+	})
+}
