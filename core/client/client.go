@@ -40,6 +40,13 @@ type Config struct {
 	// MaxOutboxLag is how many epochs an unsent message may be behind before it is
 	// encrypted again; 0 is 1.
 	MaxOutboxLag uint64
+	// NoRenewal leaves it to the application to do again what another member's commit
+	// has overtaken: a commit that loses is ErrCommitLost at once, and proposals that it
+	// did not cover are CommitResult.Dropped.
+	NoRenewal bool
+	// Backoff is the pause before the try after the first, the second, ... has failed
+	// over a conflict; nil is a few milliseconds, doubled each time.
+	Backoff func(try int) time.Duration
 	// Lease is how long a process that died may keep others from sending what is
 	// in an outbox; 0 is 3 seconds.
 	Lease time.Duration
@@ -61,6 +68,8 @@ type Client struct {
 	initial   int           // key packages for each suite
 	maxLag    uint64
 	lease     time.Duration
+	noRenewal bool
+	backoff   func(try int) time.Duration
 
 	process    [16]byte // names this client in leases
 	locks      lockTable
@@ -68,6 +77,7 @@ type Client struct {
 	moreToSend sync.Map  // conversations whose outbox somebody wanted to look at meanwhile
 	cache      groupCache
 	signers    sync.Map // public key to core.Signer
+	committing sync.Map // MessageKeys of commits whose outcome a caller waits for
 	mu         sync.Mutex
 	burnt      map[core.ConversationID]map[uint64][]mls.Floor
 	closed     bool
@@ -84,7 +94,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	c := &Client{
 		store: cfg.Store, suites: cfg.Suites, keys: cfg.Keys, auth: cfg.Authenticator, transport: cfg.Transport,
 		now: cfg.Clock, log: cfg.Logger, observe: cfg.Observe, grease: !cfg.NoGrease, longest: cfg.MaxLifetime, initial: cfg.InitialKeyPackages, maxLag: cfg.MaxOutboxLag, lease: cfg.Lease,
-		idle: make(chan struct{}),
+		noRenewal: cfg.NoRenewal, backoff: cfg.Backoff, idle: make(chan struct{}),
 	}
 	_, _ = rand.Read(c.process[:])
 	if c.auth == nil {
@@ -107,6 +117,9 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	if c.maxLag == 0 {
 		c.maxLag = 1
+	}
+	if c.backoff == nil {
+		c.backoff = backoff
 	}
 	if c.lease == 0 {
 		c.lease = 3 * time.Second

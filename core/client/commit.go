@@ -92,38 +92,104 @@ func (c *Conversation) Commit(ctx context.Context, changes Changes) (*CommitResu
 	return c.tx.commit(ctx, c.id, changes)
 }
 
-func (t *Transaction) commit(ctx context.Context, id core.ConversationID, changes Changes) (*CommitResult, error) {
-	if t.client.transport == nil {
+func (t *Transaction) commit(ctx context.Context, id core.ConversationID, changes Changes) (_ *CommitResult, err error) {
+	c := t.client
+	if c.transport == nil {
 		return nil, ErrNoTransport
 	}
-	for try := 1; ; try++ {
-		result, err := t.commitOnce(ctx, id, changes, try > 1)
-		if !errors.Is(err, ErrCommitLost) || try == maxTries {
-			return result, err
+	if t.enqueued(id, outCommit) {
+		return nil, fmt.Errorf("a commit is staged in this transaction: %w", core.ErrInvalid)
+	}
+	in := intention{key: newMessageKey(), owner: c.process, changes: changes}
+	c.committing.Store(in.key, true)
+	defer c.committing.Delete(in.key)
+	defer func() {
+		if in.tries > 0 { // what lay behind it in the outbox has waited
+			t.afterwards(id)
 		}
-		if err := pause(ctx, try); err != nil {
+	}()
+	for {
+		h, err := t.ready(ctx, id, in)
+		if err != nil {
+			return nil, errors.Join(err, t.dequeue(ctx, id, in))
+		}
+		if in.tries > 0 {
+			if err := t.takeBack(ctx, h, in); err != nil {
+				return nil, err
+			}
+		}
+		result, err := t.commitHeld(ctx, h, in, in.tries > 0)
+		if err == nil {
+			return result, t.replayAfter(ctx, id, result)
+		}
+		if in.tries++; !errors.Is(err, ErrCommitLost) || c.noRenewal || in.tries == maxTries {
 			return nil, err
+		}
+		if err := c.pause(ctx, int(in.tries)); err != nil {
+			return nil, errors.Join(err, t.dequeue(ctx, id, in))
 		}
 	}
 }
 
-// commitOnce makes the commit, closes the segment with it, and sees it through.
-func (t *Transaction) commitOnce(ctx context.Context, id core.ConversationID, changes Changes, again bool) (*CommitResult, error) {
-	h, err := t.ready(ctx, id)
+// takeBack takes an intention that another commit has overtaken out of the outbox.
+func (t *Transaction) takeBack(ctx context.Context, h *held, in intention) error {
+	key, found, err := t.queued(ctx, h.id, in.key)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	if !found { // its owner's time was over
+		return fmt.Errorf("another process goes on with the commit: %w", core.ErrUnknownOutcome)
+	}
+	p := ofConversation(tableOutbox, h.id)
+	if _, _, err := t.segment.getExpected(ctx, p, key); err != nil {
+		return err
+	}
+	t.segment.del(p, key)
+	h.dirty = true
+	return nil
+}
+
+// dequeue is for a caller that gives up between two tries: nothing may come of it
+// later.
+func (t *Transaction) dequeue(ctx context.Context, id core.ConversationID, in intention) error {
+	if in.tries == 0 {
+		return nil
+	}
+	t.release(nil) // the segment has not done anything yet
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+	defer cancel()
+	return t.client.transaction(ctx, func(ctx context.Context, own *Transaction) error {
+		h, err := own.hold(ctx, id)
+		if err != nil {
+			return err
+		}
+		if _, found, err := own.queued(ctx, id, in.key); err != nil || !found {
+			return err
+		}
+		return own.takeBack(ctx, h, in)
+	})
+}
+
+// commitHeld makes a commit, closes the segment with it, and sees it through. In
+// another try, what others did meanwhile is passed over.
+func (t *Transaction) commitHeld(ctx context.Context, h *held, in intention, again bool) (*CommitResult, error) {
+	id := h.id
 	env := t.own(h)
 	members, err := h.group.Members(ctx, env)
 	if err != nil {
 		return nil, t.explain(ctx, h, err)
 	}
-	p, err := t.params(ctx, h, members, changes, again)
+	p, err := t.params(ctx, h, members, in.changes, again)
 	if err != nil {
 		return nil, err
 	}
 	if p == nil {
-		return &CommitResult{Epoch: h.group.Epoch(), Own: true, Active: h.group.Active()}, nil
+		result := &CommitResult{Epoch: h.group.Epoch(), Own: true, Active: h.group.Active()}
+		if again { // the outbox has lost it
+			t.ended(id, in.key, result, nil)
+			err = t.cross(ctx)
+		}
+		return result, err
 	}
 	g, pending, ws, err := h.group.Commit(ctx, env, *p)
 	if err != nil {
@@ -134,14 +200,15 @@ func (t *Transaction) commitOnce(ctx context.Context, id core.ConversationID, ch
 		return nil, t.explain(ctx, h, err)
 	}
 	message := digestOf(bundle.Commit)
-	if changes.Rotate != 0 {
-		if err := t.use(ctx, h, changes.Rotate); err != nil {
+	if ref := in.changes.Rotate; ref != 0 {
+		if err := t.use(ctx, h, ref); err != nil {
 			return nil, err
 		}
 	}
 	t.encrypted(h, g, ws)
 	h.head.pending = pendingHead{message: message, epoch: pending.Epoch(), submissions: 1}
-	enqueued := t.enqueued(id)
+	t.intend(h, in)
+	enqueued := !again && t.enqueued(id, outText, outProposal, outCommit)
 	if enqueued {
 		h.head.pending.submissions = 0 // that has to go first
 	}
@@ -172,7 +239,7 @@ func (t *Transaction) commitOnce(ctx context.Context, id core.ConversationID, ch
 			Added: bundle.Added, Removed: bundle.Removed, Active: true,
 		}
 	}
-	return result, t.replayAfter(ctx, id, result)
+	return result, nil
 }
 
 // replayAfter tries what was buffered for the new epoch, in the open segment: its
@@ -188,15 +255,15 @@ func (t *Transaction) replayAfter(ctx context.Context, id core.ConversationID, r
 }
 
 // ready holds a conversation in which a commit may be made: nothing waits in its
-// outbox and no commit of ours waits for an answer.
-func (t *Transaction) ready(ctx context.Context, id core.ConversationID) (*held, error) {
+// outbox before the intention, and no commit of ours waits for an answer.
+func (t *Transaction) ready(ctx context.Context, id core.ConversationID, in intention) (*held, error) {
 	blocked := false // by proposals, which the commit takes away
 	for try := 1; ; try++ {
 		h, err := t.member(ctx, id)
 		if err != nil {
 			return nil, err
 		}
-		waiting, err := t.outboxWaits(ctx, id)
+		waiting, err := t.outboxWaits(ctx, id, in.key)
 		if err != nil {
 			return nil, err
 		}

@@ -170,6 +170,13 @@ func (t *Transaction) forget(ctx context.Context, h *held, reason string) error 
 		t.segment.del(ofGroup(h.id, h.head.active), nil)
 		t.events = append(t.events, Left{h.id})
 	}
+	if h.head.pending.exists() {
+		in, err := t.intended(ctx, h)
+		if err != nil {
+			return err
+		}
+		t.ended(h.id, in.key, nil, fmt.Errorf("%s: %w", reason, ErrConversationNotFound))
+	}
 	left := h.head.epoch
 	h.group, h.dirty = nil, true
 	h.head.active, h.head.epoch, h.head.pending = 0, 0, pendingHead{}

@@ -35,6 +35,7 @@ func (t *Transaction) DecryptMessage(ctx context.Context, id core.ConversationID
 			return err
 		}
 		result, err = t.decrypt(ctx, h, in)
+		t.watch(h, in, err)
 		return t.explain(ctx, h, err)
 	})
 	if err != nil {
@@ -155,8 +156,12 @@ func (t *Transaction) process(ctx context.Context, h *held, in *incoming) (Recei
 		if err != nil {
 			return nil, err
 		}
+		left, err := leftover(ctx, before, env, r)
+		if err != nil {
+			return nil, err
+		}
 		t.advance(h, g, ws)
-		return c, t.entered(ctx, h, r, in.digest)
+		return c, t.entered(ctx, h, c, r.SelfRemoved, left, in.digest)
 	}
 	return nil, fmt.Errorf("unexpected result %T: %w", result, core.ErrUnsupported)
 }
@@ -190,27 +195,26 @@ func commitResult(before *mls.Group, env *mls.Env, r *mls.ReceivedCommit) (*Comm
 	if r.External {
 		c.Added = append(c.Added, c.Committer)
 	}
-	for _, p := range r.Unused {
-		if p.Sender.Type == mls.SenderMember && p.Sender.Leaf == before.OwnLeaf() {
-			c.Dropped = append(c.Dropped, p.Proposal)
-		}
-	}
 	return c, nil
 }
 
 // entered is what a new epoch means beyond the engine: our commit for the old one
-// has lost unless it is this one, what we proposed and did not send is void, and
+// has lost unless it is this one, what we proposed is void or proposed again, and
 // what waited may be tried.
-func (t *Transaction) entered(ctx context.Context, h *held, r *mls.ReceivedCommit, began digest) error {
+func (t *Transaction) entered(ctx context.Context, h *held, c *CommitResult, removed bool, left []ownProposal, began digest) error {
 	h.dirty = true
-	h.head.pending = pendingHead{}
-	h.head.began = began
-	if r.SelfRemoved {
+	if removed {
 		return t.forget(ctx, h, "we were removed from the conversation")
 	}
-	if err := t.dropUnsentProposals(ctx, h); err != nil {
+	if err := t.renew(ctx, h, c, left); err != nil {
 		return err
 	}
+	if h.head.pending.exists() && h.head.pending.message != began {
+		if err := t.overtaken(ctx, h); err != nil {
+			return err
+		}
+	}
+	h.head.pending, h.head.began = pendingHead{}, began
 	if h.head.waiting.commit {
 		h.head.waiting.commit = false
 		t.segment.del(ofConversation(tableBufferedCommit, h.id), theOnly)
@@ -236,10 +240,18 @@ func (t *Transaction) mergePending(ctx context.Context, h *held) (*CommitResult,
 	if err != nil {
 		return nil, err
 	}
+	in, err := t.intended(ctx, h)
+	if err != nil {
+		return nil, err
+	}
 	own := h.head.pending.message
 	h.head.merged = own
 	t.advance(h, g, ws)
-	return c, t.entered(ctx, h, r, own)
+	if err := t.entered(ctx, h, c, r.SelfRemoved, nil, own); err != nil {
+		return nil, err
+	}
+	t.ended(h.id, in.key, c, nil)
+	return c, nil
 }
 
 func (t *Transaction) loadPending(ctx context.Context, h *held) (*mls.PendingCommit, error) {

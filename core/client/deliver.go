@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/mls"
 	"github.com/conclave-mls/conclave/core/seal"
 )
 
@@ -72,7 +73,7 @@ func (c *Client) deliverLocked(ctx context.Context, id core.ConversationID, full
 	for range maxPasses {
 		done, err := d.pass(ctx)
 		if errors.Is(err, core.ErrConflict) {
-			if err = pause(ctx, 1); err == nil {
+			if err = d.c.pause(ctx, 1); err == nil {
 				continue
 			}
 		}
@@ -123,9 +124,12 @@ func (d *delivery) pass(ctx context.Context) (done bool, err error) {
 			return false, err
 		}
 		last := i == len(items)-1 && len(items) < pageOfOutbox
-		again, err := d.send(ctx, h, r, o, last)
-		if err != nil || again {
-			return false, err
+		again, done, err := d.item(ctx, h, r, o, last)
+		if errors.Is(err, mls.ErrPendingProposals) {
+			again, done, err = d.overtake(ctx, h, err)
+		}
+		if done || err != nil || again {
+			return done, err
 		}
 		if !last { // else the lease is given back
 			if err := d.renew(ctx); err != nil {
@@ -201,6 +205,67 @@ func (d *delivery) send(ctx context.Context, h head, r seal.Record, o outgoing, 
 		return true, d.stale(ctx, r, o)
 	}
 	return false, fmt.Errorf("message %v: outcome %d: %w", o.key, outcome.Kind, core.ErrUnavailable)
+}
+
+// item is the turn of one item. again: look at the outbox anew. done: somebody else is
+// at it.
+func (d *delivery) item(ctx context.Context, h head, r seal.Record, o outgoing, last bool) (again, done bool, err error) {
+	if o.kind == outCommit {
+		return d.commit(ctx, h, r, o, last)
+	}
+	again, err = d.send(ctx, h, r, o, last)
+	return again, false, err
+}
+
+// overtake is for a text that cannot be encrypted while proposals wait: a proposal
+// or a commit behind it, which can end that, goes first.
+func (d *delivery) overtake(ctx context.Context, h head, blocked error) (again, done bool, err error) {
+	answers, err := newSegment(d.c.store).read(ctx, query{place: ofConversation(tableOutbox, d.id)})
+	if err != nil {
+		return false, false, err
+	}
+	for _, r := range answers[0] {
+		if outboxKind(r.Key) == outText {
+			continue
+		}
+		o, err := decodeOutgoing(r.Value)
+		if err != nil {
+			return false, false, err
+		}
+		_, done, err = d.item(ctx, h, r, o, false)
+		return true, done, err
+	}
+	return false, false, blocked
+}
+
+// commit is the turn of a staged commit, or of one that comes back. See item.
+func (d *delivery) commit(ctx context.Context, h head, r seal.Record, o outgoing, last bool) (again, done bool, err error) {
+	in, err := decodeIntention(o.data)
+	if err != nil {
+		return false, false, err
+	}
+	if d.c.awaited(in.key) {
+		return false, true, d.giveBack(ctx)
+	}
+	if left := time.Until(in.until); in.owner != d.c.process && left > 0 {
+		if !d.full {
+			return false, true, d.giveBack(ctx)
+		}
+		return true, false, wait(ctx, min(left, 50*time.Millisecond))
+	}
+	switch {
+	case h.active == 0:
+		return false, false, d.remove(ctx, r, last, o.lost(d.id, "we are not in the conversation"))
+	case h.join.exists():
+		return true, false, d.c.resolve(ctx, d.id, joinKind, h.join.message)
+	case h.pending.exists():
+		return true, false, d.c.resolve(ctx, d.id, commitKind, h.pending.message)
+	}
+	unfit, err := d.c.commitStaged(ctx, d.id, r.Key, in)
+	if unfit {
+		return false, false, d.remove(ctx, r, last, CommitFailed{Conversation: d.id, Key: in.key, Err: err})
+	}
+	return true, false, err
 }
 
 // stale is for a text whose epoch is over for the service: we may not know yet.

@@ -5,7 +5,7 @@ package client
 import "github.com/conclave-mls/conclave/core"
 
 // An Event tells what became durable. It is one of EpochChanged, Left,
-// JoinedByLastResort, Undelivered and Lapsed. Events of a transaction are given to Config.Observe
+// JoinedByLastResort, Undelivered, Lapsed, Committed, CommitFailed and OutOfSync. Events of a transaction are given to Config.Observe
 // after it is durable, in order, with nothing held; it should not block.
 type Event interface{ event() }
 
@@ -38,6 +38,35 @@ type Lapsed struct {
 	Reason       string
 }
 
+// Committed: a commit of ours that nobody waited for has begun a new epoch: one that
+// was staged, or one whose outcome was unknown. Nothing was left to do if Own is false.
+type Committed struct {
+	Conversation core.ConversationID
+	Key          MessageKey // of StageCommit
+	Result       *CommitResult
+}
+
+// CommitFailed: a commit of ours that nobody waited for will not be made: the service
+// has refused it, others won every time, or what it was for cannot be done.
+type CommitFailed struct {
+	Conversation core.ConversationID
+	Key          MessageKey // of StageCommit
+	Err          error
+}
+
+// OutOfSync: commits of the conversation seem to be missing here: a message is of an
+// epoch beyond the next, or more waits for the next one than is kept. Drain the queue;
+// if that does not help, see [Client.Rejoin]. The epoch of a message is not
+// authenticated, so this is a hint.
+type OutOfSync struct {
+	Conversation core.ConversationID
+	Epoch        uint64 // ours
+	Seen         uint64 // of the message
+}
+
+func (Committed) event()          {}
+func (CommitFailed) event()       {}
+func (OutOfSync) event()          {}
 func (EpochChanged) event()       {}
 func (Left) event()               {}
 func (JoinedByLastResort) event() {}

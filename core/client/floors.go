@@ -50,7 +50,7 @@ func (c *Client) burnAgain(ctx context.Context, id core.ConversationID) error {
 		if !errors.Is(err, core.ErrConflict) || try == maxTries {
 			return err
 		}
-		if err := pause(ctx, try); err != nil {
+		if err := c.pause(ctx, try); err != nil {
 			return err
 		}
 	}

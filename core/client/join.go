@@ -269,8 +269,15 @@ func (t *Transaction) mergeJoin(ctx context.Context, h *held) (*CommitResult, er
 		return nil, err
 	}
 	if h.head.active != 0 {
-		if err := t.dropUnsentProposals(ctx, h); err != nil {
+		unsent, err := t.unsentProposals(ctx, h)
+		if err != nil {
 			return nil, err
+		}
+		t.lapsed(h, unsent)
+		if h.head.pending.exists() {
+			if err := t.overtaken(ctx, h); err != nil {
+				return nil, err
+			}
 		}
 		t.segment.del(ofGroup(h.id, h.head.active), nil)
 		t.segment.del(ofConversation(tableBufferedCommit, h.id), nil)

@@ -31,7 +31,7 @@ const (
 // part of them, may be long: those of the engine unless they are surely short.
 func mayBeLong(p place, prefix []byte) bool {
 	switch p.table {
-	case tableBuffered, tableBufferedCommit, tableOutbox, tableJoin:
+	case tableBuffered, tableBufferedCommit, tableOutbox, tableJoin, tableIntention:
 		return true
 	case tableGroup:
 		return len(prefix) == 0 || !slices.Contains(shortRecords, prefix[0])

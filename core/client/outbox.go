@@ -7,9 +7,12 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
+	"slices"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/seal"
 )
 
 // A MessageKey names what Send accepted, for the delivery service and in events.
@@ -29,6 +32,7 @@ type outKind uint8
 const (
 	outProposal outKind = 1
 	outText     outKind = 2
+	outCommit   outKind = 3 // an intention, in data
 )
 
 // outgoing is an item of an outbox. Of a text the plaintext is kept until it is
@@ -70,6 +74,8 @@ func decodeOutgoing(value []byte) (o outgoing, err error) {
 
 // outboxKey sorts by the order in which items came.
 func outboxKey(sequence uint64, kind outKind) []byte { return append(be64(sequence), byte(kind)) }
+
+func outboxKind(key []byte) outKind { return outKind(key[len(key)-1]) }
 
 // Send encrypts data for all members and puts it into the outbox: once the
 // transaction is durable it is delivered, at least once and in order, or an
@@ -134,65 +140,150 @@ func (t *Transaction) afterwards(id core.ConversationID) {
 	t.deliver = append(t.deliver, id)
 }
 
-// outboxWaits says whether something durable waits to be sent.
-func (t *Transaction) outboxWaits(ctx context.Context, id core.ConversationID) (bool, error) {
-	q := query{place: ofConversation(tableOutbox, id), limit: 1, keysOnly: true}
+// outboxWaits says whether something durable waits to be sent before an intention.
+func (t *Transaction) outboxWaits(ctx context.Context, id core.ConversationID, before MessageKey) (bool, error) {
+	q := query{place: ofConversation(tableOutbox, id), limit: 1}
 	answers, err := newSegment(t.client.store).read(ctx, q)
-	return err == nil && len(answers[0]) > 0, err
+	if err != nil || len(answers[0]) == 0 {
+		return false, err
+	}
+	first, err := decodeOutgoing(answers[0][0].Value)
+	return first.key != before, err
 }
 
-// enqueued says whether the open segment itself puts something into the outbox.
-func (t *Transaction) enqueued(id core.ConversationID) bool {
+// staged says whether a commit waits in the outbox for its turn.
+func (t *Transaction) staged(ctx context.Context, id core.ConversationID) (bool, error) {
+	answers, err := t.segment.read(ctx, query{place: ofConversation(tableOutbox, id), keysOnly: true})
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(answers[0], func(r seal.Record) bool { return outboxKind(r.Key) == outCommit }), nil
+}
+
+// enqueued says whether the open segment itself puts something of the kinds into the
+// outbox.
+func (t *Transaction) enqueued(id core.ConversationID, kinds ...outKind) bool {
 	c := t.segment.changes[ofConversation(tableOutbox, id)]
-	return c != nil && len(c.puts) > 0
+	if c == nil {
+		return false
+	}
+	for key := range c.puts {
+		if slices.Contains(kinds, outboxKind([]byte(key))) {
+			return true
+		}
+	}
+	return false
 }
 
-// takeOut removes items from the outbox and tells what they were.
-func (t *Transaction) takeOut(ctx context.Context, h *held, reason string, which func(outgoing) bool) (left int, err error) {
+// takeOut removes items from the outbox; left counts the others.
+func (t *Transaction) takeOut(ctx context.Context, h *held, which func(outgoing) bool) (out []outgoing, left int, err error) {
 	p := ofConversation(tableOutbox, h.id)
 	answers, err := t.segment.read(ctx, query{place: p})
 	if err != nil {
-		return 0, err
+		return nil, 0, err
 	}
 	for _, r := range answers[0] {
 		o, err := decodeOutgoing(r.Value)
 		if err != nil {
-			return 0, err
+			return nil, 0, err
 		}
 		if !which(o) {
 			left++
 			continue
 		}
+		if o.kind == outCommit {
+			t.expectItem(p, r)
+		}
 		t.segment.del(p, r.Key)
-		t.events = append(t.events, o.lost(h.id, reason))
+		out = append(out, o)
+		h.dirty = true
 	}
-	return left, nil
+	return out, left, nil
+}
+
+// expectItem has the write fail if somebody else finishes an item meanwhile, that is to
+// stay in the outbox. What the segment itself has put has no version.
+func (t *Transaction) expectItem(p place, r seal.Record) {
+	if r.Version != (core.Version{}) {
+		t.segment.expect(p, r.Key, r.Version)
+	}
 }
 
 func (o outgoing) lost(id core.ConversationID, reason string) Event {
-	if o.kind == outProposal {
+	switch o.kind {
+	case outProposal:
 		return Lapsed{Conversation: id, Key: o.key, Reason: reason}
+	case outCommit:
+		return CommitFailed{Conversation: id, Key: o.key, Err: fmt.Errorf("%s: %w", reason, ErrConversationNotFound)}
 	}
 	return Undelivered{Conversation: id, Key: o.key, Data: o.data, Reason: reason}
 }
 
-// dropUnsentProposals is for a new epoch: proposals of the old one are void. Texts
+// unsentProposals is for a new epoch: it takes the proposals of the old one out. Texts
 // may have to be encrypted again, which is seen to when this is durable.
-func (t *Transaction) dropUnsentProposals(ctx context.Context, h *held) error {
+func (t *Transaction) unsentProposals(ctx context.Context, h *held) ([]outgoing, error) {
 	if h.head.outbox == 0 {
-		return nil
+		return nil, nil
 	}
-	left, err := t.takeOut(ctx, h, "the epoch ended", func(o outgoing) bool { return o.kind == outProposal })
+	out, left, err := t.takeOut(ctx, h, func(o outgoing) bool { return o.kind == outProposal })
 	if left > 0 {
 		t.afterwards(h.id)
 	}
-	return err
+	return out, err
+}
+
+// lapsed reports proposals that were never sent.
+func (t *Transaction) lapsed(h *held, unsent []outgoing) {
+	for _, o := range unsent {
+		t.events = append(t.events, o.lost(h.id, "the epoch ended"))
+	}
 }
 
 // undeliverable empties the outbox of a conversation that ends.
 func (t *Transaction) undeliverable(ctx context.Context, h *held, reason string) error {
-	_, err := t.takeOut(ctx, h, reason, func(outgoing) bool { return true })
+	out, _, err := t.takeOut(ctx, h, func(outgoing) bool { return true })
+	for _, o := range out {
+		if o.kind != outCommit || !t.client.awaited(o.key) {
+			t.events = append(t.events, o.lost(h.id, reason))
+		}
+	}
 	return err
+}
+
+// encryptTexts moves all texts of the outbox to the current epoch, before proposals
+// hinder that.
+func (t *Transaction) encryptTexts(ctx context.Context, h *held) error {
+	p := ofConversation(tableOutbox, h.id)
+	answers, err := t.segment.read(ctx, query{place: p})
+	if err != nil {
+		return err
+	}
+	for _, r := range answers[0] {
+		if outboxKind(r.Key) != outText {
+			continue
+		}
+		t.expectItem(p, r)
+		o, err := decodeOutgoing(r.Value)
+		if err != nil {
+			return err
+		}
+		if err := t.encryptHeld(ctx, h, r.Key, o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *Transaction) encryptHeld(ctx context.Context, h *held, key []byte, o outgoing) error {
+	g, message, ws, err := h.group.Protect(ctx, t.own(h), o.data, o.aad)
+	if err != nil {
+		return err
+	}
+	h.head.stamp++
+	o.epoch, o.message, o.stamp = g.Epoch(), message, h.head.stamp
+	t.segment.put(ofConversation(tableOutbox, h.id), key, o.encode())
+	t.encrypted(h, g, ws)
+	return nil
 }
 
 // encryptAgain moves a text of the outbox to the current epoch, under the same key.
@@ -211,15 +302,10 @@ func (c *Client) encryptAgain(ctx context.Context, id core.ConversationID, key [
 		if err != nil || o.epoch >= h.group.Epoch() && o.stamp >= h.head.barrier {
 			return err
 		}
-		g, message, ws, err := h.group.Protect(ctx, t.own(h), o.data, o.aad)
-		if err != nil {
+		if err := t.encryptHeld(ctx, h, key, o); err != nil {
 			return t.explain(ctx, h, err)
 		}
-		h.head.stamp++
 		h.head.barrier = h.head.stamp
-		o.epoch, o.message, o.stamp = g.Epoch(), message, h.head.stamp
-		t.segment.put(p, key, o.encode())
-		t.encrypted(h, g, ws)
 		return nil
 	})
 	if errors.Is(err, mls.ErrPendingProposals) {

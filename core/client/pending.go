@@ -90,16 +90,17 @@ func (c *Client) submit(ctx context.Context, id core.ConversationID, kind pendin
 		case Accepted:
 			return c.merge(ctx, id, kind, message)
 		case Refused:
-			dropped, err := c.drop(ctx, id, kind, message, 1)
+			refused := &RefusedError{Reason: outcome.Reason}
+			dropped, err := c.drop(ctx, id, kind, message, 1, refused)
 			if err != nil {
 				return nil, err
 			}
 			if dropped {
-				return nil, &RefusedError{Reason: outcome.Reason}
+				return nil, refused
 			}
 		case Competing, Stale:
 			if kind == joinKind { // there is nobody yet who would see it overtaken
-				dropped, err := c.drop(ctx, id, kind, message, 1)
+				dropped, err := c.drop(ctx, id, kind, message, 1, ErrCommitLost)
 				if err != nil {
 					return nil, err
 				}
@@ -125,7 +126,7 @@ func (c *Client) submit(ctx context.Context, id core.ConversationID, kind pendin
 		case round == maxRounds:
 			return nil, fmt.Errorf("the service knows of a competing commit and does not hand it out: %w", core.ErrUnavailable)
 		}
-		if err := pause(ctx, 4+round); err != nil {
+		if err := c.pause(ctx, 4+round); err != nil {
 			return nil, unknown(err)
 		}
 		if err := c.resubmit(ctx, id, kind, message, nil); err != nil {
@@ -157,7 +158,7 @@ func (c *Client) submitAfterOutbox(ctx context.Context, id core.ConversationID, 
 	if err == nil {
 		return c.resubmit(ctx, id, commitKind, message, nil)
 	}
-	if _, dropErr := c.drop(ctx, id, commitKind, message, 0); dropErr != nil {
+	if _, dropErr := c.drop(ctx, id, commitKind, message, 0, err); dropErr != nil {
 		return errors.Join(unknown(err), dropErr)
 	}
 	return err
@@ -200,13 +201,13 @@ func (c *Client) merge(ctx context.Context, id core.ConversationID, kind pending
 
 // drop forgets a commit that was refused, or never sent, if no more submissions than
 // ours are on record: then nobody else has submitted it.
-func (c *Client) drop(ctx context.Context, id core.ConversationID, kind pendingKind, message digest, ours uint32) (dropped bool, err error) {
+func (c *Client) drop(ctx context.Context, id core.ConversationID, kind pendingKind, message digest, ours uint32, cause error) (dropped bool, err error) {
 	_, err = c.change(ctx, id, kind, message, func(ctx context.Context, t *Transaction, h *held) error {
 		dropped = h.head.waits(kind).submissions <= ours
 		if !dropped {
 			return nil
 		}
-		return t.discardPending(ctx, h, kind)
+		return t.discardPending(ctx, h, kind, cause)
 	})
 	return dropped && err == nil, err
 }
@@ -214,15 +215,24 @@ func (c *Client) drop(ctx context.Context, id core.ConversationID, kind pendingK
 // discardJoin drops an external join that another commit has overtaken.
 func (c *Client) discardJoin(ctx context.Context, id core.ConversationID, message digest, result error) error {
 	_, err := c.change(ctx, id, joinKind, message, func(ctx context.Context, t *Transaction, h *held) error {
-		return t.discardPending(ctx, h, joinKind)
+		return t.discardPending(ctx, h, joinKind, result)
 	})
 	return errors.Join(result, err)
 }
 
-func (t *Transaction) discardPending(ctx context.Context, h *held, kind pendingKind) error {
+// discardPending forgets a commit that waits; the cause is told to whoever may be
+// waiting for what it was for, unless it is nil.
+func (t *Transaction) discardPending(ctx context.Context, h *held, kind pendingKind, cause error) error {
 	h.dirty = true
 	if kind == joinKind {
 		return t.dropJoin(ctx, h)
+	}
+	in, err := t.intended(ctx, h)
+	if err != nil {
+		return err
+	}
+	if cause != nil {
+		t.ended(h.id, in.key, nil, cause)
 	}
 	h.head.pending = pendingHead{}
 	t.write(h, h.head.active, h.group.DropPending())
@@ -306,12 +316,17 @@ func (c *Client) Settle(ctx context.Context, id core.ConversationID) error {
 	if err != nil {
 		return err
 	}
+	resolved := false
 	for _, kind := range []pendingKind{joinKind, commitKind} {
 		if w := h.waits(kind); w.exists() {
 			if err := c.resolve(ctx, id, kind, w.message); err != nil {
 				return err
 			}
+			resolved = true
 		}
+	}
+	if resolved { // what a commit was for that has lost is in the outbox again
+		return c.deliver(ctx, id, true)
 	}
 	return sent
 }
@@ -341,7 +356,7 @@ func (c *Conversation) DiscardPendingCommit(ctx context.Context) error {
 		if !h.head.pending.exists() {
 			return fmt.Errorf("pending commit: %w", core.ErrNotFound)
 		}
-		return c.tx.discardPending(ctx, h, commitKind)
+		return c.tx.discardPending(ctx, h, commitKind, nil)
 	})
 }
 

@@ -64,7 +64,7 @@ func (c *Conversation) ProposePSK(ctx context.Context, id []byte) (Proposed, err
 
 func (c *Conversation) propose(ctx context.Context, make func(h *held) (mls.Proposal, error)) (out Proposed, err error) {
 	err = c.with(ctx, func(h *held) error {
-		if err := c.tx.noCommitWaits(h); err != nil {
+		if err := c.tx.noCommitWaits(ctx, h); err != nil {
 			return err
 		}
 		proposal, err := make(h)
@@ -75,7 +75,7 @@ func (c *Conversation) propose(ctx context.Context, make func(h *held) (mls.Prop
 		if err != nil {
 			return err
 		}
-		out, err = c.tx.proposed(ctx, h, g, sent, ws)
+		out, err = c.tx.proposed(ctx, h, newMessageKey(), g, sent, ws)
 		return err
 	})
 	return out, err
@@ -85,7 +85,7 @@ func (c *Conversation) propose(ctx context.Context, make func(h *held) (mls.Prop
 // that credential of ours with its key.
 func (c *Conversation) ProposeUpdate(ctx context.Context, rotate CredentialRef) (out Proposed, err error) {
 	err = c.with(ctx, func(h *held) error {
-		if err := c.tx.noCommitWaits(h); err != nil {
+		if err := c.tx.noCommitWaits(ctx, h); err != nil {
 			return err
 		}
 		var p mls.LeafParams
@@ -103,7 +103,7 @@ func (c *Conversation) ProposeUpdate(ctx context.Context, rotate CredentialRef) 
 				return err
 			}
 		}
-		out, err = c.tx.proposed(ctx, h, g, sent, ws)
+		out, err = c.tx.proposed(ctx, h, newMessageKey(), g, sent, ws)
 		return err
 	})
 	return out, err
@@ -112,16 +112,22 @@ func (c *Conversation) ProposeUpdate(ctx context.Context, rotate CredentialRef) 
 // noCommitWaits refuses a proposal while a commit of ours waits for its answer: it
 // would overtake the commit, of whose generation receivers do not keep the key for
 // long. Client.Transaction settles the conversation and starts over.
-func (t *Transaction) noCommitWaits(h *held) error {
-	if !h.head.pending.exists() {
+func (t *Transaction) noCommitWaits(ctx context.Context, h *held) error {
+	if t.enqueued(h.id, outCommit) {
+		return fmt.Errorf("a proposal behind a commit that is staged: %w", core.ErrInvalid)
+	}
+	staged, err := t.staged(ctx, h.id)
+	if err != nil {
+		return err
+	}
+	if !staged && !h.head.pending.exists() {
 		return nil
 	}
 	t.blocked = append(t.blocked, h.id)
 	return fmt.Errorf("a commit waits to be sent first: %w", core.ErrConflict)
 }
 
-func (t *Transaction) proposed(ctx context.Context, h *held, g *mls.Group, sent *mls.SentProposal, ws *mls.WriteSet) (Proposed, error) {
-	key := newMessageKey()
+func (t *Transaction) proposed(ctx context.Context, h *held, key MessageKey, g *mls.Group, sent *mls.SentProposal, ws *mls.WriteSet) (Proposed, error) {
 	if err := t.enqueue(ctx, h, outgoing{key: key, kind: outProposal, epoch: g.Epoch(), message: sent.Message, ref: sent.Ref}); err != nil {
 		return Proposed{}, err
 	}

@@ -40,8 +40,11 @@ type CommitResult struct {
 	Added     []core.ClientID
 	Removed   []core.ClientID
 	Active    bool // false: it removed us, and nothing of the conversation is kept
-	// Dropped are proposals of ours that waited and that it did not cover.
+	// Renewed are proposals of ours that it left undone, proposed again in its epoch;
+	// Dropped are those that were not.
+	Renewed  []Proposed
 	Dropped  []mls.Proposal
+	Delay    *time.Duration // how long to leave what is renewed to others; nil: nothing is
 	Replayed []Replayed
 }
 

@@ -32,6 +32,7 @@ const (
 	tableLease                                 // scope conversation: who sends it
 	tableParts                                 // scope of another table; its key, number u16: see long.go
 	tableUse                                   // scope conversation; ref u64: a credential that it may use
+	tableIntention                             // scope conversation: what our pending commit is for
 )
 
 // theOnly is the key of a record that is alone in its place, or its head. Items

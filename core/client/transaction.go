@@ -17,15 +17,16 @@ import (
 // the package comment. It may be used by several goroutines, one operation at a
 // time. After Finish or Abort every method is [ErrInvalidTransaction].
 type Transaction struct {
-	client  *Client
-	gate    chan struct{} // holds whoever is in an operation
-	outside atomic.Bool   // the operation waits for the delivery service
-	ended   bool
-	broken  error // an operation failed half way: nothing may come of the segment
+	client   *Client
+	gate     chan struct{} // holds whoever is in an operation
+	outside  atomic.Bool   // the operation waits for the delivery service
+	finished bool
+	broken   error // an operation failed half way: nothing may come of the segment
 
 	segment *segment
 	held    map[core.ConversationID]*held
 	events  []Event
+	signals []Event               // of what is not durable, told at the end
 	deliver []core.ConversationID // outboxes to look at once this is durable
 	keys    []keyID               // made in this segment, journalled
 	dropped []droppedKey          // named by nothing when this is durable
@@ -87,7 +88,7 @@ func (c *Client) transaction(ctx context.Context, f func(context.Context, *Trans
 				return err
 			}
 		}
-		if err := pause(ctx, try); err != nil {
+		if err := c.pause(ctx, try); err != nil {
 			return err
 		}
 	}
@@ -119,15 +120,13 @@ func (c *Client) once(ctx context.Context, f func(context.Context, *Transaction)
 	return tx, err
 }
 
-// pause waits a little longer each time.
-func pause(ctx context.Context, try int) error {
+// pause waits before another try.
+func (c *Client) pause(ctx context.Context, try int) error { return wait(ctx, c.backoff(try)) }
+
+// backoff is a little longer each time.
+func backoff(try int) time.Duration {
 	limit := time.Millisecond << min(try, 8)
-	select {
-	case <-time.After(limit/2 + rand.N(limit/2)):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return limit/2 + rand.N(limit/2)
 }
 
 // enter begins an operation; leave ends it.
@@ -157,7 +156,7 @@ func (t *Transaction) lock(ctx context.Context) (leave func(), err error) {
 		}
 	}
 	leave = func() { <-t.gate }
-	if t.ended {
+	if t.finished {
 		leave()
 		return nil, ErrInvalidTransaction
 	}
@@ -247,9 +246,12 @@ func (t *Transaction) abort(ctx context.Context) error {
 }
 
 func (t *Transaction) end() {
-	t.ended = true
+	t.finished = true
 	t.reset()
 	t.client.done()
+	for _, e := range t.signals {
+		t.client.observe(e)
+	}
 }
 
 // unchanged says that the open segment did nothing yet.

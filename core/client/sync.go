@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/mls"
+)
+
+// watch looks for signs that commits are missing here.
+func (t *Transaction) watch(h *held, in *incoming, err error) {
+	var wrong *mls.EpochError
+	switch {
+	case errors.As(err, &wrong) && wrong.Message > wrong.Group+1:
+	case errors.Is(err, ErrBufferFull):
+	case errors.Is(err, mls.ErrOwnMessage) && in.content() == mls.ContentCommit && h.group != nil && in.epoch == h.group.Epoch():
+		// A commit of ours that nothing is left of: whoever discarded it was wrong.
+	default:
+		return
+	}
+	t.signals = append(t.signals, OutOfSync{Conversation: h.id, Epoch: h.head.epoch, Seen: in.epoch})
+}
+
+// Rejoin joins a conversation again by an external commit, with the GroupInfo that
+// the delivery service has, after [OutOfSync] or whenever what we have of it is of no
+// use: our old leaf is removed by the same commit. What waits in the outbox is
+// encrypted again; what was sent to us in the epochs that we missed stays unread. The
+// transport must be a [GroupInfoSource], else it is core.ErrUnsupported.
+func (c *Client) Rejoin(ctx context.Context, id core.ConversationID) (result *CommitResult, err error) {
+	if c.transport == nil {
+		return nil, ErrNoTransport
+	}
+	source, ok := c.transport.(GroupInfoSource)
+	if !ok {
+		return nil, fmt.Errorf("the transport cannot fetch a GroupInfo: %w", core.ErrUnsupported)
+	}
+	var cfg JoinConfig
+	err = c.view(ctx, id, func(v view) error {
+		leaf, err := v.group.OwnLeafNode(ctx, v.env)
+		if err == nil {
+			cfg = JoinConfig{Group: v.group.Config(), Credential: leaf.Credential.Type}
+		}
+		return err
+	})
+	if err != nil && !errors.Is(err, ErrConversationNotFound) {
+		return nil, err
+	}
+	info, err := source.GroupInfo(c.outsideContext(ctx), id)
+	if err != nil {
+		return nil, err
+	}
+	m, err := mls.UnmarshalMLSMessage(info)
+	if err != nil {
+		return nil, err
+	}
+	if m.GroupInfo == nil || core.ConversationID(m.GroupInfo.GroupContext.GroupID) != id {
+		return nil, mls.ErrWrongGroup
+	}
+	err = c.Transaction(ctx, func(ctx context.Context, tx *Transaction) error {
+		_, result, err = tx.JoinByExternalCommit(ctx, info, cfg)
+		return err
+	})
+	return result, err
+}
