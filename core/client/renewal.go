@@ -57,8 +57,8 @@ func memberAt(env *mls.Env, members []mls.Member, leaf mls.LeafIndex) (core.Clie
 }
 
 // renew proposes again, in the epoch that somebody else's commit has begun, what it
-// left undone of ours: Adds, Removes and Updates. Nothing that goes wrong here holds
-// the commit up.
+// left undone of ours: Adds, Removes and Updates. What goes wrong with that, if it is
+// not the store, does not hold the commit up.
 func (t *Transaction) renew(ctx context.Context, h *held, c *CommitResult, left []ownProposal) error {
 	unsent, err := t.unsentProposals(ctx, h)
 	if err != nil {
@@ -75,10 +75,13 @@ func (t *Transaction) renew(ctx context.Context, h *held, c *CommitResult, left 
 		if was >= 0 {
 			key = unsent[was].key
 		}
+		t.segment.failed = nil
 		again, err := t.proposeAgain(ctx, h, p, key)
 		switch {
 		case errors.Is(err, errAchieved):
 			continue
+		case err != nil && t.segment.failed != nil:
+			return err // nothing can be said of the commit either
 		case err != nil:
 			t.client.log.Warn("a proposal is not renewed", "conversation", h.id, "error", err)
 			c.Dropped = append(c.Dropped, p.proposal)

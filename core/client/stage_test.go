@@ -193,6 +193,7 @@ func (s *stage) lives() {
 		text := fmt.Sprintf("%s lives", d.Link.ID)
 		want = append(want, text)
 		s.send(d, text)
+		s.must(d.Settle(s.Context(), chat)) // of a process that died, a commit may be first in the outbox
 	}
 	for _, d := range members {
 		s.must(d.Link.Drain(s.Context(), chat))
