@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/conclave-mls/conclave/core"
@@ -23,10 +24,10 @@ type Config struct {
 	Keys   core.CryptoProvider // of the signature keys
 
 	Authenticator core.Authenticator // nil: Basic
-	Transport     Transport          // nil: nothing can be sent or committed
+	Transport     Transport          // nil: nothing can be sent or committed; see SetTransport
 	Clock         func() time.Time   // nil: time.Now
 	Logger        *slog.Logger       // nil: none
-	Observe       func(Event)        // nil: nobody
+	Observe       func(Event)        // see Client.Observe; nil: nobody
 
 	// MaxLifetime is the longest range of a key package's lifetime with which we add
 	// a client; 0 is DefaultMaxLifetime, less than 0 is no limit.
@@ -59,10 +60,9 @@ type Client struct {
 	suites    core.SuiteSource
 	keys      core.CryptoProvider
 	auth      core.Authenticator
-	transport Transport
+	link      atomic.Pointer[Transport]
 	now       func() time.Time
 	log       *slog.Logger
-	observe   func(Event)
 	grease    bool
 	longest   time.Duration // lifetime of a key package; 0: no limit
 	initial   int           // key packages for each suite
@@ -76,6 +76,7 @@ type Client struct {
 	sending    lockTable // outboxes
 	moreToSend sync.Map  // conversations whose outbox somebody wanted to look at meanwhile
 	cache      groupCache
+	observers  observers
 	signers    sync.Map // public key to core.Signer
 	committing sync.Map // MessageKeys of commits whose outcome a caller waits for
 	mu         sync.Mutex
@@ -92,8 +93,8 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 		return nil, fmt.Errorf("client: a store, suites and a crypto provider are needed: %w", core.ErrInvalid)
 	}
 	c := &Client{
-		store: cfg.Store, suites: cfg.Suites, keys: cfg.Keys, auth: cfg.Authenticator, transport: cfg.Transport,
-		now: cfg.Clock, log: cfg.Logger, observe: cfg.Observe, grease: !cfg.NoGrease, longest: cfg.MaxLifetime, initial: cfg.InitialKeyPackages, maxLag: cfg.MaxOutboxLag, lease: cfg.Lease,
+		store: cfg.Store, suites: cfg.Suites, keys: cfg.Keys, auth: cfg.Authenticator,
+		now: cfg.Clock, log: cfg.Logger, grease: !cfg.NoGrease, longest: cfg.MaxLifetime, initial: cfg.InitialKeyPackages, maxLag: cfg.MaxOutboxLag, lease: cfg.Lease,
 		noRenewal: cfg.NoRenewal, backoff: cfg.Backoff, idle: make(chan struct{}),
 	}
 	_, _ = rand.Read(c.process[:])
@@ -106,9 +107,10 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
-	if c.observe == nil {
-		c.observe = func(Event) {}
+	if cfg.Observe != nil {
+		c.Observe(cfg.Observe)
 	}
+	c.SetTransport(cfg.Transport)
 	switch {
 	case c.longest == 0:
 		c.longest = DefaultMaxLifetime

@@ -94,7 +94,7 @@ func (c *Conversation) Commit(ctx context.Context, changes Changes) (*CommitResu
 
 func (t *Transaction) commit(ctx context.Context, id core.ConversationID, changes Changes) (_ *CommitResult, err error) {
 	c := t.client
-	if c.transport == nil {
+	if !c.online() {
 		return nil, ErrNoTransport
 	}
 	if t.enqueued(id, outCommit) {

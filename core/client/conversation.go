@@ -27,15 +27,20 @@ func orDefault(c mls.Config) mls.Config {
 	return c
 }
 
-// A Conversation is a group as a transaction sees it. It is good for as long as
-// the transaction is.
+// A Conversation is a group as a transaction sees it, with all that a [View] can be
+// asked. It is good for as long as the transaction is.
 type Conversation struct {
+	View
 	tx *Transaction
-	id core.ConversationID
 }
 
-// ID is the group id.
-func (c *Conversation) ID() core.ConversationID { return c.id }
+func (t *Transaction) conversation(id core.ConversationID) *Conversation {
+	c := &Conversation{tx: t}
+	c.View = View{id: id, view: func(ctx context.Context, f func(view) error) error {
+		return c.with(ctx, func(h *held) error { return f(view{h.group, t.own(h), h.head}) })
+	}}
+	return c
+}
 
 // Conversation opens a conversation that we are in; ErrConversationNotFound.
 func (t *Transaction) Conversation(ctx context.Context, id core.ConversationID) (*Conversation, error) {
@@ -43,7 +48,7 @@ func (t *Transaction) Conversation(ctx context.Context, id core.ConversationID) 
 		if _, err := t.member(ctx, id); err != nil {
 			return nil, err
 		}
-		return &Conversation{tx: t, id: id}, nil
+		return t.conversation(id), nil
 	})
 }
 
@@ -91,7 +96,7 @@ func (t *Transaction) newConversation(ctx context.Context, id core.ConversationI
 	if err := t.inhabit(ctx, h, h.head.next, g, ws, own.Ref); err != nil {
 		return nil, err
 	}
-	return &Conversation{tx: t, id: id}, nil
+	return t.conversation(id), nil
 }
 
 // inhabit makes a fresh incarnation, with one of our credentials, the one that the
@@ -224,7 +229,7 @@ func (c *Conversation) with(ctx context.Context, f func(h *held) error) error {
 }
 
 // SetParent marks the conversation as a child of another, which must exist then.
-// Nothing but [Conversation.Parent] depends on it.
+// Nothing but [View.Parent] depends on it.
 func (c *Conversation) SetParent(ctx context.Context, parent core.ConversationID) error {
 	return c.with(ctx, func(h *held) error {
 		p, err := c.tx.hold(ctx, parent)
@@ -237,10 +242,4 @@ func (c *Conversation) SetParent(ctx context.Context, parent core.ConversationID
 		h.head.parent, h.dirty = parent, true
 		return nil
 	})
-}
-
-// Parent is what SetParent set; empty if nothing.
-func (c *Conversation) Parent(ctx context.Context) (parent core.ConversationID, err error) {
-	err = c.with(ctx, func(h *held) error { parent = h.head.parent; return nil })
-	return parent, err
 }

@@ -30,6 +30,9 @@ type sendingKey struct {
 	id     core.ConversationID
 }
 
+// anyConversation stands for some conversation's outbox.
+const anyConversation core.ConversationID = ""
+
 // maxPasses bounds how often one delivery starts over.
 const maxPasses = 1000
 
@@ -41,7 +44,7 @@ const pageOfOutbox = 16
 // full, it leaves the work to whoever is at it already, and never waits: it may be
 // called, through a Drain, by that very one.
 func (c *Client) deliver(ctx context.Context, id core.ConversationID, full bool) error {
-	if c.transport == nil {
+	if !c.online() {
 		return ErrNoTransport
 	}
 	if full && ctx.Value(sendingKey{c, id}) != nil {
@@ -60,6 +63,7 @@ func (c *Client) deliver(ctx context.Context, id core.ConversationID, full bool)
 		}
 		c.moreToSend.Delete(id)
 		err := c.deliverLocked(ctx, id, full, release)
+		c.tell(ctx)
 		if _, more := c.moreToSend.Load(id); err != nil || !more {
 			return err
 		}
@@ -70,6 +74,7 @@ func (c *Client) deliverLocked(ctx context.Context, id core.ConversationID, full
 	defer release() // a transport or an observer may panic
 	d := &delivery{c: c, id: id, full: full}
 	ctx = context.WithValue(c.outsideContext(ctx), sendingKey{c, id}, true)
+	ctx = context.WithValue(ctx, sendingKey{c, anyConversation}, true)
 	for range maxPasses {
 		done, err := d.pass(ctx)
 		if errors.Is(err, core.ErrConflict) {
@@ -189,7 +194,7 @@ func (d *delivery) send(ctx context.Context, h head, r seal.Record, o outgoing, 
 	case o.outOfDate(&h, d.c.maxLag):
 		return true, d.c.encryptAgain(ctx, d.id, r.Key)
 	}
-	outcome, err := d.c.transport.SendMessage(ctx, d.id, o.key.String(), o.message)
+	outcome, err := d.c.transport().SendMessage(ctx, d.id, o.key.String(), o.message)
 	if err != nil {
 		return false, fmt.Errorf("message %v waits: %w: %w", o.key, core.ErrUnavailable, err)
 	}
@@ -283,7 +288,7 @@ func (d *delivery) stale(ctx context.Context, r seal.Record, o outgoing) error {
 		return fmt.Errorf("message %v waits for the commit that ended its epoch: %w", o.key, core.ErrUnavailable)
 	}
 	d.drained = true
-	if err := d.c.transport.Drain(ctx, d.id); err != nil {
+	if err := d.c.transport().Drain(ctx, d.id); err != nil {
 		return fmt.Errorf("message %v waits: %w: %w", o.key, core.ErrUnavailable, err)
 	}
 	return nil

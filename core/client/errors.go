@@ -48,6 +48,8 @@ var (
 	ErrWrongCredential = fmt.Errorf("client: wrong credential: %w", core.ErrDenied)
 	// ErrClientNotFound: the client is not a member.
 	ErrClientNotFound = fmt.Errorf("client: member: %w", core.ErrNotFound)
+	// ErrNoExternalSender: nobody outside may propose anything in the conversation.
+	ErrNoExternalSender = fmt.Errorf("client: external sender: %w", core.ErrNotFound)
 	// ErrEmptyInput: there is nothing to do in what was given.
 	ErrEmptyInput = fmt.Errorf("client: nothing to do: %w", core.ErrInvalid)
 	// ErrOrphanWelcome: none of our key packages fits; join by external commit.

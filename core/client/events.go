@@ -5,8 +5,8 @@ package client
 import "github.com/conclave-mls/conclave/core"
 
 // An Event tells what became durable. It is one of EpochChanged, Left,
-// JoinedByLastResort, Undelivered, Lapsed, Committed, CommitFailed and OutOfSync. Events of a transaction are given to Config.Observe
-// after it is durable, in order, with nothing held; it should not block.
+// JoinedByLastResort, Undelivered, Lapsed, Committed, CommitFailed and OutOfSync; see
+// [Client.Observe].
 type Event interface{ event() }
 
 // EpochChanged: the conversation is in a new epoch, or was joined.

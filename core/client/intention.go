@@ -185,7 +185,7 @@ func (t *Transaction) queued(ctx context.Context, id core.ConversationID, key Me
 // Proposals are to be made before the commit is staged, or when it is through.
 func (c *Conversation) StageCommit(ctx context.Context, changes Changes) (key MessageKey, err error) {
 	err = c.with(ctx, func(h *held) error {
-		if c.tx.client.transport == nil {
+		if !c.tx.client.online() {
 			return ErrNoTransport
 		}
 		members, err := h.group.Members(ctx, c.tx.own(h))

@@ -84,7 +84,7 @@ func (t *Transaction) processWelcome(ctx context.Context, message []byte, cfg Jo
 	if joined.KeyPackage.IsLastResort() {
 		t.events = append(t.events, JoinedByLastResort{id})
 	}
-	return &Conversation{tx: t, id: id}, nil
+	return t.conversation(id), nil
 }
 
 // JoinByExternalCommit joins the conversation of a GroupInfo (an MLSMessage)
@@ -99,7 +99,7 @@ func (t *Transaction) JoinByExternalCommit(ctx context.Context, groupInfo []byte
 		return nil, nil, err
 	}
 	defer leave()
-	if t.client.transport == nil {
+	if !t.client.online() {
 		return nil, nil, ErrNoTransport
 	}
 	var asked core.ConversationID
@@ -118,9 +118,9 @@ func (t *Transaction) JoinByExternalCommit(ctx context.Context, groupInfo []byte
 		asked = id
 		result, err := t.joinOnce(ctx, id, m.GroupInfo, cfg)
 		if err == nil {
-			return &Conversation{tx: t, id: id}, result, nil
+			return t.conversation(id), result, nil
 		}
-		source, ok := t.client.transport.(GroupInfoSource)
+		source, ok := t.client.transport().(GroupInfoSource)
 		if !errors.Is(err, ErrCommitLost) || !ok || try == maxTries {
 			return nil, nil, err
 		}

@@ -82,7 +82,7 @@ const maxRounds = 5
 // held. ErrCommitLost: another commit was accepted, nothing is pending.
 func (c *Client) submit(ctx context.Context, id core.ConversationID, kind pendingKind, message digest, b CommitBundle) (*CommitResult, error) {
 	for round := 1; ; round++ {
-		outcome, err := c.transport.SubmitCommit(ctx, id, message.key(), b)
+		outcome, err := c.transport().SubmitCommit(ctx, id, message.key(), b)
 		if err != nil {
 			return nil, unknown(err)
 		}
@@ -142,7 +142,7 @@ func unknown(err error) error {
 // drain has everything processed that waits for us, then looks. Who is not a
 // member has nothing waiting.
 func (c *Client) drain(ctx context.Context, id core.ConversationID, kind pendingKind, message digest) (standing, error) {
-	err := c.transport.Drain(ctx, id)
+	err := c.transport().Drain(ctx, id)
 	outsider := errors.Is(err, core.ErrDenied) || errors.Is(err, core.ErrNotFound)
 	if err != nil && (kind != joinKind || !outsider) {
 		return 0, unknown(err)
@@ -304,7 +304,7 @@ func (c *Client) Settle(ctx context.Context, id core.ConversationID) error {
 		return err
 	}
 	defer c.done()
-	if c.transport == nil {
+	if !c.online() {
 		return ErrNoTransport
 	}
 	ctx = c.outsideContext(ctx)
@@ -358,10 +358,4 @@ func (c *Conversation) DiscardPendingCommit(ctx context.Context) error {
 		}
 		return c.tx.discardPending(ctx, h, commitKind, nil)
 	})
-}
-
-// HasPendingCommit says whether a commit of ours waits for an answer.
-func (c *Conversation) HasPendingCommit(ctx context.Context) (pending bool, err error) {
-	err = c.with(ctx, func(h *held) error { pending = h.head.pending.exists(); return nil })
-	return pending, err
 }

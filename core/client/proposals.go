@@ -135,20 +135,6 @@ func (t *Transaction) proposed(ctx context.Context, h *held, key MessageKey, g *
 	return Proposed{Ref: sent.Ref, Key: key, Message: sent.Message}, nil
 }
 
-// PendingProposals lists what waits to be committed.
-func (c *Conversation) PendingProposals(ctx context.Context) (list []mls.ReceivedProposal, err error) {
-	err = c.with(ctx, func(h *held) error {
-		for p, err := range h.group.PendingProposals(ctx, c.tx.own(h)) {
-			if err != nil {
-				return err
-			}
-			list = append(list, p)
-		}
-		return nil
-	})
-	return list, err
-}
-
 // ClearPendingProposal forgets one that the service refused for good;
 // core.ErrNotFound if it does not wait.
 func (c *Conversation) ClearPendingProposal(ctx context.Context, ref mls.ProposalRef) error {

@@ -3,22 +3,46 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
 )
 
-// A view is a group with what it takes to ask it something. Conversation and
-// Client answer the same questions: one about what the transaction did so far,
-// the other about what is durable.
+// A View answers questions about a conversation that we are in: as a transaction sees
+// it, if it is that of a [Conversation], or as it durably is, if it is from
+// [Client.View]. Nothing that a question asks changes anything. Every method is
+// ErrConversationNotFound if we are not in the conversation.
+type View struct {
+	id   core.ConversationID
+	view func(ctx context.Context, f func(view) error) error
+}
+
+// A view is a group with what it takes to ask it something.
 type view struct {
 	group *mls.Group
 	env   *mls.Env
 	head  head
 }
+
+// ask runs one question.
+func ask[T any](ctx context.Context, v View, f func(view) (T, error)) (answer T, err error) {
+	err = v.view(ctx, func(v view) error { answer, err = f(v); return err })
+	return answer, err
+}
+
+// View returns the questions about a conversation, answered with what is durable:
+// what a transaction has done and not finished is not seen. It waits for no
+// transaction and may be used in one, in an observer and in a transport. It is good
+// for as long as the client is open and always tells of the newest state.
+func (c *Client) View(id core.ConversationID) View {
+	return View{id: id, view: func(ctx context.Context, f func(view) error) error { return c.view(ctx, id, f) }}
+}
+
+// ID is the group id.
+func (v View) ID() core.ConversationID { return v.id }
 
 // view runs f on what is durable. If another process goes on meanwhile, it starts
 // over.
@@ -66,10 +90,6 @@ func (c *Client) viewOf(ctx context.Context, s *segment, id core.ConversationID,
 	return f(view{g, c.env(s, id, h.active), h})
 }
 
-func (c *Conversation) view(ctx context.Context, f func(view) error) error {
-	return c.with(ctx, func(h *held) error { return f(view{h.group, c.tx.own(h), h.head}) })
-}
-
 // identify reads who a member is.
 func (v view) identify(m mls.Member) (core.ClientID, error) {
 	return identify(v.env, m.Credential, m.SignatureKey)
@@ -80,7 +100,15 @@ func identify(env *mls.Env, c core.Credential, key []byte) (core.ClientID, error
 	return who.ClientID, err
 }
 
-func (v view) clientIDs(ctx context.Context) (ids []core.ClientID, err error) {
+// A Member is a client in a conversation.
+type Member struct {
+	Leaf         mls.LeafIndex
+	ClientID     core.ClientID
+	Credential   core.CredentialType
+	SignatureKey []byte // public, in the MLS encoding
+}
+
+func (v view) members(ctx context.Context) (list []Member, err error) {
 	members, err := v.group.Members(ctx, v.env)
 	if err != nil {
 		return nil, err
@@ -90,9 +118,9 @@ func (v view) clientIDs(ctx context.Context) (ids []core.ClientID, err error) {
 		if err != nil {
 			return nil, err
 		}
-		ids = append(ids, id)
+		list = append(list, Member{Leaf: m.Leaf, ClientID: id, Credential: m.Credential.Type, SignatureKey: bytes.Clone(m.SignatureKey)})
 	}
-	return ids, nil
+	return list, nil
 }
 
 // Info is what a conversation is at the moment.
@@ -126,61 +154,107 @@ func (v view) info(ctx context.Context) (Info, error) {
 	return i, nil
 }
 
-// exporterLabel is the label of [Conversation.ExportSecret].
-const exporterLabel = "exporter"
-
-func (v view) exportSecret(length int) (core.Secret, error) {
-	return v.group.Export(exporterLabel, nil, length)
+// Exists says whether we are in the conversation. Who is only about to join is not.
+// Whether it is there may not be known, and that is an error.
+func (v View) Exists(ctx context.Context) (bool, error) {
+	err := v.view(ctx, func(view) error { return nil })
+	if errors.Is(err, ErrConversationNotFound) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Info tells what the conversation is at the moment.
-func (c *Conversation) Info(ctx context.Context) (i Info, err error) {
-	err = c.view(ctx, func(v view) error { i, err = v.info(ctx); return err })
-	return i, err
+func (v View) Info(ctx context.Context) (Info, error) {
+	return ask(ctx, v, func(v view) (Info, error) { return v.info(ctx) })
 }
 
 // Epoch is the current epoch.
-func (c *Conversation) Epoch(ctx context.Context) (epoch uint64, err error) {
-	err = c.view(ctx, func(v view) error { epoch = v.group.Epoch(); return nil })
-	return epoch, err
+func (v View) Epoch(ctx context.Context) (uint64, error) {
+	return ask(ctx, v, func(v view) (uint64, error) { return v.group.Epoch(), nil })
+}
+
+// Suite is the cipher suite.
+func (v View) Suite(ctx context.Context) (core.SuiteID, error) {
+	return ask(ctx, v, func(v view) (core.SuiteID, error) { return v.group.Suite(), nil })
+}
+
+// Parent is what [Conversation.SetParent] set; empty if nothing.
+func (v View) Parent(ctx context.Context) (core.ConversationID, error) {
+	return ask(ctx, v, func(v view) (core.ConversationID, error) { return v.head.parent, nil })
+}
+
+// Members lists the members in leaf order, without what is pending.
+func (v View) Members(ctx context.Context) ([]Member, error) {
+	return ask(ctx, v, func(v view) ([]Member, error) { return v.members(ctx) })
 }
 
 // ClientIDs lists the members in leaf order, without what is pending.
-func (c *Conversation) ClientIDs(ctx context.Context) (ids []core.ClientID, err error) {
-	err = c.view(ctx, func(v view) error { ids, err = v.clientIDs(ctx); return err })
-	return ids, err
+func (v View) ClientIDs(ctx context.Context) ([]core.ClientID, error) {
+	return ask(ctx, v, func(v view) ([]core.ClientID, error) {
+		members, err := v.members(ctx)
+		var ids []core.ClientID
+		for _, m := range members {
+			ids = append(ids, m.ClientID)
+		}
+		return ids, err
+	})
 }
 
-// ExportSecret is MLS-Exporter with the label "exporter" and no context: another
-// secret in each epoch, the same for all members.
-func (c *Conversation) ExportSecret(ctx context.Context, length int) (s core.Secret, err error) {
-	err = c.view(ctx, func(v view) error { s, err = v.exportSecret(length); return err })
-	return s, err
+// exporterLabel is the label of [View.ExportSecret], which members with Core Crypto
+// use.
+const exporterLabel = "exporter"
+
+// ExportSecret is [View.Export] with the label "exporter" and no context.
+func (v View) ExportSecret(ctx context.Context, length int) (core.Secret, error) {
+	return v.Export(ctx, exporterLabel, nil, length)
 }
 
-// ExternalSender is the public key of the first who may propose from outside;
-// core.ErrNotFound if there is none.
-func (c *Conversation) ExternalSender(ctx context.Context) (key []byte, err error) {
-	err = c.view(ctx, func(v view) error { key, err = v.externalSender(); return err })
-	return key, err
+// Export is MLS-Exporter (RFC 9420 section 8.5): a secret of up to 255 times the
+// suite's hash length, else core.ErrTooLarge; another one for each epoch, label and
+// context, the same for all members.
+func (v View) Export(ctx context.Context, label string, exporterContext []byte, length int) (core.Secret, error) {
+	return ask(ctx, v, func(v view) (core.Secret, error) { return v.group.Export(label, exporterContext, length) })
 }
 
-func (v view) externalSender() ([]byte, error) {
-	senders, err := v.group.Extensions().ExternalSenders()
-	if err != nil {
-		return nil, err
-	}
-	if len(senders) == 0 {
-		return nil, fmt.Errorf("external sender: %w", core.ErrNotFound)
-	}
-	return senders[0].SignatureKey, nil
+// ExternalSender is the public key of the first who may propose from outside, as one
+// gives it to [ParseExternalSenders] for a conversation that shall have the same;
+// ErrNoExternalSender if there is none.
+func (v View) ExternalSender(ctx context.Context) ([]byte, error) {
+	return ask(ctx, v, func(v view) ([]byte, error) {
+		senders, err := v.group.Extensions().ExternalSenders()
+		if err != nil {
+			return nil, err
+		}
+		if len(senders) == 0 {
+			return nil, ErrNoExternalSender
+		}
+		return bytes.Clone(senders[0].SignatureKey), nil
+	})
 }
 
 // GroupInfo makes the GroupInfo of the current epoch, an MLSMessage, for those who
 // join by external commit.
-func (c *Conversation) GroupInfo(ctx context.Context) (message []byte, err error) {
-	err = c.view(ctx, func(v view) error { message, err = v.group.GroupInfo(ctx, v.env, mls.GroupInfoParams{}); return err })
-	return message, err
+func (v View) GroupInfo(ctx context.Context) ([]byte, error) {
+	return ask(ctx, v, func(v view) ([]byte, error) { return v.group.GroupInfo(ctx, v.env, mls.GroupInfoParams{}) })
+}
+
+// PendingProposals lists what waits to be committed.
+func (v View) PendingProposals(ctx context.Context) ([]mls.ReceivedProposal, error) {
+	return ask(ctx, v, func(v view) (list []mls.ReceivedProposal, err error) {
+		for p, err := range v.group.PendingProposals(ctx, v.env) {
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, p)
+		}
+		return list, nil
+	})
+}
+
+// HasPendingCommit says whether a commit of ours waits for an answer.
+func (v View) HasPendingCommit(ctx context.Context) (bool, error) {
+	return ask(ctx, v, func(v view) (bool, error) { return v.head.pending.exists(), nil })
 }
 
 // Conversations lists the conversations that are durable, in the order in which
@@ -202,20 +276,28 @@ func (c *Client) ClientID(ctx context.Context) (core.ClientID, error) {
 	return clientID(ctx, newSegment(c.store))
 }
 
-// Info tells what a conversation durably is.
-func (c *Client) Info(ctx context.Context, id core.ConversationID) (i Info, err error) {
-	err = c.view(ctx, id, func(v view) error { i, err = v.info(ctx); return err })
-	return i, err
+// ConversationExists says whether we are in a conversation, as the transaction sees
+// it. An error is not an answer.
+func (t *Transaction) ConversationExists(ctx context.Context, id core.ConversationID) (bool, error) {
+	return t.conversation(id).Exists(ctx)
 }
 
-// ClientIDs lists the members of a conversation in leaf order.
-func (c *Client) ClientIDs(ctx context.Context, id core.ConversationID) (ids []core.ClientID, err error) {
-	err = c.view(ctx, id, func(v view) error { ids, err = v.clientIDs(ctx); return err })
-	return ids, err
+// ConversationExists is [View.Exists] of what is durable.
+func (c *Client) ConversationExists(ctx context.Context, id core.ConversationID) (bool, error) {
+	return c.View(id).Exists(ctx)
 }
 
-// ExportSecret is [Conversation.ExportSecret] of what is durable.
-func (c *Client) ExportSecret(ctx context.Context, id core.ConversationID, length int) (s core.Secret, err error) {
-	err = c.view(ctx, id, func(v view) error { s, err = v.exportSecret(length); return err })
-	return s, err
+// Info is [View.Info] of what is durable.
+func (c *Client) Info(ctx context.Context, id core.ConversationID) (Info, error) {
+	return c.View(id).Info(ctx)
+}
+
+// ClientIDs is [View.ClientIDs] of what is durable.
+func (c *Client) ClientIDs(ctx context.Context, id core.ConversationID) ([]core.ClientID, error) {
+	return c.View(id).ClientIDs(ctx)
+}
+
+// ExportSecret is [View.ExportSecret] of what is durable.
+func (c *Client) ExportSecret(ctx context.Context, id core.ConversationID, length int) (core.Secret, error) {
+	return c.View(id).ExportSecret(ctx, length)
 }

@@ -31,10 +31,10 @@ func (t *Transaction) watch(h *held, in *incoming, err error) {
 // encrypted again; what was sent to us in the epochs that we missed stays unread. The
 // transport must be a [GroupInfoSource], else it is core.ErrUnsupported.
 func (c *Client) Rejoin(ctx context.Context, id core.ConversationID) (result *CommitResult, err error) {
-	if c.transport == nil {
+	if !c.online() {
 		return nil, ErrNoTransport
 	}
-	source, ok := c.transport.(GroupInfoSource)
+	source, ok := c.transport().(GroupInfoSource)
 	if !ok {
 		return nil, fmt.Errorf("the transport cannot fetch a GroupInfo: %w", core.ErrUnsupported)
 	}

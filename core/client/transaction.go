@@ -225,7 +225,7 @@ func (t *Transaction) finish(ctx context.Context) error {
 	if err != nil {
 		err = errors.Join(err, t.discard(ctx))
 	}
-	t.end()
+	t.end(ctx)
 	return err
 }
 
@@ -241,17 +241,16 @@ func (t *Transaction) abort(ctx context.Context) error {
 	}
 	defer leave()
 	err = t.discard(ctx)
-	t.end()
+	t.end(ctx)
 	return err
 }
 
-func (t *Transaction) end() {
+func (t *Transaction) end(ctx context.Context) {
 	t.finished = true
 	t.reset()
 	t.client.done()
-	for _, e := range t.signals {
-		t.client.observe(e)
-	}
+	t.client.observe(t.signals...)
+	t.client.tell(ctx)
 }
 
 // unchanged says that the open segment did nothing yet.
@@ -278,12 +277,11 @@ func (t *Transaction) close(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	events, dropped := t.events, t.dropped
+	t.client.observe(t.events...) // told in their order, when nothing is held
+	dropped := t.dropped
 	t.release(versions)
 	t.client.forgetKeys(ctx, dropped)
-	for _, e := range events {
-		t.client.observe(e)
-	}
+	t.client.tell(ctx)
 	return nil
 }
 

@@ -57,3 +57,36 @@ const (
 	Stale                            // the conversation has left the epoch of the message
 	Refused                          // it will never be accepted
 )
+
+// SetTransport replaces the transport from the next call on; nil: there is none, and
+// what needs one is ErrNoTransport. What waits to be sent stays: see [Client.Resume].
+func (c *Client) SetTransport(t Transport) {
+	if t == nil {
+		c.link.Store(nil)
+		return
+	}
+	c.link.Store(&t)
+}
+
+func (c *Client) online() bool { return c.link.Load() != nil }
+
+// transport is never nil: it can be taken away at any time.
+func (c *Client) transport() Transport {
+	if t := c.link.Load(); t != nil {
+		return *t
+	}
+	return offline{}
+}
+
+// offline is the transport that there is not.
+type offline struct{}
+
+func (offline) SubmitCommit(context.Context, core.ConversationID, string, CommitBundle) (Outcome, error) {
+	return Outcome{}, ErrNoTransport
+}
+
+func (offline) SendMessage(context.Context, core.ConversationID, string, []byte) (Outcome, error) {
+	return Outcome{}, ErrNoTransport
+}
+
+func (offline) Drain(context.Context, core.ConversationID) error { return ErrNoTransport }
