@@ -244,6 +244,15 @@ func (t *Transaction) mergePending(ctx context.Context, h *held) (*CommitResult,
 	if err != nil {
 		return nil, err
 	}
+	left, err := leftover(ctx, before, env, r)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range left {
+		if _, ok := p.proposal.(*mls.Update); !ok { // our path has done that
+			c.Dropped = append(c.Dropped, p.proposal)
+		}
+	}
 	own := h.head.pending.message
 	h.head.merged = own
 	t.advance(h, g, ws)

@@ -187,7 +187,6 @@ func (d *delivery) giveBack(ctx context.Context) error {
 // send sends one item. again: the item is another now, or has to wait for what a
 // drain has changed.
 func (d *delivery) send(ctx context.Context, h head, r seal.Record, o outgoing, last bool) (again bool, err error) {
-	text := o.kind == outText
 	switch {
 	case h.active == 0:
 		return false, d.remove(ctx, r, last, o.lost(d.id, "we are not in the conversation"))
@@ -202,11 +201,11 @@ func (d *delivery) send(ctx context.Context, h head, r seal.Record, o outgoing, 
 	case Accepted:
 		return false, d.remove(ctx, r, last, nil)
 	case Refused:
+		if o.kind == outProposal {
+			return true, d.c.withdraw(ctx, d.id, r, o, outcome.Reason)
+		}
 		return false, d.remove(ctx, r, last, o.lost(d.id, outcome.Reason))
 	case Stale, Competing:
-		if !text {
-			return false, d.remove(ctx, r, last, o.lost(d.id, "the epoch ended"))
-		}
 		return true, d.stale(ctx, r, o)
 	}
 	return false, fmt.Errorf("message %v: outcome %d: %w", o.key, outcome.Kind, core.ErrUnavailable)
@@ -273,7 +272,37 @@ func (d *delivery) commit(ctx context.Context, h head, r seal.Record, o outgoing
 	return true, false, err
 }
 
-// stale is for a text whose epoch is over for the service: we may not know yet.
+// withdraw is for a proposal that the service refused: no member but us has it, so no
+// commit of ours may cover it.
+func (c *Client) withdraw(ctx context.Context, id core.ConversationID, item seal.Record, o outgoing, reason string) error {
+	return c.transaction(ctx, func(ctx context.Context, t *Transaction) error {
+		h, err := t.hold(ctx, id)
+		if err != nil {
+			return err
+		}
+		p := ofConversation(tableOutbox, id)
+		if r, _, err := t.segment.getExpected(ctx, p, item.Key); err != nil || r.Version != item.Version {
+			return err // the epoch ended
+		}
+		t.segment.del(p, item.Key)
+		t.events = append(t.events, o.lost(id, reason))
+		if h.group == nil {
+			return nil
+		}
+		g, ws, err := h.group.DropProposal(ctx, t.own(h), o.ref)
+		if errors.Is(err, core.ErrNotFound) { // the application was faster
+			return nil
+		}
+		if err != nil {
+			return t.explain(ctx, h, err)
+		}
+		t.advance(h, g, ws)
+		return nil
+	})
+}
+
+// stale is for a message whose epoch is over for the service: we may not know yet. The
+// commit that ended it takes a proposal out of the outbox.
 func (d *delivery) stale(ctx context.Context, r seal.Record, o outgoing) error {
 	h, err := d.c.readHead(ctx, d.id)
 	if err != nil {

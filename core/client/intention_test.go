@@ -411,3 +411,53 @@ func TestOwnersTime(t *testing.T) {
 	w.catchUp()
 	w.agree(alice, bob, again)
 }
+
+// posted answers messages out of turn.
+type posted struct {
+	clienttest.Backend
+	next []client.Outcome
+}
+
+func (p *posted) SendMessage(by core.ClientID, id core.ConversationID, key string, message []byte) client.Outcome {
+	if len(p.next) > 0 {
+		next := p.next[0]
+		p.next = p.next[1:]
+		return next
+	}
+	return p.Backend.SendMessage(by, id, key, message)
+}
+
+// TestRefusedProposal: a proposal that the service refuses is no longer one of ours, so
+// that no commit covers what nobody else has. One of an epoch that is over for the
+// service waits until we know of that, and is renewed.
+func TestRefusedProposal(t *testing.T) {
+	t.Parallel()
+	bothPolicies(t, func(t *testing.T, policy mls.Config) {
+		w, alice, bob, carol := trio(t, policy, clienttest.Options{})
+		told := &posted{Backend: w.service, next: []client.Outcome{{Kind: client.Refused, Reason: "no"}}}
+		alice.Link.Service = told
+		p := w.propose(alice)
+		if lapsed := eventsOf[client.Lapsed](alice); len(lapsed) != 1 || lapsed[0].Key != p.Key || lapsed[0].Reason != "no" {
+			t.Errorf("%+v", lapsed)
+		}
+		if i, err := alice.Info(t.Context(), chat); err != nil || i.PendingProposals != 0 {
+			t.Errorf("%+v %v", i, err)
+		}
+		w.in(alice, update)
+		w.catchUp()
+		w.agree(alice, bob, carol)
+
+		w.update(bob)
+		told.next = []client.Outcome{{Kind: client.Stale}}
+		w.propose(alice)
+		w.catchUp()
+		if lapsed := eventsOf[client.Lapsed](alice); len(lapsed) != 0 {
+			t.Errorf("%+v", lapsed)
+		}
+		w.must(alice.Settle(t.Context(), chat))
+		w.catchUp()
+		if i, err := bob.Info(t.Context(), chat); err != nil || i.PendingProposals != 1 {
+			t.Errorf("%+v %v", i, err)
+		}
+	})
+}
