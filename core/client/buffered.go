@@ -30,6 +30,7 @@ func (t *Transaction) buffer(h *held, in *incoming, reason BufferReason) (Receiv
 		return nil, fmt.Errorf("%d messages, %d bytes: %w", w.count, w.bytes, ErrBufferFull)
 	}
 	t.segment.put(ofConversation(tableBuffered, h.id), bufferedKey(in.content(), w.next), in.message)
+	t.waits(h)
 	w.count++
 	w.next++
 	w.bytes += size
@@ -43,9 +44,17 @@ func (t *Transaction) bufferCommit(h *held, in *incoming) (Received, error) {
 		return nil, ErrBufferFull
 	}
 	t.segment.put(ofConversation(tableBufferedCommit, h.id), theOnly, in.message)
+	t.waits(h)
 	h.head.waiting.commit = true
 	h.dirty = true
 	return &Buffered{Reason: MissingProposals, Epoch: in.epoch}, nil
+}
+
+// waits notes since when something waits; before it is counted.
+func (t *Transaction) waits(h *held) {
+	if !h.head.waiting.some() {
+		h.head.waiting.since = unix(t.client.now())
+	}
 }
 
 // emptyBuffer drops all that waits.

@@ -274,7 +274,7 @@ func TestCommitThatLacksProposals(t *testing.T) {
 			w.must(err)
 			switch r := r.(type) {
 			case *client.Buffered:
-				if step != 0 || r.Reason != client.MissingProposals || !info.BufferedCommit {
+				if step != 0 || r.Reason != client.MissingProposals || !info.BufferedCommit || info.BufferedSince.IsZero() {
 					t.Fatalf("step %d: %+v", step, r)
 				}
 			case *client.ProposalResult:
@@ -282,7 +282,7 @@ func TestCommitThatLacksProposals(t *testing.T) {
 					t.Fatalf("step %d: %+v", step, r)
 				}
 			case *client.CommitResult:
-				if step != 2 || info.BufferedCommit || len(r.Added) != 2 || r.Committer != "carol" {
+				if step != 2 || info.BufferedCommit || !info.BufferedSince.IsZero() || len(r.Added) != 2 || r.Committer != "carol" {
 					t.Fatalf("step %d: %+v", step, r)
 				}
 			}

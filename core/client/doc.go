@@ -11,7 +11,9 @@
 // durable together with the commit, lets go of every conversation, asks the
 // service, and applies the answer at once. What comes after it belongs to a new
 // segment; an abort, an error, a panic or a cancellation undoes the open segment
-// only. The methods that are boundaries say so.
+// only. The methods that are boundaries say so. Who wants all or nothing stages a
+// commit instead, see [Conversation.StageCommit]: it is sent after the transaction, and
+// its outcome is an event.
 //
 // What it promises:
 //
@@ -20,6 +22,9 @@
 //     the first time it was submitted. After a crash or an unknown answer
 //     [Client.Resume] asks the service and sends the same bytes again.
 //   - Nothing that leaves the process repeats a key and nonce, whatever crashes.
+//   - What a commit was for outlives it: where another member's commit wins, the changes
+//     that are left are committed again, also after a crash, and our proposals are
+//     proposed again; Config.NoRenewal leaves that to the application.
 //   - What [Conversation.Send] accepted is delivered at least once, in order, with
 //     the same idempotency key each time, or reported as [Undelivered].
 //   - Reads through the [Client] see what is durable and nothing else.

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"time"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
@@ -134,8 +135,11 @@ type Info struct {
 	PendingJoin        bool // an external commit of ours waits
 	Buffered           int  // messages that wait for another epoch
 	BufferedCommit     bool // a commit that lacks proposals waits
-	Parent             core.ConversationID
-	Config             mls.Config
+	// BufferedSince is when the oldest of these came; zero if nothing waits. Who waits for
+	// long has missed something: see OutOfSync.
+	BufferedSince time.Time
+	Parent        core.ConversationID
+	Config        mls.Config
 }
 
 func (v view) info(ctx context.Context) (Info, error) {
@@ -144,6 +148,9 @@ func (v view) info(ctx context.Context) (Info, error) {
 		PendingCommit: v.head.pending.exists(), PendingJoin: v.head.join.exists(),
 		Buffered: int(v.head.waiting.count), BufferedCommit: v.head.waiting.commit,
 		Parent: v.head.parent, Config: v.group.Config(),
+	}
+	if v.head.waiting.some() {
+		i.BufferedSince = time.Unix(int64(v.head.waiting.since), 0)
 	}
 	for _, err := range v.group.PendingProposals(ctx, v.env) {
 		if err != nil {

@@ -49,9 +49,13 @@ func (p pendingHead) exists() bool { return !p.message.isZero() }
 // buffered counts the messages that wait for another epoch.
 type buffered struct {
 	count, bytes, next uint32
-	commit             bool // one that lacks proposals waits as well
-	ready              bool // the epoch changed and they have not been tried since
+	commit             bool   // one that lacks proposals waits as well
+	since              uint64 // Unix seconds; when the oldest of all of them came
+	ready              bool   // the epoch changed and they have not been tried since
 }
+
+// some says that anything waits.
+func (b buffered) some() bool { return b.count > 0 || b.commit }
 
 func (h *head) encode() []byte {
 	e := newEncoder().bytes([]byte(h.id)).u64(h.sequence).u64(h.epoch).u32(h.active).u32(h.staged).u32(h.next)
@@ -68,7 +72,11 @@ func (h *head) encode() []byte {
 		}
 	}
 	e = e.u64(h.outbox).u64(h.stamp).u64(h.barrier).bytes([]byte(h.parent))
-	return e.u32(h.waiting.count).u32(h.waiting.bytes).u32(h.waiting.next).flag(h.waiting.commit).flag(h.waiting.ready)
+	e = e.u32(h.waiting.count).u32(h.waiting.bytes).u32(h.waiting.next).flag(h.waiting.commit).flag(h.waiting.ready)
+	if h.waiting.some() {
+		e = e.u64(h.waiting.since)
+	}
+	return e
 }
 
 func decodeHead(value []byte) (h head, err error) {
@@ -89,6 +97,9 @@ func decodeHead(value []byte) (h head, err error) {
 		h.outbox, h.stamp, h.barrier = d.u64(), d.u64(), d.u64()
 		h.parent = core.ConversationID(d.bytes())
 		h.waiting = buffered{count: d.u32(), bytes: d.u32(), next: d.u32(), commit: d.flag(), ready: d.flag()}
+		if h.waiting.some() {
+			h.waiting.since = d.u64()
+		}
 	})
 	return h, err
 }
