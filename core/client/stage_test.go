@@ -33,6 +33,7 @@ type stage struct {
 	heard            []string // by alice, from the operation or the queue
 	bobs             []string // texts that bob has read
 	calls            int      // of alice to the service
+	stubborn         bool     // she passes over the error of the operation
 }
 
 // A setting is what stages differ in. The zero value is good.
@@ -127,7 +128,7 @@ func (s *stage) revive() {
 
 // play has alice do it; what she has read is kept, whatever else comes of it.
 func (s *stage) play(ctx context.Context) (gist string, err error) {
-	answer, err := s.op.play(ctx, player{s.alice, grave{s.faulty, s.dead}}, &s.input)
+	answer, err := s.op.play(ctx, player{s.alice, grave{s.faulty, s.dead}}, &s.input, s.stubborn)
 	if err != nil {
 		return "", err
 	}
@@ -161,7 +162,9 @@ func (s *stage) mine() string {
 // rest lets everybody catch up, and is what has become of it all.
 func (s *stage) rest() string {
 	s.Helper()
-	s.must(s.alice.Resume(s.Context()))
+	ctx, cancel := context.WithTimeout(s.Context(), 10*time.Second) // if an outbox is still taken
+	defer cancel()
+	s.must(s.alice.Resume(ctx))
 	s.catchUp()
 	s.heard = append(s.heard, s.alice.Texts()...)
 	s.bobs = append(s.bobs, s.bob.Texts()...)
@@ -223,11 +226,11 @@ type outcomes struct {
 
 // outcomesOf plays an operation once, and once not. Store tells what it asks of the
 // store, one entry a call: true is a write.
-func outcomesOf(t testing.TB, op operation, set setting) (o outcomes) {
+func outcomesOf(t testing.TB, op operation, set func() setting) (o outcomes) {
 	t.Helper()
-	s := newStage(t, op, set)
+	s := newStage(t, op, set())
 	o.restWithout = s.rest()
-	s = newStage(t, op, set)
+	s = newStage(t, op, set())
 	o.without = s.mine()
 	s.faulty.Plan = func(int, core.Batch) coretest.Fault { o.store = append(o.store, true); return coretest.FaultNone }
 	s.faulty.PlanRead = func(int) bool { o.store = append(o.store, false); return false }
@@ -249,6 +252,7 @@ func outcomesOf(t testing.TB, op operation, set setting) (o outcomes) {
 func (s *stage) check(o outcomes, gist string, err error) {
 	s.Helper()
 	s.revive()
+	s.stubborn = false
 	unknown := errors.Is(err, core.ErrUnknownOutcome)
 	if err == nil && gist != o.gist {
 		s.Fatalf("it was answered with %s, want %s", gist, o.gist)
