@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
@@ -107,7 +108,7 @@ func gistOf(answer any) string {
 	case *client.Buffered:
 		return fmt.Sprintf("buffered: %d, epoch %d", r.Reason, r.Epoch)
 	case client.Info:
-		r.EpochAuthenticator, r.Config = nil, mls.Config{}
+		r.EpochAuthenticator, r.Config, r.BufferedSince = nil, mls.Config{}, time.Time{}
 		return fmt.Sprintf("%+v", r)
 	}
 	return fmt.Sprint(answer)
