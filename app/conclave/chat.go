@@ -32,18 +32,28 @@ whole id where several have the name. The delivery service sees the id.`,
 	return cmd
 }
 
+// A deed is what a command has done, in words and for --json.
+type deed struct {
+	words string
+
+	Done         string   `json:"done"` // "created", "added", ...
+	Conversation string   `json:"conversation,omitempty"`
+	Clients      []string `json:"clients,omitempty"`
+	Epoch        *uint64  `json:"epoch,omitempty"` // that it has led to
+}
+
 // verb is a command that acts and then says in one line what it has done.
-func (p *program) verb(use, short, long, example string, args cobra.PositionalArgs,
-	act func(context.Context, *messenger.Messenger, []string) (string, error)) *cobra.Command {
+func (p *program) verb(use, short, long, example string, args cobra.PositionalArgs, complete cobra.CompletionFunc,
+	act func(context.Context, *messenger.Messenger, []string) (deed, error)) *cobra.Command {
 	return &cobra.Command{
-		Use: use, Short: short, Long: long, Example: example, Args: args,
+		Use: use, Short: short, Long: long, Example: example, Args: args, ValidArgsFunction: complete,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return p.open(cmd.Context(), func(ctx context.Context, m *messenger.Messenger) error {
-				done, err := act(ctx, m, args)
-				if err == nil {
-					p.printf("%s\n", done)
+				d, err := act(ctx, m, args)
+				if err != nil {
+					return err
 				}
-				return err
+				return p.result(d, "%s\n", d.words)
 			})
 		},
 	}
@@ -52,10 +62,10 @@ func (p *program) verb(use, short, long, example string, args cobra.PositionalAr
 func (p *program) chatCreate() *cobra.Command {
 	return p.verb("create NAME", "Create a conversation",
 		"Create a conversation with you as its only member, and print its id.",
-		"  conclave chat create friends", cobra.ExactArgs(1),
-		func(ctx context.Context, m *messenger.Messenger, args []string) (string, error) {
+		"  conclave chat create friends", cobra.ExactArgs(1), nil,
+		func(ctx context.Context, m *messenger.Messenger, args []string) (deed, error) {
 			id, err := m.Create(ctx, args[0])
-			return string(id), err
+			return deed{words: string(id), Done: "created", Conversation: string(id)}, err
 		})
 }
 
@@ -63,9 +73,9 @@ func (p *program) chatAdd() *cobra.Command {
 	return p.verb("add NAME ID...", "Add people to a conversation",
 		`Add clients to a conversation, all with one commit. Each must have run "conclave init"
 with the same delivery service. They read what is sent from now on.`,
-		"  conclave chat add friends bob carol", cobra.MinimumNArgs(2),
-		func(ctx context.Context, m *messenger.Messenger, args []string) (string, error) {
-			return p.epochAfter(ctx, m, args[0], "added "+strings.Join(args[1:], ", "), m.Add(ctx, args[0], ids(args[1:])...))
+		"  conclave chat add friends bob carol", cobra.MinimumNArgs(2), p.nameThen(strangers),
+		func(ctx context.Context, m *messenger.Messenger, args []string) (deed, error) {
+			return after(ctx, m, args[0], deed{Done: "added", Clients: args[1:]}, m.Add(ctx, args[0], ids(args[1:])...))
 		})
 }
 
@@ -73,9 +83,9 @@ func (p *program) chatRemove() *cobra.Command {
 	return p.verb("remove NAME ID...", "Remove people from a conversation",
 		`Remove clients from a conversation, all with one commit. They can read nothing that is
 sent from now on.`,
-		"  conclave chat remove friends bob", cobra.MinimumNArgs(2),
-		func(ctx context.Context, m *messenger.Messenger, args []string) (string, error) {
-			return p.epochAfter(ctx, m, args[0], "removed "+strings.Join(args[1:], ", "), m.Remove(ctx, args[0], ids(args[1:])...))
+		"  conclave chat remove friends bob", cobra.MinimumNArgs(2), p.nameThen(members),
+		func(ctx context.Context, m *messenger.Messenger, args []string) (deed, error) {
+			return after(ctx, m, args[0], deed{Done: "removed", Clients: args[1:]}, m.Remove(ctx, args[0], ids(args[1:])...))
 		})
 }
 
@@ -84,13 +94,18 @@ func (p *program) chatLeave() *cobra.Command {
 		`Propose your own removal and stop sending. The conversation is deleted here when
 another member commits that, which happens with the next command that a member uses
 on the conversation. If there is no other member it is deleted at once.`,
-		"  conclave chat leave friends", cobra.ExactArgs(1),
-		func(ctx context.Context, m *messenger.Messenger, args []string) (string, error) {
-			gone, err := m.Leave(ctx, args[0])
-			if gone {
-				return "left; nothing of it is kept here", err
+		"  conclave chat leave friends", cobra.ExactArgs(1), p.nameThen(nil),
+		func(ctx context.Context, m *messenger.Messenger, args []string) (deed, error) {
+			id, err := m.Find(ctx, args[0])
+			if err != nil {
+				id = core.ConversationID(args[0]) // we may have been added to it meanwhile
 			}
-			return "leaving; another member's next command completes it", err
+			gone, err := m.Leave(ctx, args[0])
+			d := deed{words: "leaving; another member's next command completes it", Done: "leaving", Conversation: string(id)}
+			if gone {
+				d.words, d.Done = "left; nothing of it is kept here", "left"
+			}
+			return d, err
 		})
 }
 
@@ -99,9 +114,13 @@ func (p *program) chatSend() *cobra.Command {
 		`Send a message. If the delivery service cannot be reached, the message is kept and
 sent, once, with the next command in the conversation that reaches it; the exit code
 is 1.`,
-		"  conclave chat send friends \"hello, all\"", cobra.ExactArgs(2),
-		func(ctx context.Context, m *messenger.Messenger, args []string) (string, error) {
-			return "sent", m.Send(ctx, args[0], []byte(args[1]))
+		"  conclave chat send friends \"hello, all\"", cobra.ExactArgs(2), p.nameThen(nil),
+		func(ctx context.Context, m *messenger.Messenger, args []string) (deed, error) {
+			if err := m.Send(ctx, args[0], []byte(args[1])); err != nil {
+				return deed{}, err
+			}
+			id, err := m.Find(ctx, args[0])
+			return deed{words: "sent", Done: "sent", Conversation: string(id)}, err
 		})
 }
 
@@ -112,9 +131,9 @@ conversation, or again after your state was lost or fell behind. ID is the whole
 
 With basic credentials, anybody who is registered at the delivery service and knows
 the id can do this. The members are told: look at "conclave chat members".`,
-		"  conclave --home ~/laptop chat join friends-1f6b09c2", cobra.ExactArgs(1),
-		func(ctx context.Context, m *messenger.Messenger, args []string) (string, error) {
-			return p.epochAfter(ctx, m, args[0], "joined", m.Join(ctx, core.ConversationID(args[0])))
+		"  conclave --home ~/laptop chat join friends-1f6b09c2", cobra.ExactArgs(1), p.nameThen(nil),
+		func(ctx context.Context, m *messenger.Messenger, args []string) (deed, error) {
+			return after(ctx, m, args[0], deed{Done: "joined"}, m.Join(ctx, core.ConversationID(args[0])))
 		})
 }
 
@@ -122,19 +141,25 @@ func (p *program) chatUpdate() *cobra.Command {
 	return p.verb("update NAME", "Renew your keys in a conversation",
 		`Commit fresh keys of your own, so that whoever had copied the old ones can read
 nothing more. To renew the signature key as well: conclave keys rotate.`,
-		"  conclave chat update friends", cobra.ExactArgs(1),
-		func(ctx context.Context, m *messenger.Messenger, args []string) (string, error) {
-			return p.epochAfter(ctx, m, args[0], "keys renewed", m.Update(ctx, args[0]))
+		"  conclave chat update friends", cobra.ExactArgs(1), p.nameThen(nil),
+		func(ctx context.Context, m *messenger.Messenger, args []string) (deed, error) {
+			return after(ctx, m, args[0], deed{Done: "keys renewed"}, m.Update(ctx, args[0]))
 		})
 }
 
-// epochAfter adds to what was done which epoch it has led to.
-func (p *program) epochAfter(ctx context.Context, m *messenger.Messenger, name, done string, err error) (string, error) {
+// after adds to what was done where, and which epoch it has led to.
+func after(ctx context.Context, m *messenger.Messenger, name string, d deed, err error) (deed, error) {
 	if err != nil {
-		return "", err
+		return d, err
 	}
 	s, err := m.Status(ctx, name)
-	return fmt.Sprintf("%s; epoch %d", done, s.Epoch), err
+	d.Conversation, d.Epoch = string(s.ID), &s.Epoch
+	d.words = d.Done
+	if len(d.Clients) > 0 {
+		d.words += " " + strings.Join(d.Clients, ", ")
+	}
+	d.words += fmt.Sprintf("; epoch %d", s.Epoch)
+	return d, err
 }
 
 func ids(args []string) (out []core.ClientID) {

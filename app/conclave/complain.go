@@ -47,24 +47,57 @@ func hint(err error, format string, args ...any) error {
 	return hinted{err, fmt.Sprintf(format, args...)}
 }
 
-// complain tells a person what went wrong and, on a line of its own, what to do.
-func (p *program) complain(err error) {
-	if errors.Is(err, errVectors) {
-		return // the lines above tell
-	}
-	if errors.Is(err, context.Canceled) {
-		p.notice("interrupted; whatever was sent is on record, and your next command goes on from there")
-		return
-	}
-	p.notice("%s", plain(err.Error()))
+// hintOf finds the hint that fits; "" if none does.
+func hintOf(err error) string {
 	if own := (hinted{}); errors.As(err, &own) {
-		p.notice("%s", own.hint)
-		return
+		return own.hint
 	}
 	for _, h := range hints {
 		if errors.Is(err, h.err) {
-			p.notice("%s", h.hint)
-			return
+			return h.hint
 		}
 	}
+	return ""
 }
+
+// kinds are the errors that say what to do next, for programs; the first that
+// matches is meant.
+var kinds = []error{
+	core.ErrNotFound, core.ErrConflict, core.ErrUnsupported, core.ErrDenied, core.ErrUnknownOutcome, core.ErrUnavailable,
+	core.ErrRolledBack, core.ErrTooLarge, core.ErrWrongKey, core.ErrDamaged, core.ErrInvalid, core.ErrClosed,
+}
+
+func kindOf(err error) string {
+	for _, k := range kinds {
+		if errors.Is(err, k) {
+			return k.Error()
+		}
+	}
+	return "failed"
+}
+
+// complain tells a person what went wrong and, on a line of its own, what to do.
+func (p *program) complain(err error) {
+	if errors.Is(err, errTold) {
+		return // the lines above tell
+	}
+	text, kind, hint := err.Error(), kindOf(err), hintOf(err)
+	if errors.Is(err, context.Canceled) {
+		text, kind, hint = "interrupted; whatever was sent is on record, and your next command goes on from there", "interrupted", ""
+	}
+	if p.json {
+		_ = writeJSON(p.err, struct {
+			Error string `json:"error"`
+			Kind  string `json:"kind"`
+			Hint  string `json:"hint,omitempty"`
+		}{text, kind, hint})
+		return
+	}
+	p.notice("%s", plain(text))
+	if hint != "" {
+		p.notice("%s", hint)
+	}
+}
+
+// errTold ends the program with exit code 1 after it has told all there is.
+var errTold = errors.New("told")

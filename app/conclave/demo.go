@@ -16,8 +16,9 @@ import (
 
 func (p *program) demo() *cobra.Command {
 	return &cobra.Command{
-		Use:   "demo",
-		Short: "Watch a group of four, in separate processes, killed and brought back",
+		Use:         "demo",
+		Annotations: only("json"),
+		Short:       "Watch a group of four, in separate processes, killed and brought back",
 		Long: `Start a delivery service and four members in a temporary folder, each in a process of
 its own with its own encrypted database, and have them go through the life of a
 conversation. The exit code is 1 if at any step the members do not agree.`,
@@ -33,8 +34,12 @@ conversation. The exit code is 1 if at any step the members do not agree.`,
 			if err = errors.Join(d.play(), s.close()); err != nil {
 				return fmt.Errorf("the demonstration failed: %w", err)
 			}
-			p.printf("\nAll members agreed after every step. %.1f s; processes and folder are gone.\n", time.Since(begin).Seconds())
-			return nil
+			seconds := time.Since(begin).Seconds()
+			return p.result(struct {
+				Agreed  bool    `json:"agreed"`
+				Steps   int     `json:"steps"`
+				Seconds float64 `json:"seconds"`
+			}{true, d.step, seconds}, "\nAll members agreed after every step. %.1f s; processes and folder are gone.\n", seconds)
 		},
 	}
 }
@@ -66,11 +71,23 @@ func (d *demo) play() error {
 
 func (d *demo) title(format string, args ...any) {
 	d.step++
-	d.program.printf("\n%d. %s\n", d.step, fmt.Sprintf(format, args...))
+	text := fmt.Sprintf(format, args...)
+	d.print(demoLine{d.step, text}, "\n%d. %s\n", d.step, text)
+}
+
+// A demoLine is what --json prints of the demonstration.
+type demoLine struct {
+	Step int    `json:"step"`
+	Text string `json:"text"`
+}
+
+func (d *demo) print(line demoLine, format string, args ...any) {
+	_ = d.program.result(line, format, args...) // the demonstration goes on if nobody looks
 }
 
 func (d *demo) tell(format string, args ...any) {
-	d.program.printf("   "+format+"\n", args...)
+	text := fmt.Sprintf(format, args...)
+	d.print(demoLine{d.step, strings.TrimSpace(text)}, "   %s\n", text)
 }
 
 // begin: a service and four identities.

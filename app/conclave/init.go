@@ -66,8 +66,10 @@ If the service cannot be reached, run the same command again later.`,
 				case err != nil:
 					return err
 				}
-				p.printf("%s is ready, in %s\n", id, p.home)
-				return nil
+				return p.result(struct {
+					ID   string `json:"id"`
+					Home string `json:"home"`
+				}{args[0], p.home}, "%s is ready, in %s\n", id, p.home)
 			})
 		},
 	}

@@ -14,8 +14,9 @@ import (
 func (p *program) interopServer() *cobra.Command {
 	var listen string
 	cmd := &cobra.Command{
-		Use:   "interop-server",
-		Short: "Play members of groups for the MLS interoperability harness",
+		Use:         "interop-server",
+		Annotations: only("json"),
+		Short:       "Play members of groups for the MLS interoperability harness",
 		Long: `Run the engine as a gRPC server for the MLS working group's interoperability
 harness, until it is interrupted: a test driver has it, and other MLS stacks, play
 the members of groups and compares them. The harness is interop/ in the repository
@@ -49,14 +50,7 @@ func (p *program) serveInterop(ctx context.Context, listen string) error {
 	if tcp, ok := l.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() {
 		p.notice("others can reach %s, and with it the keys of all that is played here", address)
 	}
-	if p.json {
-		err = p.printJSON(struct {
-			Address string `json:"address"`
-		}{address})
-	} else {
-		p.printf("interop server at %s\n", address)
-	}
-	if err != nil {
+	if err := p.result(addressed{address}, "interop server at %s\n", address); err != nil {
 		_ = l.Close()
 		return err
 	}

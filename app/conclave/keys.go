@@ -33,15 +33,18 @@ others add you. If a conversation fails, run it again.`,
 				for _, r := range done {
 					if r.Err != nil {
 						err = errors.Join(err, r.Err)
-						p.notice("%s: not rotated: %v", plain(string(r.ID)), r.Err)
+						p.notice("%s: not rotated: %s", plain(string(r.ID)), plain(r.Err.Error()))
 						continue
 					}
-					p.printf("%s: rotated; epoch %d\n", plain(string(r.ID)), r.Epoch)
+					d := deed{Done: "rotated", Conversation: string(r.ID), Epoch: &r.Epoch}
+					if err := p.result(d, "%s: rotated; epoch %d\n", plain(string(r.ID)), r.Epoch); err != nil {
+						return err
+					}
 				}
-				if err == nil {
-					p.printf("keys rotated\n")
+				if err != nil {
+					return err
 				}
-				return err
+				return p.result(deed{Done: "keys rotated"}, "keys rotated\n")
 			})
 		},
 	})

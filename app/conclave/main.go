@@ -9,7 +9,13 @@
 //
 // The exit code is 0 if everything was done, 1 if not; with an unknown outcome the
 // message says how to find out. Everything that a peer wrote is stripped of control
-// characters before it is printed, except in the output of --json.
+// characters before it is printed, except in the output of --json, which is for
+// programs.
+//
+// With --json, each command prints its results on the standard output, and what
+// goes wrong on the error output, as JSON values, one a line. An error has "error",
+// "kind" (of package core, such as "not found") and mostly "hint", what to do; what
+// else a person has to hear is "notice". Progress is told on a terminal only.
 package main
 
 import (
@@ -30,6 +36,7 @@ func main() {
 // run is the whole program, for main and for the processes of the demonstration.
 func run(ctx context.Context, args []string, in io.Reader, out, err io.Writer) (code int) {
 	p := &program{in: in, out: out, err: err}
+	defer p.progress.clear()
 	if problem := p.execute(ctx, args); problem != nil {
 		p.complain(problem)
 		return 1

@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/fx"
@@ -33,6 +35,7 @@ type program struct {
 	passphraseFile string
 	confirm        bool          // ask for the passphrase twice
 	flags          config.Config // over the configuration file
+	progress       progress
 }
 
 // configName is the configuration file in the home folder.
@@ -40,6 +43,8 @@ const configName = "conclave.toml"
 
 func (p *program) execute(ctx context.Context, args []string) error {
 	root := p.root()
+	concerned(root, args)
+	p.json = wantsJSON(args) // also if the arguments cannot be parsed
 	root.SetArgs(args)
 	root.SetIn(p.in)
 	root.SetOut(p.out)
@@ -71,12 +76,14 @@ Everything of one identity is in its home folder: --home, else $CONCLAVE_HOME, e
 				level = slog.LevelDebug
 			}
 			slog.SetDefault(slog.New(slog.NewTextHandler(p.err, &slog.HandlerOptions{Level: level, ReplaceAttr: withoutTraces})))
+			p.progress.on = !p.json && isTerminal(p.err)
+			p.progress.to = p.err
 			return p.findHome()
 		},
 	}
 	f := root.PersistentFlags()
 	f.StringVar(&p.home, "home", "", "folder of the identity")
-	f.BoolVar(&p.json, "json", false, "print JSON, one value a line: chat list, info, members and read, interop-server, version")
+	f.BoolVar(&p.json, "json", false, "print JSON, one value a line; errors too, on the error output")
 	f.BoolVarP(&p.verbose, "verbose", "v", false, "log how the program is put together and what waits, on the error output")
 	f.StringVar(&p.passphraseFile, "passphrase-file", "", "read the passphrase from this file instead of asking")
 	f.StringVar(&p.flags.Keystore, "keystore", "", "URI of the keystore, instead of the configuration's")
@@ -85,8 +92,44 @@ Everything of one identity is in its home folder: --home, else $CONCLAVE_HOME, e
 	root.AddCommand(p.init(), p.chat(), p.keys(), p.delivery(), p.demo(), p.demoMember(), p.demoCiphertext(), p.demoOpen(),
 		p.vectors(), p.interopServer(), p.version())
 	withUsage(root)
-	root.CompletionOptions.HiddenDefaultCmd = true
+	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	return root
+}
+
+// wantsJSON looks for --json among the arguments.
+func wantsJSON(args []string) bool {
+	if end := slices.Index(args, "--"); end >= 0 {
+		args = args[:end]
+	}
+	return slices.Contains(args, "--json")
+}
+
+// rootFlags are the flags that every command accepts.
+var rootFlags = []string{"home", "json", "verbose", "passphrase-file", "keystore", "key", "delivery"}
+
+// flagsOf is the annotation of a command that only some of the root's flags concern.
+const flagsOf = "flags"
+
+// only says which of the root's flags concern a command; the others are accepted
+// and not shown.
+func only(flags ...string) map[string]string {
+	return map[string]string{flagsOf: strings.Join(flags, " ")}
+}
+
+// concerned hides the flags that do not concern the command that is called, from
+// help and from completion.
+func concerned(root *cobra.Command, args []string) {
+	for len(args) > 0 && slices.Contains([]string{"help", cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd}, args[0]) {
+		args = args[1:]
+	}
+	cmd, _, err := root.Find(args)
+	if err != nil || cmd.Annotations[flagsOf] == "" {
+		return
+	}
+	shown := strings.Fields(cmd.Annotations[flagsOf])
+	for _, name := range rootFlags {
+		root.PersistentFlags().Lookup(name).Hidden = !slices.Contains(shown, name)
+	}
 }
 
 // withoutTraces leaves out where in the code each part was named.
@@ -165,9 +208,4 @@ func (p *program) openWith(ctx context.Context, c config.Config, f func(context.
 		}
 		return err
 	})
-}
-
-// notice tells the person something beside the result.
-func (p *program) notice(format string, args ...any) {
-	_, _ = fmt.Fprintf(p.err, "conclave: "+format+"\n", args...)
 }

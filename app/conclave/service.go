@@ -20,8 +20,9 @@ func (p *program) delivery() *cobra.Command {
 	var flags config.Config
 	var file string
 	cmd := &cobra.Command{
-		Use:   "delivery",
-		Short: "Run the reference delivery service",
+		Use:         "delivery",
+		Annotations: only("home", "json", "verbose"),
+		Short:       "Run the reference delivery service",
 		Long: `Run a small delivery service until it is interrupted: it hands out key packages,
 orders what is sent to a group and keeps it for the members. It sees no plaintext,
 but it sees who is in which group and when they write.
@@ -57,6 +58,11 @@ you can open, or on a loopback address.`,
 	return cmd
 }
 
+// addressed is where a service can be reached.
+type addressed struct {
+	Address string `json:"address"`
+}
+
 // serve runs a delivery service until the context ends or it fails.
 func (p *program) serve(ctx context.Context, c config.Config) error {
 	if err := os.MkdirAll(c.Folder, 0o700); err != nil {
@@ -65,7 +71,9 @@ func (p *program) serve(ctx context.Context, c config.Config) error {
 	var s *modules.Service
 	a := app.NewService(c, fx.Populate(&s))
 	err := app.Run(ctx, a, func(ctx context.Context) error {
-		p.printf("delivery service at %s\n", s.Address())
+		if err := p.result(addressed{s.Address()}, "delivery service at %s\n", s.Address()); err != nil {
+			return err
+		}
 		select {
 		case <-ctx.Done():
 		case <-a.Wait():

@@ -92,7 +92,7 @@ func (p *program) chatList() *cobra.Command {
 // shown is a command that shows one conversation.
 func (p *program) shown(use, short, long, example string, show func(view)) *cobra.Command {
 	return &cobra.Command{
-		Use: use, Short: short, Long: long, Example: example, Args: cobra.ExactArgs(1),
+		Use: use, Short: short, Long: long, Example: example, Args: cobra.ExactArgs(1), ValidArgsFunction: p.nameThen(nil),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return p.open(cmd.Context(), func(ctx context.Context, m *messenger.Messenger) error {
 				if err := p.synced(ctx, m); err != nil {
@@ -157,7 +157,8 @@ nothing of it is kept here afterwards. With --follow, go on as messages come, un
 interrupted.`,
 		Example: `  conclave chat read friends
   conclave chat read friends --follow --json`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: p.nameThen(nil),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return p.open(cmd.Context(), func(ctx context.Context, m *messenger.Messenger) error {
 				if follow {

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -21,7 +20,11 @@ import (
 
 func (p *program) vectors() *cobra.Command {
 	return &cobra.Command{
-		Use:   "vectors [PATH...]",
+		Use:         "vectors [PATH...]",
+		Annotations: only("json"),
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			return nil, cobra.ShellCompDirectiveDefault
+		},
 		Short: "Run MLS test vectors through the engine",
 		Long: `Run files of MLS test vectors, in the shapes of the MLS working group, through
 the engine: a self-test of this very program. The type of a file is known by its
@@ -31,7 +34,10 @@ the folder vectors/mls in ./shared or else in ../shared.
 
 The exit code is 1 if a case failed or none was run. A case is skipped only for
 what the engine does not implement, or if a part of it is proven to be stale while
-the rest holds; the reason is printed.`,
+the rest holds; the reason is printed.
+
+With --json there is a line for each file ("file", "type", "verdict", "passed",
+"failed", "skipped", "reasons") and then one with the sums.`,
 		Example: "  conclave vectors\n  conclave vectors welcome.json treekem.json\n  conclave vectors test-vectors/",
 		RunE: func(cmd *cobra.Command, paths []string) error {
 			if len(paths) == 0 {
@@ -75,7 +81,9 @@ func (p *program) vectorFiles(paths []string) (files []string, err error) {
 				return err
 			}
 			if reason, out := draftVectors[entry.Name()]; out && name != path {
-				p.printf("out   %s: %s\n", name, reason)
+				if err := p.result(vectorFile{File: name, Verdict: "out", Error: reason}, "out   %s: %s\n", name, reason); err != nil {
+					return err
+				}
 				if entry.IsDir() {
 					return fs.SkipDir
 				}
@@ -93,8 +101,25 @@ func (p *program) vectorFiles(paths []string) (files []string, err error) {
 	return files, nil
 }
 
-// errVectors: some failed, or there were none.
-var errVectors = errors.New("the test vectors did not pass")
+// vectorFile is what became of a file, for --json.
+type vectorFile struct {
+	File    string         `json:"file"`
+	Type    string         `json:"type,omitempty"`
+	Verdict string         `json:"verdict"` // "ok", "FAIL", "skip", "out"
+	Error   string         `json:"error,omitempty"`
+	Passed  int            `json:"passed"`
+	Failed  int            `json:"failed"`
+	Skipped int            `json:"skipped"`
+	Reasons []vectorReason `json:"reasons,omitempty"`
+}
+
+// vectorReason is why cases failed or were skipped.
+type vectorReason struct {
+	What   string `json:"what"` // "failed" or "skipped"
+	Reason string `json:"reason"`
+	First  int    `json:"first"` // case
+	Count  int    `json:"count"`
+}
 
 func (p *program) runVectors(ctx context.Context, files []string) error {
 	type outcome struct {
@@ -121,13 +146,16 @@ func (p *program) runVectors(ctx context.Context, files []string) error {
 	}
 	var passed, failed, skipped int
 	for i, file := range files {
+		p.progress.at("files of test vectors", i, len(files))
 		o := <-outcomes[i]
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if o.err != nil {
 			failed++
-			p.printf("FAIL  %s: %v\n", file, o.err)
+			if err := p.result(vectorFile{File: file, Verdict: "FAIL", Error: o.err.Error()}, "FAIL  %s: %v\n", file, o.err); err != nil {
+				return err
+			}
 			continue
 		}
 		report, verdict := o.report, "ok"
@@ -137,35 +165,50 @@ func (p *program) runVectors(ctx context.Context, files []string) error {
 		case report.Passed == 0:
 			verdict = "skip"
 		}
-		p.printf("%-5s %s: %s: %d passed, %d failed, %d skipped\n",
-			verdict, file, report.Type, report.Passed, len(report.Failed), len(report.Skipped))
-		p.printOutcomes("failed", report.Failed)
-		p.printOutcomes("skipped", report.Skipped)
+		told := vectorFile{
+			File: file, Type: string(report.Type), Verdict: verdict,
+			Passed: report.Passed, Failed: len(report.Failed), Skipped: len(report.Skipped),
+			Reasons: append(reasonsOf("failed", report.Failed), reasonsOf("skipped", report.Skipped)...),
+		}
+		if err := p.result(told, "%s", told.words()); err != nil {
+			return err
+		}
 		passed, failed, skipped = passed+report.Passed, failed+len(report.Failed), skipped+len(report.Skipped)
 	}
-	p.printf("%d passed, %d failed, %d skipped\n", passed, failed, skipped)
-	if failed > 0 || passed == 0 {
-		return errVectors
+	err := p.result(struct {
+		Passed  int `json:"passed"`
+		Failed  int `json:"failed"`
+		Skipped int `json:"skipped"`
+	}{passed, failed, skipped}, "%d passed, %d failed, %d skipped\n", passed, failed, skipped)
+	if err == nil && (failed > 0 || passed == 0) {
+		return errTold
 	}
-	return nil
+	return err
 }
 
-// printOutcomes tells each reason once, with how many cases and which was the first.
-func (p *program) printOutcomes(what string, outcomes []mls.VectorOutcome) {
-	var reasons []string
-	first, count := map[string]int{}, map[string]int{}
+// words are what a person sees of it.
+func (v vectorFile) words() string {
+	s := fmt.Sprintf("%-5s %s: %s: %d passed, %d failed, %d skipped\n", v.Verdict, v.File, v.Type, v.Passed, v.Failed, v.Skipped)
+	for _, r := range v.Reasons {
+		s += fmt.Sprintf("      case %d %s: %s", r.First, r.What, r.Reason)
+		if r.Count > 1 {
+			s += fmt.Sprintf(" (and %d more)", r.Count-1)
+		}
+		s += "\n"
+	}
+	return s
+}
+
+// reasonsOf tells each reason once, with how many cases and which was the first.
+func reasonsOf(what string, outcomes []mls.VectorOutcome) (reasons []vectorReason) {
 	for _, o := range outcomes {
 		reason := o.Err.Error()
-		if !slices.Contains(reasons, reason) {
-			reasons, first[reason] = append(reasons, reason), o.Case
+		i := slices.IndexFunc(reasons, func(r vectorReason) bool { return r.Reason == reason })
+		if i < 0 {
+			reasons = append(reasons, vectorReason{What: what, Reason: reason, First: o.Case})
+			i = len(reasons) - 1
 		}
-		count[reason]++
+		reasons[i].Count++
 	}
-	for _, reason := range reasons {
-		p.printf("      case %d %s: %s", first[reason], what, reason)
-		if n := count[reason] - 1; n > 0 {
-			p.printf(" (and %d more)", n)
-		}
-		p.printf("\n")
-	}
+	return reasons
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -14,10 +15,11 @@ import (
 
 func (p *program) version() *cobra.Command {
 	return &cobra.Command{
-		Use:     "version",
-		Short:   "Say which build this is and which cipher suites it has",
-		Example: "  conclave version --json",
-		Args:    cobra.NoArgs,
+		Use:         "version",
+		Annotations: only("json"),
+		Short:       "Say which build this is and which cipher suites it has",
+		Example:     "  conclave version --json",
+		Args:        cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			type suite struct {
 				ID   uint16 `json:"id"`
@@ -49,14 +51,11 @@ func (p *program) version() *cobra.Command {
 				}
 				v.Suites = append(v.Suites, suite{uint16(id), s.Parameters().Name})
 			}
-			if p.json {
-				return p.printJSON(v)
-			}
-			p.printf("conclave %s, %s on %s\n", strings.TrimSpace(v.Version+" "+v.Revision), v.Go, v.Platform)
+			words := fmt.Sprintf("conclave %s, %s on %s\n", strings.TrimSpace(v.Version+" "+v.Revision), v.Go, v.Platform)
 			for _, s := range v.Suites {
-				p.printf("  suite %d  %s\n", s.ID, s.Name)
+				words += fmt.Sprintf("  suite %d  %s\n", s.ID, s.Name)
 			}
-			return nil
+			return p.result(v, "%s", words)
 		},
 	}
 }

@@ -44,7 +44,7 @@ func (m *Messenger) enter(ctx context.Context, name string) (core.ConversationID
 	if err := m.welcomes(ctx); err != nil {
 		return "", err
 	}
-	id, err := m.find(ctx, name)
+	id, err := m.Find(ctx, name)
 	if err != nil {
 		return "", err
 	}
@@ -172,7 +172,7 @@ func (m *Messenger) Send(ctx context.Context, name string, text []byte) error {
 	}
 	id, err := m.enter(ctx, name)
 	if later(err) {
-		if id, err = m.find(ctx, name); err == nil {
+		if id, err = m.Find(ctx, name); err == nil {
 			err = m.staying(ctx, id)
 		}
 	}
@@ -266,7 +266,7 @@ type Status struct {
 
 // Status tells what is known here of a conversation, without asking the service.
 func (m *Messenger) Status(ctx context.Context, name string) (s Status, err error) {
-	id, err := m.find(ctx, name)
+	id, err := m.Find(ctx, name)
 	if err != nil {
 		return s, err
 	}

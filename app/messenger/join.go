@@ -19,7 +19,7 @@ func (m *Messenger) Join(ctx context.Context, id core.ConversationID) error {
 	if err := m.SignIn(ctx); err != nil {
 		return err
 	}
-	if known, err := m.find(ctx, string(id)); err == nil {
+	if known, err := m.Find(ctx, string(id)); err == nil {
 		id = known
 	}
 	info, err := m.service.GroupInfo(ctx, id)

@@ -37,9 +37,10 @@ func Name(id core.ConversationID) string {
 // ErrNoConversation: we are in no conversation of this name.
 var ErrNoConversation = fmt.Errorf("%w", core.ErrNotFound)
 
-// find returns the conversation of a name, also one that we have left and have not
-// read to its end. ErrNoConversation; core.ErrInvalid: several have the name.
-func (m *Messenger) find(ctx context.Context, name string) (core.ConversationID, error) {
+// Find returns the conversation of a name that is known here, also one that we have
+// left and have not read to its end. ErrNoConversation; core.ErrInvalid: several
+// have the name.
+func (m *Messenger) Find(ctx context.Context, name string) (core.ConversationID, error) {
 	ids, err := m.client.Conversations(ctx)
 	if err != nil {
 		return "", err

@@ -19,7 +19,7 @@ func (m *Messenger) Read(ctx context.Context, name string, show func(core.Conver
 	if err := m.welcomes(ctx); err != nil && !errors.Is(err, ErrFull) { // reading makes room
 		return err
 	}
-	id, err := m.find(ctx, name)
+	id, err := m.Find(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func (m *Messenger) Follow(ctx context.Context, name string, show func(core.Conv
 	if err := m.welcomes(ctx); err != nil && !errors.Is(err, ErrFull) { // reading makes room
 		return err
 	}
-	id, err := m.find(ctx, name)
+	id, err := m.Find(ctx, name)
 	if err != nil {
 		return err
 	}
