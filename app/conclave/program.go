@@ -89,7 +89,7 @@ Everything of one identity is in its home folder: --home, else $CONCLAVE_HOME, e
 	f.StringVar(&p.flags.Keystore, "keystore", "", "URI of the keystore, instead of the configuration's")
 	f.StringVar(&p.flags.Key, "key", "", "URI of the key that seals the keystore, instead of the configuration's")
 	f.StringVar(&p.flags.Delivery, "delivery", "", "URI of the delivery service, instead of the configuration's")
-	root.AddCommand(p.init(), p.chat(), p.keys(), p.delivery(), p.demo(), p.demoMember(), p.demoCiphertext(), p.demoOpen(),
+	root.AddCommand(p.init(), p.chat(), p.keys(), p.doctor(), p.delivery(), p.demo(), p.demoMember(), p.demoCiphertext(), p.demoOpen(),
 		p.vectors(), p.interopServer(), p.version())
 	withUsage(root)
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)

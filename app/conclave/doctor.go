@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/fx"
+
+	"github.com/conclave-mls/conclave/app"
+	"github.com/conclave-mls/conclave/app/config"
+	"github.com/conclave-mls/conclave/app/delivery"
+	"github.com/conclave-mls/conclave/app/messenger"
+	"github.com/conclave-mls/conclave/app/modules"
+	"github.com/conclave-mls/conclave/core"
+)
+
+func (p *program) doctor() *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Look for what is wrong, and say what to do about it",
+		Long: `Look at everything that an identity needs: the home folder and its files, who can
+read them, whether the key opens the database, what is in it, the delivery service
+and its clock, key packages, and what waits in conversations. Nothing is changed.
+
+There is a line for each, which is ok, warn or fail, and where it is not ok what to
+do. The exit code is 1 if one is fail. With --json a line has "check", "status",
+"detail" and "do".`,
+		Example: "  conclave doctor\n  conclave doctor --json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d := &doctor{program: p}
+			d.examine(cmd.Context())
+			if err := errors.Join(cmd.Context().Err(), d.err); err != nil {
+				return err
+			}
+			if d.failed {
+				return errTold
+			}
+			return nil
+		},
+	}
+}
+
+// A doctor examines a home folder.
+type doctor struct {
+	program *program
+	failed  bool
+	err     error // of printing
+}
+
+// A finding is what an examination has to say.
+type finding struct {
+	Check  string `json:"check"`
+	Status string `json:"status"`
+	Detail string `json:"detail"`
+	Do     string `json:"do,omitempty"`
+}
+
+func (d *doctor) tell(f finding) {
+	words := fmt.Sprintf("%-4s  %-13s %s\n", f.Status, f.Check, plain(f.Detail))
+	if f.Do != "" {
+		words += fmt.Sprintf("      %-13s %s\n", "", plain(f.Do))
+	}
+	d.err = errors.Join(d.err, d.program.result(f, "%s", words))
+}
+
+func (d *doctor) ok(check, format string, args ...any) {
+	d.tell(finding{check, "ok", fmt.Sprintf(format, args...), ""})
+}
+
+func (d *doctor) warn(check, do, format string, args ...any) {
+	d.tell(finding{check, "warn", fmt.Sprintf(format, args...), do})
+}
+
+func (d *doctor) fail(check, do, format string, args ...any) {
+	d.failed = true
+	d.tell(finding{check, "fail", fmt.Sprintf(format, args...), do})
+}
+
+func (d *doctor) examine(ctx context.Context) {
+	const again = "make an identity with conclave init ID, or say with --home where it is"
+	home := d.program.home
+	info, err := os.Stat(home)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		d.fail("home", again, "%s is not there", home)
+		return
+	case err != nil:
+		d.fail("home", "give yourself access to it", "%v", err)
+		return
+	case !info.IsDir():
+		d.fail("home", again, "%s is no folder", home)
+		return
+	}
+	if mode, open := openTo(info, 0o077); open {
+		d.warn("home", "chmod 700 "+home, "%s can be entered by others (mode %#o)", home, mode)
+	} else {
+		d.ok("home", "%s", home)
+	}
+	c, err := d.program.configuration()
+	if err != nil {
+		d.fail("configuration", hintOr(err, "mend the file: the README and app/config/examples show what it has"), "%v", err)
+		return
+	}
+	file := filepath.Join(home, configName)
+	if info, err := os.Stat(file); err == nil {
+		if mode, open := openTo(info, 0o022); open {
+			d.warn("configuration", "chmod 600 "+file, "%s can be changed by others (mode %#o)", file, mode)
+		} else {
+			d.ok("configuration", "%s", file)
+		}
+	}
+	key, store := d.key(c), d.store(c)
+	d.audit(c)
+	if key && store {
+		d.inside(ctx, c)
+	} else if service, err := dial(c); err == nil {
+		d.reach(ctx, c, service)
+		_ = service.Close()
+	}
+}
+
+// openTo says whether others have the rights.
+func openTo(info fs.FileInfo, rights fs.FileMode) (mode fs.FileMode, open bool) {
+	mode = info.Mode().Perm()
+	return mode, mode&rights != 0 && runtime.GOOS != "windows"
+}
+
+func hintOr(err error, otherwise string) string {
+	if h := hintOf(err); h != "" {
+		return h
+	}
+	return otherwise
+}
+
+// key looks for the file of the key.
+func (d *doctor) key(c config.Config) (usable bool) {
+	path, info, err := fileOf(c, c.Key, "file")
+	if path == "" && err == nil {
+		d.ok("key", "%s", c.Key)
+		return true
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		d.fail("key", "put it back: nothing else opens the database. If it is lost, make a new identity in another home", "%s is missing", path)
+		return false
+	}
+	if err != nil {
+		d.fail("key", "mend the URI of the key, or the access to its file", "%v", err)
+		return false
+	}
+	if mode, open := openTo(info, 0o077); open {
+		d.fail("key", "chmod 600 "+path+"; if somebody may have read it, they can read the database", "%s can be read by others (mode %#o)", path, mode)
+		return false
+	}
+	d.ok("key", "%s", path)
+	return true
+}
+
+// store looks for the database file, so that opening it does not make one.
+func (d *doctor) store(c config.Config) (usable bool) {
+	path, info, err := fileOf(c, c.Keystore, "sqlite")
+	if path == "" && err == nil {
+		d.ok("database", "%s", c.Keystore)
+		return true
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		d.fail("database", "if there was an identity, do not restore an old copy (see SECURITY.md): make a new one in another home; else: conclave init ID", "%s is missing", path)
+		return false
+	}
+	if err != nil {
+		d.fail("database", "mend the URI of the keystore, or the access to its file", "%v", err)
+		return false
+	}
+	if mode, open := openTo(info, 0o077); open {
+		d.warn("database", "chmod 600 "+path, "%s can be read by others (mode %#o); it is sealed", path, mode)
+		return true
+	}
+	d.ok("database", "%s", path)
+	return true
+}
+
+// audit looks at the file of the audit log.
+func (d *doctor) audit(c config.Config) {
+	path, info, err := fileOf(c, c.Audit, "file")
+	switch {
+	case path == "" && err == nil:
+		d.ok("audit", "%s", c.Audit)
+	case errors.Is(err, fs.ErrNotExist):
+		d.ok("audit", "%s, from now on", path)
+	case err != nil:
+		d.fail("audit", "mend the URI of the audit log, or the access to its file", "%v", err)
+	default:
+		if mode, open := openTo(info, 0o022); open {
+			d.warn("audit", "chmod 600 "+path, "%s can be changed by others (mode %#o)", path, mode)
+			return
+		}
+		d.ok("audit", "%s", path)
+	}
+}
+
+// fileOf is the file that a URI of the scheme names; no path if it has another.
+func fileOf(c config.Config, text, scheme string) (path string, info fs.FileInfo, err error) {
+	u, err := c.URI(text)
+	if err != nil || u.Scheme != scheme {
+		return "", nil, err
+	}
+	if path, err = u.File(); err != nil {
+		return "", nil, err
+	}
+	info, err = os.Stat(path)
+	return path, info, err
+}
+
+// dial is the way to the service without anything else.
+func dial(c config.Config) (s *delivery.Client, err error) {
+	a := fx.New(fx.NopLogger, fx.Supply(c), modules.Delivery(), fx.Populate(&s))
+	return s, a.Err()
+}
+
+// inside opens the store and looks at what it has.
+func (d *doctor) inside(ctx context.Context, c config.Config) {
+	var m *messenger.Messenger
+	var service *delivery.Client
+	opened := false
+	options := []fx.Option{modules.Messenger(), fx.Replace(modules.Passphrase(d.program.passphrase)), fx.Populate(&m, &service)}
+	err := app.Run(ctx, app.New(c, append(options, d.program.options...)...), func(ctx context.Context) error {
+		opened = true
+		d.ok("opening", "the key opens the database")
+		h, err := m.Health(ctx)
+		if err != nil {
+			d.unsound("records", err)
+			d.reach(ctx, c, service)
+			return nil
+		}
+		d.identity(h)
+		if d.reach(ctx, c, service) && h.Registered {
+			d.registered(ctx, m, service)
+		}
+		d.packages(h)
+		d.chats(h)
+		return nil
+	})
+	switch {
+	case err == nil:
+	case opened:
+		d.warn("closing", "", "%v", err)
+	default:
+		d.unsound("opening", err)
+	}
+}
+
+// unsound tells why the database is of no use.
+func (d *doctor) unsound(check string, err error) {
+	switch {
+	case errors.Is(err, core.ErrWrongKey):
+		d.fail(check, "put back the key, or the passphrase, that belongs to this database; nothing was changed", "the key is not that of the database: %v", err)
+	case errors.Is(err, core.ErrDamaged):
+		d.fail(check, "make a new identity in another home and join the conversations again; do not go on with an old copy (see SECURITY.md)", "the database is damaged: %v", err)
+	default:
+		d.fail(check, hintOr(err, "see the message; --verbose says more"), "%v", err)
+	}
+}
+
+func (d *doctor) identity(h messenger.Health) {
+	switch {
+	case h.ID == "":
+		d.fail("identity", "conclave init ID", "there is none yet")
+	case !h.Registered:
+		d.fail("identity", "conclave init "+string(h.ID), "%s is not registered at the delivery service", h.ID)
+	default:
+		d.ok("identity", "%s", h.ID)
+	}
+}
+
+const (
+	reachTime  = 10 * time.Second
+	clockWarns = 2 * time.Minute
+	clockFails = 50 * time.Minute // key packages are valid from an hour before they are made
+)
+
+// reach asks the delivery service for the time.
+func (d *doctor) reach(ctx context.Context, c config.Config, service *delivery.Client) bool {
+	ctx, cancel := context.WithTimeout(ctx, reachTime)
+	defer cancel()
+	before := time.Now()
+	date, err := service.Clock(ctx)
+	now := time.Now()
+	if err != nil {
+		d.fail("delivery", "is it running, and its address right? Another can be tried with --delivery", "%s: %v", c.Delivery, err)
+		return false
+	}
+	d.ok("delivery", "%s answers", c.Delivery)
+	// The date has whole seconds, and the answer took its time.
+	off := max(before.Add(-time.Second).Sub(date), date.Sub(now), 0).Round(time.Second)
+	const do = "set the clock of this machine, or have that of the service set; key packages are valid by the clock"
+	switch {
+	case off >= clockFails:
+		d.fail("clock", do, "this machine and the delivery service differ by %s", off)
+	case off >= clockWarns:
+		d.warn("clock", do, "this machine and the delivery service differ by %s", off)
+	default:
+		d.ok("clock", "as that of the delivery service")
+	}
+	return true
+}
+
+// registered asks the service what it has of us.
+func (d *doctor) registered(ctx context.Context, m *messenger.Messenger, service *delivery.Client) {
+	err := m.SignIn(ctx)
+	var n int
+	if err == nil {
+		n, err = service.Count(ctx)
+	}
+	switch {
+	case err != nil:
+		d.fail("registration", "if the service has lost its state: conclave init ID, again", "%v", err)
+	case n == 0:
+		d.warn("registration", "conclave keys rotate", "the service has no key package of ours left: others add us by that of last resort, if at all")
+	default:
+		d.ok("registration", "the service has %d key packages of ours", n)
+	}
+}
+
+// packagesWarn is how long before they expire key packages should be replaced.
+const packagesWarn = 14 * 24 * time.Hour
+
+func (d *doctor) packages(h messenger.Health) {
+	if h.ID == "" {
+		return
+	}
+	const do = "conclave keys rotate makes new ones"
+	day := func(t time.Time) string { return t.UTC().Format(time.DateOnly) }
+	switch soon := time.Now().Add(packagesWarn); {
+	case h.KeyPackages == 0:
+		d.warn("key packages", do, "none is left that may be used once; %d have expired", h.Expired)
+	case h.Expires.Before(soon) || h.Expired > 0:
+		d.warn("key packages", do, "%d are left, one expires on %s; %d have expired", h.KeyPackages, day(h.Expires), h.Expired)
+	default:
+		d.ok("key packages", "%d are left, valid to %s", h.KeyPackages, day(h.Expires))
+	}
+	switch soon := time.Now().Add(packagesWarn); {
+	case h.LastResort.IsZero():
+		d.warn("last resort", do, "there is no key package of last resort")
+	case h.LastResort.Before(soon):
+		d.warn("last resort", do, "that key package expires on %s", day(h.LastResort))
+	default:
+		d.ok("last resort", "valid to %s", day(h.LastResort))
+	}
+}
+
+func (d *doctor) chats(h messenger.Health) {
+	waits := 0
+	for _, w := range h.Chats {
+		name := string(w.ID)
+		next := "conclave chat info " + name + " goes on from there, with the service in reach"
+		var what []string
+		count := func(n int, one, many string) {
+			if n == 1 {
+				what = append(what, "1 "+one)
+			} else if n > 1 {
+				what = append(what, fmt.Sprintf("%d %s", n, many))
+			}
+		}
+		if w.Commit {
+			what = append(what, "a commit of ours waits for the service's answer")
+		}
+		if w.Join {
+			what = append(what, "our joining waits for the service's answer")
+		}
+		count(w.Unsent, "message waits to be sent", "messages wait to be sent")
+		count(w.Proposals, "proposal waits to be committed", "proposals wait to be committed")
+		count(w.Buffered, "message waits for what came before it", "messages wait for what came before them")
+		if len(what) == 0 {
+			continue
+		}
+		waits++
+		if w.Buffered > 0 {
+			next += "; if that does not help: conclave chat join " + name
+		}
+		d.warn("conversation", next, "%s: %s", name, strings.Join(what, ", "))
+	}
+	if waits == 0 {
+		d.ok("conversations", "%d, and nothing waits in them", len(h.Chats))
+	}
+}

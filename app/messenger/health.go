@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package messenger
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"time"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
+)
+
+// A Health is what can be said of the messenger's state without asking the service.
+type Health struct {
+	ID         core.ClientID // empty: there is no identity yet
+	Registered bool          // Register came to its end
+	// KeyPackages are those of our suite that may be used once and are valid; Expires
+	// is when the first of them no longer is, Expired counts those that are not.
+	KeyPackages int
+	Expires     time.Time
+	Expired     int
+	LastResort  time.Time // when it expires; zero: there is none
+	Chats       []Waiting
+}
+
+// Waiting is what waits in a conversation.
+type Waiting struct {
+	ID           core.ConversationID
+	Commit, Join bool // of ours, for the service's answer
+	Proposals    int  // to be committed
+	Buffered     int  // messages that came before what they need
+	Unsent       int
+	Leaving      bool
+}
+
+// Health looks at everything that is kept, so that what is damaged shows:
+// core.ErrDamaged.
+func (m *Messenger) Health(ctx context.Context) (h Health, err error) {
+	n, err := parseNote(m.client.Data(ctx))
+	if err != nil {
+		return h, err
+	}
+	h.Registered = len(n.Token) > 0
+	if h.ID, err = m.client.ClientID(ctx); errors.Is(err, client.ErrNotInitialized) {
+		return h, nil
+	}
+	if err != nil {
+		return h, err
+	}
+	var packages []client.KeyPackage
+	err = m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) (err error) {
+		packages, err = tx.StoredKeyPackages(ctx)
+		return err
+	})
+	if err != nil {
+		return h, err
+	}
+	now := time.Now()
+	for _, k := range packages {
+		switch {
+		case k.LastResort && bytes.Equal(k.Ref, n.LastResort):
+			h.LastResort = k.Expires
+		case k.LastResort || k.Suite != m.suite:
+		case !k.Expires.After(now):
+			h.Expired++
+		default:
+			h.KeyPackages++
+			if h.Expires.IsZero() || k.Expires.Before(h.Expires) {
+				h.Expires = k.Expires
+			}
+		}
+	}
+	ids, err := m.client.Conversations(ctx)
+	if err != nil {
+		return h, err
+	}
+	for _, id := range ids {
+		w := Waiting{ID: id, Leaving: n.chat(id).Leaving}
+		info, err := m.client.Info(ctx, id)
+		if errors.Is(err, core.ErrNotFound) { // we are only about to join
+			w.Join = true
+		} else if err != nil {
+			return h, err
+		} else {
+			w.Commit, w.Join, w.Proposals, w.Buffered = info.PendingCommit, info.PendingJoin, info.PendingProposals, info.Buffered
+			if _, err := m.client.ClientIDs(ctx, id); err != nil {
+				return h, err
+			}
+		}
+		if w.Unsent, err = m.client.Unsent(ctx, id); err != nil {
+			return h, err
+		}
+		h.Chats = append(h.Chats, w)
+	}
+	return h, nil
+}
