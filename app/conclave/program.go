@@ -199,6 +199,7 @@ func (p *program) openWith(ctx context.Context, c config.Config, f func(context.
 	options := append([]fx.Option{
 		modules.Messenger(),
 		fx.Replace(modules.Passphrase(p.passphrase)),
+		fx.Replace(modules.Progress(p.progress.at)),
 		fx.Populate(&m),
 	}, p.options...)
 	return app.Run(ctx, app.New(c, options...), func(ctx context.Context) error {

@@ -19,8 +19,6 @@ type progress struct {
 	to io.Writer
 
 	mu    sync.Mutex
-	what  string
-	began time.Time
 	last  time.Time
 	shown bool
 }
@@ -38,8 +36,8 @@ func (p *progress) at(what string, done, total int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	if what != p.what {
-		p.what, p.began, p.last = what, now, now.Add(progressAfter-progressEvery)
+	if p.last.IsZero() {
+		p.last = now.Add(progressAfter - progressEvery)
 	}
 	if now.Sub(p.last) < progressEvery {
 		return

@@ -85,7 +85,8 @@ func (m *Messenger) Add(ctx context.Context, name string, clients ...core.Client
 		}
 	}
 	var packages [][]byte
-	for _, c := range clients {
+	for i, c := range clients {
+		m.progress("key packages", i, len(clients))
 		k, err := m.service.Claim(ctx, c)
 		if errors.Is(err, core.ErrNotFound) {
 			err = fmt.Errorf("%w: %w", ErrNoClient, err)
@@ -159,7 +160,10 @@ func (m *Messenger) commit(ctx context.Context, id core.ConversationID, changes 
 		if err != nil {
 			return err
 		}
-		return took(ctx, tx, id, result, 0)
+		if err := took(ctx, tx, id, result, 0); err != nil || !changes.Update {
+			return err
+		}
+		return edit(ctx, tx, func(n *note) { n.chat(id).Reused = false })
 	})
 }
 

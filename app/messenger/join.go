@@ -88,10 +88,11 @@ func (m *Messenger) Rotate(ctx context.Context) (done []Rotation, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, id := range ids {
+	for i, id := range ids {
 		if n.chat(id).Leaving {
 			continue
 		}
+		m.progress("conversations rotated", i, len(ids))
 		r := Rotation{ID: id}
 		r.Err = m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
 			c, err := tx.Conversation(ctx, id)
@@ -103,7 +104,10 @@ func (m *Messenger) Rotate(ctx context.Context) (done []Rotation, err error) {
 				return err
 			}
 			r.Epoch = result.Epoch
-			return took(ctx, tx, id, result, 0)
+			if err := took(ctx, tx, id, result, 0); err != nil {
+				return err
+			}
+			return edit(ctx, tx, func(n *note) { n.chat(id).Reused = false })
 		})
 		done = append(done, r)
 	}

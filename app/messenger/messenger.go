@@ -20,6 +20,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/conclave-mls/conclave/app/delivery"
 	"github.com/conclave-mls/conclave/core"
@@ -34,6 +35,9 @@ type Parts struct {
 	Issuer    core.CredentialIssuer
 	Notices   *Notices // the client's observer; nil: nobody hears of them, Send neither
 	Suite     core.SuiteID
+	// Progress hears how far long work is: so many done of a total, which is 0 if
+	// nobody knows it. nil: nobody. It should not block.
+	Progress func(what string, done, total int)
 }
 
 // A Messenger acts for the client of one store. It is safe for concurrent use.
@@ -44,9 +48,11 @@ type Messenger struct {
 	issuer    core.CredentialIssuer
 	notices   *Notices
 	suite     core.SuiteID
+	progress  func(what string, done, total int)
 
-	mu    sync.Mutex
-	login bool
+	mu       sync.Mutex
+	login    bool
+	received atomic.Int64 // messages
 }
 
 // New returns a messenger. It takes over what the transport receives.
@@ -54,7 +60,10 @@ func New(p Parts) *Messenger {
 	if p.Notices == nil {
 		p.Notices = new(Notices)
 	}
-	m := &Messenger{client: p.Client, service: p.Service, transport: p.Transport, issuer: p.Issuer, notices: p.Notices, suite: p.Suite}
+	m := &Messenger{client: p.Client, service: p.Service, transport: p.Transport, issuer: p.Issuer, notices: p.Notices, suite: p.Suite, progress: p.Progress}
+	if m.progress == nil {
+		m.progress = func(string, int, int) {}
+	}
 	p.Transport.Receive(m.receive)
 	return m
 }
@@ -65,6 +74,8 @@ type Notices struct {
 	mu   sync.Mutex
 	list []string
 	lost map[client.MessageKey]string // texts that will never arrive, and why
+	// reused are conversations that we joined with a key package of last resort.
+	reused map[core.ConversationID]bool
 }
 
 // Observe is for client.Config.
@@ -79,12 +90,28 @@ func (n *Notices) Observe(e client.Event) {
 		}
 		n.lost[e.Key] = e.Reason
 		text = fmt.Sprintf("not delivered to %s: %q: %s", e.Conversation, e.Data, e.Reason)
+	case client.JoinedByLastResort:
+		if n.reused == nil {
+			n.reused = map[core.ConversationID]bool{}
+		}
+		n.reused[e.Conversation] = true
+		return
 	case client.Lapsed:
 		text = fmt.Sprintf("a proposal of ours in %s lapsed: %s", e.Conversation, e.Reason)
 	default:
 		return
 	}
 	n.list = append(n.list, text)
+}
+
+// wasReused tells, once, whether a conversation was joined with a key package of
+// last resort.
+func (n *Notices) wasReused(id core.ConversationID) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	reused := n.reused[id]
+	delete(n.reused, id)
+	return reused
 }
 
 // lostWhy tells, once, why a text of ours will never arrive, if so.

@@ -62,6 +62,9 @@ type chat struct {
 	// processes that read it at once, the slower one sees that it has nothing new.
 	Seen    uint64 `json:"seen,omitempty"`
 	Leaving bool   `json:"leaving,omitempty"`
+	// Reused says that our keys there are those of the key package of last resort,
+	// which others may use as well: they are to be renewed.
+	Reused bool `json:"reused,omitempty"`
 }
 
 type unread struct {

@@ -17,6 +17,7 @@ import (
 // receive takes one message from a conversation's log. It returns nil once what
 // came of it is durable; then the message is confirmed to the service.
 func (m *Messenger) receive(ctx context.Context, id core.ConversationID, e delivery.Entry) error {
+	m.progress("messages read", int(m.received.Add(1)), 0)
 	err := m.decrypt(ctx, id, e)
 	if errors.Is(err, client.ErrConversationNotFound) {
 		joined, joinErr := m.joinAgain(ctx, id, e.Seq)

@@ -104,6 +104,13 @@ type person struct {
 	transport *delivery.Transport
 	network   *network
 	disk      *disk
+	told      []step // of progress
+}
+
+// A step is what progress told.
+type step struct {
+	what        string
+	done, total int
 }
 
 // people returns registered persons on one service, each with a store in memory.
@@ -167,6 +174,7 @@ func arrive(t *testing.T, address string, name core.ClientID) *person {
 	}
 	p.Messenger = messenger.New(messenger.Parts{
 		Client: p.client, Service: p.service, Transport: p.transport, Issuer: basic.New(), Notices: &notices, Suite: 1,
+		Progress: func(what string, done, total int) { p.told = append(p.told, step{what, done, total}) },
 	})
 	t.Cleanup(func() {
 		if err := errors.Join(p.client.Close(context.Background()), p.service.Close()); err != nil {

@@ -22,7 +22,8 @@ func (m *Messenger) Sync(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, id := range ids {
+	for i, id := range ids {
+		m.progress("conversations read", i, len(ids))
 		if err := m.catchUp(ctx, id); err != nil {
 			return err
 		}
@@ -87,7 +88,7 @@ func (m *Messenger) welcome(ctx context.Context, w delivery.Welcome) error {
 }
 
 func (m *Messenger) accept(ctx context.Context, id core.ConversationID, welcome []byte) error {
-	return m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+	err := m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
 		c, err := tx.ProcessWelcome(ctx, welcome, client.JoinConfig{})
 		if err != nil {
 			return err
@@ -96,6 +97,12 @@ func (m *Messenger) accept(ctx context.Context, id core.ConversationID, welcome 
 			return mls.ErrWrongGroup
 		}
 		return keep(ctx, tx, id, Item{Kind: Joined})
+	})
+	if err != nil || !m.notices.wasReused(id) {
+		return err
+	}
+	return m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+		return edit(ctx, tx, func(n *note) { n.chat(id).Reused = true })
 	})
 }
 
@@ -142,8 +149,8 @@ func (m *Messenger) joinAgain(ctx context.Context, id core.ConversationID, befor
 	return joined, nil
 }
 
-// catchUp resolves what is open in a conversation, takes what waits for it and
-// commits what others have proposed.
+// catchUp resolves what is open in a conversation, takes what waits for it, commits
+// what others have proposed, and renews keys that others may have.
 func (m *Messenger) catchUp(ctx context.Context, id core.ConversationID) error {
 	if err := m.SignIn(ctx); err != nil {
 		return err
@@ -165,10 +172,12 @@ func (m *Messenger) catchUp(ctx context.Context, id core.ConversationID) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case n.chat(id).Leaving && info.PendingProposals == 0:
+	switch c := n.chat(id); {
+	case c.Leaving && info.PendingProposals == 0:
 		return m.proposeLeaving(ctx, id)
-	case !n.chat(id).Leaving && info.PendingProposals > 0:
+	case c.Reused && !c.Leaving:
+		return m.commit(ctx, id, client.Changes{Update: true})
+	case !c.Leaving && info.PendingProposals > 0:
 		return m.commit(ctx, id, client.Changes{})
 	}
 	return nil

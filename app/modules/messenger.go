@@ -12,14 +12,17 @@ import (
 	"github.com/conclave-mls/conclave/core/client"
 )
 
+// Progress hears how far long work is; see messenger.Parts. Replace it to listen.
+type Progress func(what string, done, total int)
+
 // Messenger is what the command line acts with. It is no fx.Module, because it
 // replaces the Observer for the whole application.
 func Messenger() fx.Option {
 	return fx.Options(
-		fx.Supply(new(messenger.Notices)),
+		fx.Supply(new(messenger.Notices), Progress(nil)),
 		fx.Decorate(func(_ Observer, n *messenger.Notices) Observer { return n.Observe }),
 		fx.Provide(func(c *client.Client, s *delivery.Client, t *delivery.Transport, i core.CredentialIssuer,
-			n *messenger.Notices, cfg config.Config) *messenger.Messenger {
-			return messenger.New(messenger.Parts{Client: c, Service: s, Transport: t, Issuer: i, Notices: n, Suite: cfg.Suite})
+			n *messenger.Notices, progress Progress, cfg config.Config) *messenger.Messenger {
+			return messenger.New(messenger.Parts{Client: c, Service: s, Transport: t, Issuer: i, Notices: n, Suite: cfg.Suite, Progress: progress})
 		}))
 }
