@@ -28,7 +28,7 @@ whole id where several have the name. The delivery service sees the id.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(p.chatCreate(), p.chatList(), p.chatAdd(), p.chatRemove(), p.chatLeave(), p.chatSend(),
-		p.chatRead(), p.chatMembers(), p.chatInfo(), p.chatJoin(), p.chatUpdate())
+		p.chatRead(), p.chatMembers(), p.chatInfo(), p.chatJoin(), p.chatRejoin(), p.chatUpdate())
 	return cmd
 }
 
@@ -127,13 +127,27 @@ is 1.`,
 func (p *program) chatJoin() *cobra.Command {
 	return p.verb("join ID", "Join a conversation without being invited",
 		`Join by an external commit: with another device of somebody who is in the
-conversation, or again after your state was lost or fell behind. ID is the whole id, as "conclave chat list" shows it to a member.
+conversation, or after your state was lost. ID is the whole id, as "conclave chat
+list" shows it to a member. For a conversation that you are in there is
+"conclave chat rejoin".
 
 With basic credentials, anybody who is registered at the delivery service and knows
 the id can do this. The members are told: look at "conclave chat members".`,
-		"  conclave --home ~/laptop chat join friends-1f6b09c2", cobra.ExactArgs(1), p.nameThen(nil),
+		"  conclave --home ~/laptop chat join friends-1f6b09c2", cobra.ExactArgs(1), nil,
 		func(ctx context.Context, m *messenger.Messenger, args []string) (deed, error) {
 			return after(ctx, m, args[0], deed{Done: "joined"}, m.Join(ctx, core.ConversationID(args[0])))
+		})
+}
+
+func (p *program) chatRejoin() *cobra.Command {
+	return p.verb("rejoin NAME", "Join a conversation again that has fallen behind",
+		`Join a conversation that you are in once more, by an external commit that removes
+your old self, because its state here is of no use any more: commits are missing, or
+records are damaged. What was written meanwhile stays unread; what waits to be sent
+is sent.`,
+		"  conclave chat rejoin friends", cobra.ExactArgs(1), p.nameThen(nil),
+		func(ctx context.Context, m *messenger.Messenger, args []string) (deed, error) {
+			return after(ctx, m, args[0], deed{Done: "rejoined"}, m.Rejoin(ctx, args[0]))
 		})
 }
 

@@ -19,7 +19,7 @@ var hints = []struct {
 	hint string
 }{
 	{messenger.ErrKept, "it goes out, once, with your next command in the conversation that reaches the delivery service"},
-	{client.ErrPendingUnresolved, "a commit of yours was sent more than once and the service does not say what became of it; join the conversation again: conclave chat join ID"},
+	{client.ErrPendingUnresolved, "a commit of yours was sent more than once and the service does not say what became of it; join the conversation again: conclave chat rejoin NAME"},
 	{client.ErrCommitLost, "others commit at the same time; nothing of yours is pending, try again"},
 	{client.ErrConversationNotFound, "you are not in this conversation (any more); conclave chat list shows those that you are in"},
 	{messenger.ErrNoConversation, "conclave chat list shows the conversations that you are in"},
@@ -31,7 +31,7 @@ var hints = []struct {
 	{core.ErrWrongKey, "the database is sealed with another key; nothing was changed"},
 	{core.ErrUnknownOutcome, "it is not known whether that happened; nothing is lost, and your next command in the conversation finds out. If you are not sure: conclave chat info NAME"},
 	{core.ErrUnavailable, "is the delivery service running, and its address right? Then run the command again"},
-	{core.ErrDamaged, "the database is damaged; join the conversation again (conclave chat join ID), or make a new identity"},
+	{core.ErrDamaged, "the database is damaged; join the conversation again (conclave chat rejoin NAME), or make a new identity; conclave doctor looks at the rest"},
 	{core.ErrConflict, "another process changed the same thing; try again"},
 }
 

@@ -385,7 +385,7 @@ func (d *doctor) chats(h messenger.Health) {
 		}
 		waits++
 		if w.Buffered > 0 {
-			next += "; if that does not help: conclave chat join " + name
+			next += "; if that does not help: conclave chat rejoin " + name
 		}
 		d.warn("conversation", next, "%s: %s", name, strings.Join(what, ", "))
 	}

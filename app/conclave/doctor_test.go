@@ -61,7 +61,7 @@ func TestDoctorWarns(t *testing.T) {
 		{messenger.Health{ID: "a", Chats: []messenger.Waiting{{ID: "x-00000000", Commit: true, Join: true, Unsent: 2, Proposals: 1, Buffered: 3}}}, []string{
 			"warn  conversation  x-00000000: a commit of ours waits for the service's answer, our joining waits for the service's answer, " +
 				"2 messages wait to be sent, 1 proposal waits to be committed, 3 messages wait for what came before them",
-			"conclave chat join x-00000000",
+			"conclave chat rejoin x-00000000",
 		}},
 	} {
 		out, failed := verdicts(func(d *doctor) {

@@ -45,6 +45,29 @@ func (m *Messenger) Join(ctx context.Context, id core.ConversationID) error {
 	})
 }
 
+// Rejoin is [Messenger.Join] for a conversation that is known here, by its name, and
+// whose state here is of no use: commits are missing, or records are damaged. What
+// was written in the epochs that we missed stays unread.
+func (m *Messenger) Rejoin(ctx context.Context, name string) error {
+	if err := m.SignIn(ctx); err != nil {
+		return err
+	}
+	id, err := m.Find(ctx, name)
+	if err != nil {
+		return err
+	}
+	result, err := m.client.Rejoin(ctx, id)
+	if err != nil {
+		return err
+	}
+	return m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+		if err := took(ctx, tx, id, result, 0); err != nil {
+			return err
+		}
+		return edit(ctx, tx, func(n *note) { n.chat(id).Leaving, n.chat(id).Reused = false, false })
+	})
+}
+
 // A Rotation is what became of one conversation.
 type Rotation struct {
 	ID    core.ConversationID

@@ -98,6 +98,16 @@ func (n *Notices) Observe(e client.Event) {
 		return
 	case client.Lapsed:
 		text = fmt.Sprintf("a proposal of ours in %s lapsed: %s", e.Conversation, e.Reason)
+	case client.Committed:
+		if !e.Result.Own {
+			return // others have done it
+		}
+		text = fmt.Sprintf("a commit of ours in %s has gone through after all; epoch %d", e.Conversation, e.Result.Epoch)
+	case client.CommitFailed:
+		text = fmt.Sprintf("a commit of ours in %s was not made: %v", e.Conversation, e.Err)
+	case client.OutOfSync:
+		text = fmt.Sprintf("commits of %s seem to be missing here: it is in epoch %d, and a message is of epoch %d; if that is so the next time too: conclave chat rejoin %[1]s",
+			e.Conversation, e.Epoch, e.Seen)
 	default:
 		return
 	}
