@@ -29,6 +29,13 @@ type Config struct {
 	Logger        *slog.Logger       // nil: none
 	Observe       func(Event)        // see Client.Observe; nil: nobody
 
+	// PrepareHistory makes, of the secret of a history client that we are about to add
+	// to a conversation, the data of the message by which the members get it, up to
+	// 64 KiB; nil: the secret as it is. It is called before anything leaves us, so that
+	// the application can keep the secret: if the commit wins, a HistoryClientCreated
+	// event follows, else the client will never be a member. It must not use the client.
+	PrepareHistory func(core.ConversationID, HistorySecret) ([]byte, error)
+
 	// MaxLifetime is the longest range of a key package's lifetime with which we add
 	// a client; 0 is DefaultMaxLifetime, less than 0 is no limit.
 	MaxLifetime time.Duration

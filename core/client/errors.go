@@ -62,6 +62,8 @@ var (
 	// ErrPendingUnresolved: a commit that was submitted more than once was refused
 	// and did not come back. Discard it or join again: only a person can tell.
 	ErrPendingUnresolved = errors.New("client: the pending commit cannot be resolved")
+	// ErrHistoryClient: a history client only reads; see OpenHistory.
+	ErrHistoryClient = fmt.Errorf("client: a history client only reads: %w", core.ErrDenied)
 	// ErrBufferFull: as many messages as may wait for another epoch wait already.
 	ErrBufferFull = fmt.Errorf("client: buffer of a conversation is full: %w", core.ErrTooLarge)
 )

@@ -5,8 +5,8 @@ package client
 import "github.com/conclave-mls/conclave/core"
 
 // An Event tells what became durable. It is one of EpochChanged, Left,
-// JoinedByLastResort, Undelivered, Lapsed, Committed, CommitFailed and OutOfSync; see
-// [Client.Observe].
+// JoinedByLastResort, HistoryClientCreated, Undelivered, Lapsed, Committed,
+// CommitFailed and OutOfSync; see [Client.Observe].
 type Event interface{ event() }
 
 // EpochChanged: the conversation is in a new epoch, or was joined.
@@ -22,6 +22,16 @@ type Left struct{ Conversation core.ConversationID }
 // leaf has a key that other leaves of ours may have too. An Update or a commit with a
 // path, soon, ends that (RFC 9420 section 16.8, KP-5).
 type JoinedByLastResort struct{ Conversation core.ConversationID }
+
+// HistoryClientCreated: a commit of ours has added a history client to a conversation,
+// which reads along from this epoch on. The secret went to the other members in a
+// message; see Config.PrepareHistory. An event that is lost in a crash does not come
+// again: who must not lose the secret keeps it in PrepareHistory.
+type HistoryClientCreated struct {
+	Conversation core.ConversationID
+	Epoch        uint64
+	Secret       HistorySecret
+}
 
 // Undelivered: what Send accepted will never arrive.
 type Undelivered struct {
@@ -64,11 +74,12 @@ type OutOfSync struct {
 	Seen         uint64 // of the message
 }
 
-func (Committed) event()          {}
-func (CommitFailed) event()       {}
-func (OutOfSync) event()          {}
-func (EpochChanged) event()       {}
-func (Left) event()               {}
-func (JoinedByLastResort) event() {}
-func (Undelivered) event()        {}
-func (Lapsed) event()             {}
+func (Committed) event()            {}
+func (CommitFailed) event()         {}
+func (OutOfSync) event()            {}
+func (EpochChanged) event()         {}
+func (Left) event()                 {}
+func (JoinedByLastResort) event()   {}
+func (HistoryClientCreated) event() {}
+func (Undelivered) event()          {}
+func (Lapsed) event()               {}

@@ -237,18 +237,23 @@ func (m *maker) add(ctx context.Context, n int) (list []KeyPackage, err error) {
 		if err != nil {
 			return nil, err
 		}
-		e := pooled{
-			key: item(be16(uint16(m.suite.ID())), be64(m.next)), suite: m.suite.ID(), ref: bundle.KeyPackage.Ref(m.suite),
-			kind: m.own.Credential.Type, credential: m.own.Ref, notAfter: m.lifetime.NotAfter, lastResort: m.last,
-		}
-		s.put(at(tablePool, ""), e.key, e.encode())
-		s.put(at(tableKeyPackage, string(e.ref)), theOnly, bundle.Marshal())
-		m.list = append(m.list, e)
-		m.next++
-		m.changed()
-		list = append(list, e.published(bundle.KeyPackage))
+		list = append(list, m.put(bundle).published(bundle.KeyPackage))
 	}
 	return list, nil
+}
+
+// put adds a key package with its private keys.
+func (m *maker) put(b *mls.KeyPackageBundle) pooled {
+	e := pooled{
+		key: item(be16(uint16(m.suite.ID())), be64(m.next)), suite: m.suite.ID(), ref: b.KeyPackage.Ref(m.suite),
+		kind: m.own.Credential.Type, credential: m.own.Ref, notAfter: m.lifetime.NotAfter, lastResort: m.last,
+	}
+	m.t.segment.put(at(tablePool, ""), e.key, e.encode())
+	m.t.segment.put(at(tableKeyPackage, string(e.ref)), theOnly, b.Marshal())
+	m.list = append(m.list, e)
+	m.next++
+	m.changed()
+	return e
 }
 
 // published is what the application gets of a key package.

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/conclave-mls/conclave/core"
+)
+
+// onlyReads stands for the keys and the delivery service of a history client, which
+// has neither.
+type onlyReads struct{}
+
+var (
+	_ core.CryptoProvider = onlyReads{}
+	_ Transport           = onlyReads{}
+)
+
+func (onlyReads) Algorithms(context.Context) ([]core.KeyAlgorithm, error) { return nil, nil }
+
+func (onlyReads) GenerateKey(context.Context, core.KeySpec) (core.PrivateKey, error) {
+	return nil, ErrHistoryClient
+}
+
+func (onlyReads) OpenKey(context.Context, core.KeyRef, core.Secret) (core.PrivateKey, error) {
+	return nil, ErrHistoryClient
+}
+
+func (onlyReads) SubmitCommit(context.Context, core.ConversationID, string, CommitBundle) (Outcome, error) {
+	return Outcome{}, ErrHistoryClient
+}
+
+func (onlyReads) SendMessage(context.Context, core.ConversationID, string, []byte) (Outcome, error) {
+	return Outcome{}, ErrHistoryClient
+}
+
+func (onlyReads) Drain(context.Context, core.ConversationID) error { return ErrHistoryClient }
+
+// OpenHistory opens a client that reads an era of a conversation's history: enter by
+// [Transaction.ProcessWelcome] with the Welcome of the commit that added the history
+// client, then give [Transaction.DecryptMessage] every message from then on, in the
+// order of the delivery service. Whatever signs, sends or commits is [ErrHistoryClient].
+//
+// The store must be empty, or that of the same history client; one in memory will do,
+// and it holds the secret. Keys, Transport and PrepareHistory of the configuration are
+// not used. The errors are those of [ParseHistorySecret] and [Open]; ErrInitialized if
+// the store is another client's.
+func OpenHistory(ctx context.Context, cfg Config, secret HistorySecret) (*Client, error) {
+	if cfg.Suites == nil {
+		return nil, fmt.Errorf("client: suites are needed: %w", core.ErrInvalid)
+	}
+	b, err := openHistory(cfg.Suites, secret.Data.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	defer wipeBundle(b)
+	leaf := b.KeyPackage.LeafNode
+	suite, err := cfg.Suites.Suite(b.KeyPackage.Suite)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Keys, cfg.Transport, cfg.PrepareHistory = onlyReads{}, onlyReads{}, nil
+	c, err := Open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	id := core.ClientID(leaf.Credential.Identity)
+	err = c.transaction(ctx, func(ctx context.Context, t *Transaction) error {
+		return t.do(ctx, func() error {
+			who, err := t.identity(ctx)
+			switch {
+			case err != nil:
+				return err
+			case who.id == id:
+				return nil
+			case who.id != "":
+				return ErrInitialized
+			}
+			who.id = id
+			own, err := t.putCredential(&who, suite.Parameters().Scheme, leaf.Credential, leaf.SignatureKey)
+			if err != nil {
+				return err
+			}
+			t.putIdentity(who)
+			noKey := storedKey{ref: "history:"}
+			t.segment.put(at(tableSignatureKey, string(own.SignatureKey)), theOnly, noKey.encode())
+			(&maker{pool: &pool{t: t}, suite: suite, own: own, lifetime: leaf.Lifetime}).put(b)
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
