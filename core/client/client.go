@@ -77,6 +77,7 @@ type Client struct {
 	lease     time.Duration
 	noRenewal bool
 	backoff   func(try int) time.Duration
+	prepare   func(core.ConversationID, HistorySecret) ([]byte, error)
 
 	process    [16]byte // names this client in leases
 	locks      lockTable
@@ -102,7 +103,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	c := &Client{
 		store: cfg.Store, suites: cfg.Suites, keys: cfg.Keys, auth: cfg.Authenticator,
 		now: cfg.Clock, log: cfg.Logger, grease: !cfg.NoGrease, longest: cfg.MaxLifetime, initial: cfg.InitialKeyPackages, maxLag: cfg.MaxOutboxLag, lease: cfg.Lease,
-		noRenewal: cfg.NoRenewal, backoff: cfg.Backoff, idle: make(chan struct{}),
+		noRenewal: cfg.NoRenewal, backoff: cfg.Backoff, prepare: cfg.PrepareHistory, idle: make(chan struct{}),
 	}
 	_, _ = rand.Read(c.process[:])
 	if c.auth == nil {

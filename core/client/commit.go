@@ -20,6 +20,7 @@ type Changes struct {
 	Update            bool             // refresh our own keys
 	Rotate            CredentialRef    // take one of our credentials, and its key, into use; 0: none
 	Extensions        *[]mls.Extension // replace the group's
+	History           HistoryChange    // turn history sharing on or off; 0: as it is
 	AuthenticatedData []byte
 }
 
@@ -94,8 +95,8 @@ func (c *Conversation) Commit(ctx context.Context, changes Changes) (*CommitResu
 
 func (t *Transaction) commit(ctx context.Context, id core.ConversationID, changes Changes) (_ *CommitResult, err error) {
 	c := t.client
-	if !c.online() {
-		return nil, ErrNoTransport
+	if err := c.canCommit(); err != nil {
+		return nil, err
 	}
 	if t.enqueued(id, outCommit) {
 		return nil, fmt.Errorf("a commit is staged in this transaction: %w", core.ErrInvalid)
@@ -183,6 +184,10 @@ func (t *Transaction) commitHeld(ctx context.Context, h *held, in intention, aga
 	if err != nil {
 		return nil, err
 	}
+	p, begins, err := t.withHistory(ctx, h, members, p, in.changes)
+	if err != nil {
+		return nil, t.explain(ctx, h, err)
+	}
 	if p == nil {
 		result := &CommitResult{Epoch: h.group.Epoch(), Own: true, Active: h.group.Active()}
 		if again { // the outbox has lost it
@@ -199,6 +204,12 @@ func (t *Transaction) commitHeld(ctx context.Context, h *held, in intention, aga
 	if err != nil {
 		return nil, t.explain(ctx, h, err)
 	}
+	if begins != nil {
+		if err := begins.announce(ctx, t, h, g, pending); err != nil {
+			return nil, t.explain(ctx, h, err)
+		}
+		bundle.EncryptedMessage = begins.message
+	}
 	message := digestOf(bundle.Commit)
 	if ref := in.changes.Rotate; ref != 0 {
 		if err := t.use(ctx, h, ref); err != nil {
@@ -206,6 +217,9 @@ func (t *Transaction) commitHeld(ctx context.Context, h *held, in intention, aga
 		}
 	}
 	t.encrypted(h, g, ws)
+	if begins != nil {
+		begins.keep(t, h, message)
+	}
 	h.head.pending = pendingHead{message: message, epoch: pending.Epoch(), submissions: 1}
 	t.intend(h, in)
 	enqueued := !again && t.enqueued(id, outText, outProposal, outCommit)

@@ -113,7 +113,7 @@ func (t *Transaction) inhabit(ctx context.Context, h *held, incarnation uint32, 
 	}
 	h.head.active = incarnation
 	h.head.next = max(h.head.next, incarnation+1)
-	h.head.pending = pendingHead{}
+	t.noPending(h)
 	h.head.merged, h.head.began = digest{}, digest{}
 	h.head.waiting.ready = h.head.waiting.count > 0
 	t.advance(h, g, ws)
@@ -184,7 +184,8 @@ func (t *Transaction) forget(ctx context.Context, h *held, reason string) error 
 	}
 	left := h.head.epoch
 	h.group, h.dirty = nil, true
-	h.head.active, h.head.epoch, h.head.pending = 0, 0, pendingHead{}
+	t.noPending(h)
+	h.head.active, h.head.epoch = 0, 0
 	h.head.merged, h.head.began = digest{}, digest{}
 	t.emptyBuffer(h)
 	if h.head.join.exists() || !h.exists {

@@ -161,6 +161,9 @@ func (t *Transaction) process(ctx context.Context, h *held, in *incoming) (Recei
 			return nil, err
 		}
 		t.advance(h, g, ws)
+		if err := t.noteEra(ctx, h, r); err != nil {
+			return nil, err
+		}
 		return c, t.entered(ctx, h, c, r.SelfRemoved, left, in.digest)
 	}
 	return nil, fmt.Errorf("unexpected result %T: %w", result, core.ErrUnsupported)
@@ -214,7 +217,8 @@ func (t *Transaction) entered(ctx context.Context, h *held, c *CommitResult, rem
 			return err
 		}
 	}
-	h.head.pending, h.head.began = pendingHead{}, began
+	t.noPending(h)
+	h.head.began = began
 	if h.head.waiting.commit {
 		h.head.waiting.commit = false
 		t.segment.del(ofConversation(tableBufferedCommit, h.id), theOnly)
@@ -254,12 +258,22 @@ func (t *Transaction) mergePending(ctx context.Context, h *held) (*CommitResult,
 		}
 	}
 	own := h.head.pending.message
+	begun, err := t.pendingEra(ctx, h, own, c.Added)
+	if err != nil {
+		return nil, err
+	}
 	h.head.merged = own
 	t.advance(h, g, ws)
+	if err := t.noteEra(ctx, h, r); err != nil {
+		return nil, err
+	}
 	if err := t.entered(ctx, h, c, r.SelfRemoved, nil, own); err != nil {
 		return nil, err
 	}
 	t.ended(h.id, in.key, c, nil)
+	if begun != nil {
+		t.events = append(t.events, HistoryClientCreated{h.id, g.Epoch(), begun.secret})
+	}
 	return c, nil
 }
 

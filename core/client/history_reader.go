@@ -9,14 +9,8 @@ import (
 	"github.com/conclave-mls/conclave/core"
 )
 
-// onlyReads stands for the keys and the delivery service of a history client, which
-// has neither.
+// onlyReads stands for the keys of a history client, which has none.
 type onlyReads struct{}
-
-var (
-	_ core.CryptoProvider = onlyReads{}
-	_ Transport           = onlyReads{}
-)
 
 func (onlyReads) Algorithms(context.Context) ([]core.KeyAlgorithm, error) { return nil, nil }
 
@@ -28,15 +22,16 @@ func (onlyReads) OpenKey(context.Context, core.KeyRef, core.Secret) (core.Privat
 	return nil, ErrHistoryClient
 }
 
-func (onlyReads) SubmitCommit(context.Context, core.ConversationID, string, CommitBundle) (Outcome, error) {
-	return Outcome{}, ErrHistoryClient
+// canCommit says why not.
+func (c *Client) canCommit() error {
+	if c.keys == (core.CryptoProvider)(onlyReads{}) {
+		return ErrHistoryClient
+	}
+	if !c.online() {
+		return ErrNoTransport
+	}
+	return nil
 }
-
-func (onlyReads) SendMessage(context.Context, core.ConversationID, string, []byte) (Outcome, error) {
-	return Outcome{}, ErrHistoryClient
-}
-
-func (onlyReads) Drain(context.Context, core.ConversationID) error { return ErrHistoryClient }
 
 // OpenHistory opens a client that reads an era of a conversation's history: enter by
 // [Transaction.ProcessWelcome] with the Welcome of the commit that added the history
@@ -61,7 +56,7 @@ func OpenHistory(ctx context.Context, cfg Config, secret HistorySecret) (*Client
 	if err != nil {
 		return nil, err
 	}
-	cfg.Keys, cfg.Transport, cfg.PrepareHistory = onlyReads{}, onlyReads{}, nil
+	cfg.Keys, cfg.Transport, cfg.PrepareHistory = onlyReads{}, nil, nil
 	c, err := Open(ctx, cfg)
 	if err != nil {
 		return nil, err

@@ -22,6 +22,9 @@ const historyPrefix = "history-client"
 // as it is one.
 func IsHistoryClient(id core.ClientID) bool { return strings.HasPrefix(string(id), historyPrefix) }
 
+// errHistoryID: an id that means something else than who has it.
+var errHistoryID = fmt.Errorf("client: an id that begins with %q is a history client's: %w", historyPrefix, core.ErrInvalid)
+
 // A HistorySecret is what it takes to be a history client: who holds it can read the
 // conversation from the epoch in which that client was added to the one in which it
 // was removed; see [OpenHistory]. It cannot send: the key that signed for the client
@@ -107,15 +110,14 @@ func wipeBundle(b *mls.KeyPackageBundle) {
 	b.LeafKey.Material().Wipe()
 }
 
-// newHistoryClient makes a history client that can be what another member is.
-func (c *Client) newHistoryClient(ctx context.Context, suite core.Suite, like mls.Capabilities) (HistorySecret, *mls.KeyPackage, error) {
+// historyClient makes a history client that can be what another member is.
+func (c *Client) historyClient(ctx context.Context, suite core.Suite, id core.ClientID, like mls.Capabilities) (HistorySecret, *mls.KeyPackage, error) {
 	fail := func(err error) (HistorySecret, *mls.KeyPackage, error) { return HistorySecret{}, nil, err }
-	key, err := c.passingKey(ctx, suite.Parameters().Signature)
+	lifetime, err := c.lifetime(0)
 	if err != nil {
 		return fail(err)
 	}
-	id := core.ClientID(historyPrefix + ":" + newUUID())
-	lifetime, err := c.lifetime(0)
+	key, err := c.passingKey(ctx, suite.Parameters().Signature)
 	if err != nil {
 		return fail(err)
 	}
@@ -152,10 +154,10 @@ func (c *Client) passingKey(ctx context.Context, algorithm core.KeyAlgorithm) (c
 	return software, nil
 }
 
-// newUUID is a random UUID, version 4.
-func newUUID() string {
+// newHistoryID has a random UUID, version 4, in it.
+func newHistoryID() core.ClientID {
 	var u [16]byte
 	_, _ = rand.Read(u[:]) // never fails, see crypto/rand
 	u[6], u[8] = u[6]&0x0F|0x40, u[8]&0x3F|0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
+	return core.ClientID(fmt.Sprintf(historyPrefix+":%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:]))
 }

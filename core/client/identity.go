@@ -100,6 +100,9 @@ func (t *Transaction) InitMLS(ctx context.Context, id core.ClientID, suites ...c
 		if len(id) == 0 || len(suites) == 0 {
 			return fmt.Errorf("client id and suites: %w", ErrEmptyInput)
 		}
+		if IsHistoryClient(id) {
+			return errHistoryID
+		}
 		schemes, err := t.client.schemes(suites)
 		if err != nil {
 			return err
@@ -165,6 +168,9 @@ func (t *Transaction) InitMLSWithClientID(ctx context.Context, id core.ClientID,
 	return t.do(ctx, func() error {
 		if len(id) == 0 || len(suites) == 0 {
 			return fmt.Errorf("client id and suites: %w", ErrEmptyInput)
+		}
+		if IsHistoryClient(id) {
+			return errHistoryID
 		}
 		schemes, err := t.client.schemes(suites)
 		if err != nil {

@@ -41,7 +41,7 @@ func (in intention) encode() []byte {
 			e = e.bytes(v)
 		}
 	}
-	e = e.flag(c.Update).bytes(c.AuthenticatedData).u64(uint64(c.Rotate))
+	e = e.flag(c.Update).bytes(c.AuthenticatedData).u64(uint64(c.Rotate)).u8(uint8(c.History))
 	e = e.flag(c.Extensions != nil)
 	if c.Extensions != nil {
 		e = e.u32(uint32(len(*c.Extensions)))
@@ -71,6 +71,7 @@ func decodeIntention(value []byte) (in intention, err error) {
 			c.Remove = append(c.Remove, core.ClientID(id))
 		}
 		c.Update, c.AuthenticatedData, c.Rotate = d.flag(), d.bytes(), CredentialRef(d.u64())
+		c.History = HistoryChange(d.u8())
 		if d.flag() {
 			c.Extensions = new([]mls.Extension)
 			for n := d.u32(); n > 0 && !d.bad; n-- {
@@ -185,8 +186,8 @@ func (t *Transaction) queued(ctx context.Context, id core.ConversationID, key Me
 // Proposals are to be made before the commit is staged, or when it is through.
 func (c *Conversation) StageCommit(ctx context.Context, changes Changes) (key MessageKey, err error) {
 	err = c.with(ctx, func(h *held) error {
-		if !c.tx.client.online() {
-			return ErrNoTransport
+		if err := c.tx.client.canCommit(); err != nil {
+			return err
 		}
 		members, err := h.group.Members(ctx, c.tx.own(h))
 		if err != nil {

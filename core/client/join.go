@@ -99,8 +99,8 @@ func (t *Transaction) JoinByExternalCommit(ctx context.Context, groupInfo []byte
 		return nil, nil, err
 	}
 	defer leave()
-	if !t.client.online() {
-		return nil, nil, ErrNoTransport
+	if err := t.client.canCommit(); err != nil {
+		return nil, nil, err
 	}
 	var asked core.ConversationID
 	for try := 1; ; try++ {
@@ -286,7 +286,8 @@ func (t *Transaction) mergeJoin(ctx context.Context, h *held) (*CommitResult, er
 	t.segment.del(ofConversation(tableJoin, h.id), nil)
 	h.group, h.dirty = g, true
 	h.head.merged, h.head.began = h.head.join.message, h.head.join.message
-	h.head.pending, h.head.join = pendingHead{}, pendingHead{}
+	t.noPending(h)
+	h.head.join = pendingHead{}
 	h.head.active, h.head.staged, h.head.epoch = h.head.staged, 0, g.Epoch()
 	h.head.waiting.ready = h.head.waiting.count > 0
 	t.events = append(t.events, EpochChanged{h.id, g.Epoch()})

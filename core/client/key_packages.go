@@ -449,6 +449,9 @@ func parseKeyPackage(message []byte) (*mls.KeyPackage, error) {
 	if m.KeyPackage == nil {
 		return nil, errors.Join(errors.New("not a key package"), mls.ErrMalformed)
 	}
+	if ofHistory(m.KeyPackage.LeafNode.Credential) {
+		return nil, errHistoryID
+	}
 	return m.KeyPackage, nil
 }
 

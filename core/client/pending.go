@@ -234,7 +234,7 @@ func (t *Transaction) discardPending(ctx context.Context, h *held, kind pendingK
 	if cause != nil {
 		t.ended(h.id, in.key, nil, cause)
 	}
-	h.head.pending = pendingHead{}
+	t.noPending(h)
 	t.write(h, h.head.active, h.group.DropPending())
 	return nil
 }
@@ -293,7 +293,15 @@ func (t *Transaction) rebuild(ctx context.Context, h *held, kind pendingKind) (C
 	if err != nil {
 		return CommitBundle{}, err
 	}
-	return bundleOf(ctx, env, h.group, p, members)
+	b, err := bundleOf(ctx, env, h.group, p, members)
+	if err != nil {
+		return CommitBundle{}, err
+	}
+	began, err := t.pendingEra(ctx, h, h.head.pending.message, b.Added)
+	if began != nil {
+		b.EncryptedMessage = began.message
+	}
+	return b, err
 }
 
 // Settle delivers what waits in a conversation's outbox and resolves a commit of

@@ -35,6 +35,7 @@ type head struct {
 	barrier uint64 // of the newest that was an encryption again: see outgoing.stamp
 	parent  core.ConversationID
 	waiting buffered
+	stale   bool // a history client stands that somebody knows who was removed
 }
 
 // pendingHead is a commit of ours that waits for the delivery service's answer.
@@ -76,7 +77,7 @@ func (h *head) encode() []byte {
 	if h.waiting.some() {
 		e = e.u64(h.waiting.since)
 	}
-	return e
+	return e.flag(h.stale)
 }
 
 func decodeHead(value []byte) (h head, err error) {
@@ -100,6 +101,7 @@ func decodeHead(value []byte) (h head, err error) {
 		if h.waiting.some() {
 			h.waiting.since = d.u64()
 		}
+		h.stale = d.flag()
 	})
 	return h, err
 }

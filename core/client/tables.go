@@ -30,6 +30,7 @@ const (
 	tableBufferedCommit                        // scope conversation: a commit that lacks proposals
 	tableOutbox                                // scope conversation; sequence u64, kind u8: what is to be sent
 	tableLease                                 // scope conversation: who sends it
+	tableHistory                               // scope conversation: the era that a commit which waits for its answer begins
 	tableParts                                 // scope of another table; its key, number u16: see long.go
 	tableUse                                   // scope conversation; ref u64: a credential that it may use
 	tableIntention                             // scope conversation: what our pending commit is for

@@ -39,6 +39,11 @@ type CommitBundle struct {
 	GroupInfo []byte // of the epoch that the commit begins
 	Added     []core.ClientID
 	Removed   []core.ClientID
+	// EncryptedMessage is an application message of the epoch that the commit begins,
+	// to be handed out behind it: the secret of the history client that it adds. Empty
+	// if it adds none. The Welcome is for that client, too (see [IsHistoryClient]), and
+	// is to be kept for who will read this era.
+	EncryptedMessage []byte
 }
 
 // An Outcome is what became of a commit or a message.

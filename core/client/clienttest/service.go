@@ -150,20 +150,27 @@ func (s *Service) SubmitCommit(by core.ClientID, conversation core.ConversationI
 		g.info = slices.Clone(b.GroupInfo)
 	}
 	stale := func(id core.ClientID) { // a Welcome to an epoch that the client is past
+		if client.IsHistoryClient(id) {
+			return // it is for those who read what was
+		}
 		s.welcomes[id] = slices.DeleteFunc(s.welcomes[id], func(w Welcome) bool { return w.Conversation == conversation })
+	}
+	seen := len(g.log)
+	if len(b.EncryptedMessage) > 0 {
+		g.log = append(g.log, slices.Clone(b.EncryptedMessage))
 	}
 	for _, out := range b.Removed {
 		if g.has(out) {
-			g.members[out].last().end = len(g.log)
+			g.members[out].last().end = seen
 			stale(out)
 		}
 	}
 	for _, in := range b.Added {
-		g.join(in, len(g.log))
+		g.join(in, seen)
 		s.welcomes[in] = append(s.welcomes[in], Welcome{conversation, slices.Clone(b.Welcome)})
 	}
 	if external {
-		g.join(by, len(g.log)-1)
+		g.join(by, seen-1)
 		stale(by)
 	}
 	return client.Outcome{Kind: client.Accepted}
