@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -189,12 +190,12 @@ func TestDemo(t *testing.T) {
 	}
 }
 
-// Interrupted, it cleans up as well, and says that it did not end well.
+// Interrupted, it cleans up as well, and says that it did not end well; as JSON here.
 func TestDemoInterrupted(t *testing.T) {
 	folder := t.TempDir()
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
-	cmd := real(ctx, t, "demo")
+	cmd := real(ctx, t, "--json", "demo")
 	cmd.Env = append(os.Environ(), "TMPDIR="+folder)
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
@@ -204,7 +205,14 @@ func TestDemoInterrupted(t *testing.T) {
 		t.Fatal(err)
 	}
 	for lines := bufio.NewScanner(stdout); lines.Scan(); {
-		if strings.HasPrefix(lines.Text(), "2.") {
+		var line struct {
+			Step int
+			Text string
+		}
+		if err := json.Unmarshal(lines.Bytes(), &line); err != nil || line.Text == "" {
+			t.Errorf("%q: %v", lines.Text(), err)
+		}
+		if line.Step == 2 {
 			if err := cmd.Process.Signal(os.Interrupt); err != nil {
 				t.Fatal(err)
 			}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"os/exec"
@@ -40,7 +41,9 @@ func TestReadmeNamesWhatIsThere(t *testing.T) {
 		switch words[0] {
 		case "conclave":
 			commands++
-			cmd, rest, err := (&program{}).root().Find(words[1:])
+			root := (&program{}).root()
+			root.InitDefaultCompletionCmd()
+			cmd, rest, err := root.Find(words[1:])
 			if err == nil {
 				cmd.InitDefaultHelpFlag()
 				err = cmd.ParseFlags(rest)
@@ -64,6 +67,27 @@ func TestReadmeNamesWhatIsThere(t *testing.T) {
 	for _, m := range regexp.MustCompile(`\]\(([^):]+)\)`).FindAllStringSubmatch(readme, -1) {
 		if _, err := os.Stat("../../" + m[1]); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// The README's code is that of an example, which is run.
+func TestReadmeCode(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	example, err := os.ReadFile("../../core/client/example_readme_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllSubmatch(readme, -1)
+	if len(blocks) == 0 {
+		t.Error("README.md has no code")
+	}
+	for _, b := range blocks {
+		if !bytes.Contains(example, b[1]) {
+			t.Errorf("not in the example: %s", b[1])
 		}
 	}
 }
@@ -102,7 +126,7 @@ func TestQuickStart(t *testing.T) {
 	}
 	for _, want := range []string{
 		"\nalice: Hello Bob!\n", "\nbob: Hello Alice!\n", "\nkeys rotated\n", "\nremoved bob; epoch 3\n",
-		"\n-- alice removed you", `"members":["alice"]`,
+		"\n-- alice removed you", `"members":["alice"]`, "\nok    conversations 1, and nothing waits in them\n",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("nothing of %q in\n%s", want, out)
