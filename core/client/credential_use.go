@@ -70,7 +70,8 @@ func (t *Transaction) mayUse(ctx context.Context, ref CredentialRef) (users []co
 }
 
 // uses says whether a conversation uses a credential: in its leaf, in a commit or a
-// join that waits for its answer, or in an Update that we have proposed.
+// join that waits for its answer, in an Update that we have proposed, or for a commit
+// that is staged.
 func (t *Transaction) uses(ctx context.Context, id core.ConversationID, own Credential) (bool, error) {
 	h, err := t.peek(ctx, id)
 	if err != nil {
@@ -115,13 +116,30 @@ func (t *Transaction) leafUses(ctx context.Context, h *held, own Credential) (bo
 			return true, nil
 		}
 	}
+	answers, err := t.segment.read(ctx, query{place: ofConversation(tableOutbox, h.id)})
+	if err != nil {
+		return false, err
+	}
+	for _, r := range answers[0] {
+		if outboxKind(r.Key) != outCommit {
+			continue
+		}
+		o, err := decodeOutgoing(r.Value)
+		if err != nil {
+			return false, err
+		}
+		in, err := decodeIntention(o.data)
+		if err != nil || in.changes.Rotate == own.Ref {
+			return true, err
+		}
+	}
 	return false, nil
 }
 
 // RemoveCredential deletes one of our credentials and, if no other credential has it,
 // its signature key, in the store or outside. ErrCredentialInUse while one of our
-// leaves has it, or would have it when a commit, a join or an Update of ours is
-// accepted, or a key package that has not expired has it: see
+// leaves has it, or would have it when a commit, a join or an Update of ours goes
+// through, a staged commit too, or a key package that has not expired has it: see
 // [Conversation.SetCredential] and [Transaction.DeleteKeyPackagesOf].
 // ErrCredentialNotFound if there is no such credential.
 //

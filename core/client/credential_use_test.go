@@ -24,7 +24,7 @@ func (w *world) remove(d *clienttest.Device, want error, ref client.CredentialRe
 // A step is what alice does in the chat, or outside.
 type step func(ctx context.Context, tx *client.Transaction) error
 
-func inChat(f func(ctx context.Context, c *client.Conversation) error) step {
+func onChat(f func(ctx context.Context, c *client.Conversation) error) step {
 	return func(ctx context.Context, tx *client.Transaction) error {
 		c, err := tx.Conversation(ctx, chat)
 		if err != nil {
@@ -35,14 +35,14 @@ func inChat(f func(ctx context.Context, c *client.Conversation) error) step {
 }
 
 func set(ref client.CredentialRef) step {
-	return inChat(func(ctx context.Context, c *client.Conversation) error {
+	return onChat(func(ctx context.Context, c *client.Conversation) error {
 		_, err := c.SetCredential(ctx, ref)
 		return err
 	})
 }
 
 func proposeUpdate(ref client.CredentialRef) step {
-	return inChat(func(ctx context.Context, c *client.Conversation) error {
+	return onChat(func(ctx context.Context, c *client.Conversation) error {
 		_, err := c.ProposeUpdate(ctx, ref)
 		return err
 	})
@@ -76,8 +76,8 @@ func newChat(id core.ConversationID, ref client.CredentialRef) step {
 // it is.
 func TestRemoveCredential(t *testing.T) {
 	t.Parallel()
-	wipe := inChat(func(ctx context.Context, c *client.Conversation) error { return c.Wipe(ctx) })
-	discard := inChat(func(ctx context.Context, c *client.Conversation) error { return c.DiscardPendingCommit(ctx) })
+	wipe := onChat(func(ctx context.Context, c *client.Conversation) error { return c.Wipe(ctx) })
+	discard := onChat(func(ctx context.Context, c *client.Conversation) error { return c.DiscardPendingCommit(ctx) })
 	packagesGo := func(ctx context.Context, tx *client.Transaction) error { return tx.DeleteKeyPackagesOf(ctx, 2) }
 	for name, test := range map[string]struct {
 		outside    bool // alice is not in the conversation
@@ -95,7 +95,7 @@ func TestRemoveCredential(t *testing.T) {
 			return c.Wipe(ctx)
 		}},
 		"pending commit": {lost: true, begin: set(2), end: discard},
-		"own Update": {begin: proposeUpdate(2), end: inChat(func(ctx context.Context, c *client.Conversation) error {
+		"own Update": {begin: proposeUpdate(2), end: onChat(func(ctx context.Context, c *client.Conversation) error {
 			list, err := c.PendingProposals(ctx)
 			if err != nil {
 				return err
@@ -103,7 +103,7 @@ func TestRemoveCredential(t *testing.T) {
 			return c.ClearPendingProposal(ctx, list[0].Ref)
 		})},
 		"own Update, taken": {begin: func(ctx context.Context, tx *client.Transaction) error {
-			return errors.Join(proposeUpdate(2)(ctx, tx), inChat(update)(ctx, tx)) // our own commit has its leaf
+			return errors.Join(proposeUpdate(2)(ctx, tx), onChat(update)(ctx, tx)) // our own commit has its leaf
 		}, end: set(1)},
 		"join": {outside: true, begin: func(ctx context.Context, tx *client.Transaction) error { return errAbort }, end: wipe},
 		"waiting join": {outside: true, lost: true, begin: func(ctx context.Context, tx *client.Transaction) error { return errAbort },
@@ -188,6 +188,101 @@ func TestRemovalRefused(t *testing.T) {
 		return errors.Join(err, c.Wipe(ctx), tx.RemoveCredential(ctx, 2))
 	})
 	w.remove(alice, client.ErrCredentialNotFound, 2)
+}
+
+// A commit that is staged has its credential in use while it waits for its turn, and
+// gets through with it.
+func TestRemoveCredentialOfStagedCommit(t *testing.T) {
+	t.Parallel()
+	for _, discard := range []bool{false, true} {
+		w := newWorld(t, clienttest.Options{})
+		alice, bob := w.device("alice"), w.device("bob")
+		w.create(alice)
+		w.add(alice, bob)
+		w.newCredential(alice, suite1, 0)
+		up := down(alice)
+		var key client.MessageKey
+		w.in(alice, func(ctx context.Context, c *client.Conversation) (err error) {
+			if _, err := c.Send(ctx, []byte("before"), nil); err != nil {
+				return err
+			}
+			key, err = c.StageCommit(ctx, client.Changes{Rotate: 2})
+			return err
+		})
+		w.remove(alice, client.ErrCredentialInUse, 2)
+		if discard {
+			w.in(alice, func(ctx context.Context, c *client.Conversation) error { return c.DiscardStaged(ctx, key) })
+			w.remove(alice, nil, 2)
+		}
+		up()
+		w.must(alice.Settle(t.Context(), chat))
+		w.catchUp()
+		w.agree(alice, bob)
+		w.reads(bob, "before")
+		if discard {
+			w.uses(alice, 1)
+			continue
+		}
+		w.uses(alice, 2)
+		w.remove(alice, nil, 1)
+		w.remove(alice, client.ErrCredentialInUse, 2)
+	}
+}
+
+// 13.36: what others overtake is renewed with the credential that was meant, one that
+// shares the key of the leaf included; and what meant none brings none.
+func TestRenewalKeepsTheCredential(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		begin step
+		want  client.CredentialRef
+	}{
+		"new key":   {proposeUpdate(2), 2},
+		"same key":  {proposeUpdate(3), 3},
+		"none":      {proposeUpdate(0), 1},
+		"commit":    {staging(client.Changes{Rotate: 2}), 2},
+		"no commit": {staging(client.Changes{Update: true}), 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, clienttest.Options{})
+			alice, bob := w.deviceOn("alice", memory.New(), certifiedConfig()), w.deviceOn("bob", memory.New(), certifiedConfig())
+			w.create(alice)
+			w.add(alice, bob)
+			w.newCredential(alice, suite1, 0)
+			w.do(alice, func(ctx context.Context, tx *client.Transaction) error {
+				list, err := tx.Credentials(ctx, client.CredentialFilter{})
+				if err == nil {
+					_, err = tx.AddCredential(ctx, certificate("alice", 1), list[0].SignatureKey)
+				}
+				return err
+			})
+			up := down(alice)
+			w.do(alice, test.begin)
+			w.in(bob, update)
+			up()
+			w.must(alice.Link.Drain(t.Context(), chat))
+			if test.want != 1 {
+				w.remove(alice, client.ErrCredentialInUse, test.want)
+			}
+			w.must(alice.Settle(t.Context(), chat))
+			w.catchUp()
+			w.in(bob, func(ctx context.Context, c *client.Conversation) error {
+				_, err := c.CommitPendingProposals(ctx)
+				return err
+			})
+			w.catchUp()
+			w.agree(alice, bob)
+			w.uses(alice, test.want)
+		})
+	}
+}
+
+func staging(changes client.Changes) step {
+	return onChat(func(ctx context.Context, c *client.Conversation) error {
+		_, err := c.StageCommit(ctx, changes)
+		return err
+	})
 }
 
 // Two processes: one removes a credential, the other takes it into use. Whoever comes

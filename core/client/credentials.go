@@ -31,8 +31,12 @@ func (r CredentialRef) key() []byte { return be64(uint64(r)) }
 
 // is says whether a leaf has this credential.
 func (c Credential) is(leaf *mls.LeafNode) bool {
-	return leaf != nil && bytes.Equal(c.SignatureKey, leaf.SignatureKey) &&
-		bytes.Equal(mls.MarshalCredential(c.Credential), mls.MarshalCredential(leaf.Credential))
+	return leaf != nil && sameCredential(leaf, &mls.LeafNode{Credential: c.Credential, SignatureKey: c.SignatureKey})
+}
+
+func sameCredential(a, b *mls.LeafNode) bool {
+	return bytes.Equal(a.SignatureKey, b.SignatureKey) &&
+		bytes.Equal(mls.MarshalCredential(a.Credential), mls.MarshalCredential(b.Credential))
 }
 
 func (c Credential) encode() []byte {

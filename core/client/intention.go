@@ -197,6 +197,11 @@ func (c *Conversation) StageCommit(ctx context.Context, changes Changes) (key Me
 		if _, err := c.tx.params(ctx, h, members, changes, false); err != nil {
 			return err
 		}
+		if changes.Rotate != 0 {
+			if err := c.tx.use(ctx, h, changes.Rotate); err != nil {
+				return err
+			}
+		}
 		key = newMessageKey()
 		in := intention{key: key, changes: changes}
 		return c.tx.enqueue(ctx, h, outgoing{key: key, kind: outCommit, data: in.encode()})

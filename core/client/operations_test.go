@@ -200,6 +200,16 @@ var operations = slices.Concat(boundaries, []operation{
 	{name: "ClientPublicKey", tx: func(ctx context.Context, tx *client.Transaction, _ *input) (any, error) {
 		return size(tx.ClientPublicKey(ctx, suite1, core.CredentialBasic))
 	}},
+	{name: "Client.Credentials", run: func(ctx context.Context, p player, _ *input) (any, error) {
+		return size(p.Credentials(ctx, client.CredentialFilter{Suite: suite1, ClientID: "alice"}))
+	}},
+	{name: "Client.ClientPublicKey", run: func(ctx context.Context, p player, _ *input) (any, error) {
+		return size(p.ClientPublicKey(ctx, suite1, core.CredentialBasic))
+	}},
+	{name: "Client.Credential", run: func(ctx context.Context, p player, _ *input) (any, error) {
+		own, err := p.Credential(ctx, chat)
+		return own.Ref, err
+	}},
 	{name: "Client.ClientID", run: func(ctx context.Context, p player, _ *input) (any, error) { return p.ClientID(ctx) }},
 
 	// key packages
@@ -214,6 +224,9 @@ var operations = slices.Concat(boundaries, []operation{
 	}},
 	{name: "CountKeyPackages", prepare: (*stage).publish, tx: func(ctx context.Context, tx *client.Transaction, _ *input) (any, error) {
 		return tx.CountKeyPackages(ctx, suite1, core.CredentialBasic)
+	}},
+	{name: "Client.CountKeyPackages", prepare: (*stage).publish, run: func(ctx context.Context, p player, _ *input) (any, error) {
+		return p.CountKeyPackages(ctx, suite1, core.CredentialBasic)
 	}},
 	{name: "DeleteKeyPackages", prepare: (*stage).publish, tx: func(ctx context.Context, tx *client.Transaction, in *input) (any, error) {
 		return nil, tx.DeleteKeyPackages(ctx, in.Ref)

@@ -17,6 +17,7 @@ type ownProposal struct {
 	ref      mls.ProposalRef
 	proposal mls.Proposal
 	removed  core.ClientID // whom a Remove meant: the leaf may be another's by now
+	rotates  bool          // an Update that brings a credential
 }
 
 // leftover lists our proposals that a commit did not cover, as seen from the epoch
@@ -31,13 +32,20 @@ func leftover(ctx context.Context, before *mls.Group, env *mls.Env, r *mls.Recei
 			continue
 		}
 		own := ownProposal{ref: p.Ref, proposal: p.Proposal}
-		if remove, ok := p.Proposal.(*mls.Remove); ok {
+		switch proposal := p.Proposal.(type) {
+		case *mls.Update:
+			leaf, err := before.OwnLeafNode(ctx, env)
+			if err != nil {
+				return nil, err
+			}
+			own.rotates = !sameCredential(leaf, proposal.LeafNode)
+		case *mls.Remove:
 			if members == nil {
 				if members, err = before.Members(ctx, env); err != nil {
 					return nil, err
 				}
 			}
-			if own.removed, err = memberAt(env, members, remove.Removed); err != nil {
+			if own.removed, err = memberAt(env, members, proposal.Removed); err != nil {
 				return nil, err
 			}
 		}
@@ -130,9 +138,11 @@ func (t *Transaction) proposeAgain(ctx context.Context, h *held, own ownProposal
 			return Proposed{}, errors.Join(errAchieved, err)
 		}
 	case *mls.Update:
-		leaf, err := t.leafAgain(ctx, h, p.LeafNode)
-		if err != nil {
-			return Proposed{}, err
+		var leaf mls.LeafParams
+		if own.rotates {
+			if leaf, err = t.leafAgain(ctx, h, p.LeafNode); err != nil {
+				return Proposed{}, err
+			}
 		}
 		g, sent, ws, err := h.group.ProposeUpdate(ctx, env, leaf, nil)
 		if err != nil {
@@ -150,12 +160,8 @@ func (t *Transaction) proposeAgain(ctx context.Context, h *held, own ownProposal
 }
 
 // leafAgain is what an Update asked for beside fresh keys: the credential that it
-// brought, if it brought one.
+// brought.
 func (t *Transaction) leafAgain(ctx context.Context, h *held, leaf *mls.LeafNode) (mls.LeafParams, error) {
-	now, err := h.group.OwnLeafNode(ctx, t.own(h))
-	if err != nil || slices.Equal(now.SignatureKey, leaf.SignatureKey) {
-		return mls.LeafParams{}, err
-	}
 	list, err := credentials(ctx, t.segment)
 	if err != nil {
 		return mls.LeafParams{}, err

@@ -213,8 +213,12 @@ func TestOneLineEach(t *testing.T) {
 	expect(map[string]string{"operation": "decapsulate", "key": ref, "algorithm": "Ed25519", "outcome": "ok"})
 
 	// A provider that keeps its keys, behind a router too, and one that fails.
-	for _, p := range []core.CryptoProvider{keeper{Provider: pure.New()}, &core.KeyRouter{Default: keeper{Provider: pure.New()}}} {
-		kept := audit.Keys(p, b.logger())
+	router := &core.KeyRouter{Default: pure.New(), Providers: map[string]core.CryptoProvider{"keeper": keeper{Provider: pure.New()}}}
+	for _, kept := range []core.CryptoProvider{
+		audit.Keys(keeper{Provider: pure.New()}, b.logger()),
+		audit.Keys(router, b.logger()).(*core.KeyRouter).Providers["keeper"],
+		audit.Keys(&core.KeyRouter{Default: keeper{Provider: pure.New()}}, b.logger()).(*core.KeyRouter).Default,
+	} {
 		key := must(kept.GenerateKey(ctx, signing))
 		if _, soft := key.(core.SoftwareKey); soft {
 			t.Error("a key without material has some")

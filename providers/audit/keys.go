@@ -12,16 +12,19 @@ import (
 )
 
 // Keys writes a line for each use of the provider's keys. The result is a
-// [core.KeyDeleter] if the provider (of a [core.KeyRouter], its default one) is. It
-// is a [core.KeyImporter] and a [core.KeyAttester] always: core.ErrUnsupported if the
-// provider is not.
+// [core.KeyDeleter] if the provider is. It is a [core.KeyImporter] and a
+// [core.KeyAttester] always: core.ErrUnsupported if the provider is not. Of a
+// [core.KeyRouter] the result is a router, of providers that do all that.
 func Keys(p core.CryptoProvider, log *slog.Logger) core.CryptoProvider {
-	k := &keys{p, journal{log}}
-	keeper := p
 	if router, ok := p.(*core.KeyRouter); ok {
-		keeper = router.Default
+		audited := &core.KeyRouter{Default: Keys(router.Default, log), Providers: map[string]core.CryptoProvider{}}
+		for scheme, p := range router.Providers {
+			audited.Providers[scheme] = Keys(p, log)
+		}
+		return audited
 	}
-	if deleter, ok := keeper.(core.KeyDeleter); ok {
+	k := &keys{p, journal{log}}
+	if deleter, ok := p.(core.KeyDeleter); ok {
 		return &keeping{k, deleter}
 	}
 	return k
