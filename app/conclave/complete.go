@@ -86,6 +86,9 @@ func (p *program) known(ctx context.Context, f func(own core.ClientID, list []me
 	if err != nil {
 		return
 	}
+	if _, _, err := fileOf(c, c.Keystore, "sqlite"); err != nil { // it would be made
+		return
+	}
 	options := []fx.Option{modules.Messenger(), fx.Replace(slog.New(slog.DiscardHandler))}
 	if p.passphraseFile != "" {
 		options = append(options, fx.Replace(modules.Passphrase(p.passphrase)))

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync/atomic"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -128,13 +130,17 @@ func (p *program) runVectors(ctx context.Context, files []string) error {
 	}
 	software := pure.New()
 	// All at once, as far as there are cores, and told in their order.
+	var done atomic.Int64
 	outcomes := make([]chan outcome, len(files))
 	cores := make(chan struct{}, runtime.GOMAXPROCS(0))
 	for i, file := range files {
 		outcomes[i] = make(chan outcome, 1)
 		go func() {
 			cores <- struct{}{}
-			defer func() { <-cores }()
+			defer func() {
+				done.Add(1)
+				<-cores
+			}()
 			text, err := os.ReadFile(file)
 			if err != nil {
 				outcomes[i] <- outcome{nil, err}
@@ -145,9 +151,18 @@ func (p *program) runVectors(ctx context.Context, files []string) error {
 		}()
 	}
 	var passed, failed, skipped int
+	tick := time.NewTicker(progressEvery)
+	defer tick.Stop()
 	for i, file := range files {
-		p.progress.at("files of test vectors", i, len(files))
-		o := <-outcomes[i]
+		var o outcome
+		for waiting := true; waiting; {
+			select {
+			case o = <-outcomes[i]:
+				waiting = false
+			case <-tick.C:
+				p.progress.at("files of test vectors", int(done.Load()), len(files))
+			}
+		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

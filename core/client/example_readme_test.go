@@ -82,7 +82,9 @@ func Example_readme() {
 		fromAlice := &clienttest.Link{Service: service, ID: "alice"}
 		alice, err := openDevice(ctx, filepath.Join(folder, "alice.db"), core.NewSecret(client.RandomBytes(32)), fromAlice)
 		check(err)
-		fromAlice.Receive = func(ctx context.Context, _ core.ConversationID, message []byte) error { return receive(ctx, alice, message) }
+		fromAlice.Receive = func(ctx context.Context, _ core.ConversationID, message []byte) error {
+			return receive(ctx, alice, message)
+		}
 
 		bob := clienttest.NewDevice(t, service, "bob", memory.New(), config())
 		carol := clienttest.NewDevice(t, service, "carol", memory.New(), config())
