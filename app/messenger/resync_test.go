@@ -7,7 +7,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/conclave-mls/conclave/app/delivery"
+	"github.com/conclave-mls/conclave/app/messenger"
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
 )
 
 // hears checks that a person has one notice, with a text in it.
@@ -58,5 +61,32 @@ func TestRejoin(t *testing.T) {
 	agree(t, id, alice, bob)
 	if err := bob.Rejoin(t.Context(), "enemies"); err == nil {
 		t.Error("in a conversation that he is not in")
+	}
+}
+
+// What a person has to hear of is told once, in words; the rest is not.
+func TestNotices(t *testing.T) {
+	t.Parallel()
+	var n messenger.Notices
+	m := messenger.New(messenger.Parts{Transport: delivery.NewTransport(nil), Notices: &n})
+	for _, c := range []struct {
+		event client.Event
+		want  string
+	}{
+		{client.Undelivered{Conversation: "x", Data: []byte("hello"), Reason: "gone"}, `not delivered to x: "hello": gone`},
+		{client.Lapsed{Conversation: "x", Reason: "late"}, "a proposal of ours in x lapsed: late"},
+		{client.Committed{Conversation: "x", Result: &client.CommitResult{Own: true, Epoch: 7}}, "a commit of ours in x has gone through after all; epoch 7"},
+		{client.Committed{Conversation: "x", Result: &client.CommitResult{Epoch: 7}}, ""},
+		{client.CommitFailed{Conversation: "x", Err: core.ErrDenied}, "a commit of ours in x was not made: denied"},
+		{client.OutOfSync{Conversation: "x", Epoch: 3, Seen: 9}, "commits of x seem to be missing here: it is in epoch 3, and a message is of epoch 9; " +
+			"if that is so the next time too: conclave chat rejoin x"},
+		{client.EpochChanged{Conversation: "x", Epoch: 3}, ""},
+		{client.JoinedByLastResort{Conversation: "x"}, ""},
+	} {
+		n.Observe(c.event)
+		got := strings.Join(m.Notices(), "|")
+		if got != c.want {
+			t.Errorf("%T: %q, want %q", c.event, got, c.want)
+		}
 	}
 }
