@@ -3,8 +3,11 @@
 package main
 
 import (
+	"bytes"
+	"errors"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +15,8 @@ import (
 	"github.com/conclave-mls/conclave/app/config"
 	"github.com/conclave-mls/conclave/app/delivery"
 	"github.com/conclave-mls/conclave/app/messenger"
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/storage/sqlite"
 )
 
 // verdicts are the lines of an examination.
@@ -73,5 +78,64 @@ func TestDoctorWarns(t *testing.T) {
 				t.Errorf("%+v: no %q in %q", c.health, want, out)
 			}
 		}
+	}
+}
+
+// Damage of the database is told from another key, wherever it is.
+func TestDoctorDamage(t *testing.T) {
+	t.Parallel()
+	home := filepath.Join(t.TempDir(), "home")
+	if _, stderr, _ := output(t, "--home", home, "init", "alice", "--delivery", "unix:"+filepath.Join(home, "none")); !strings.Contains(stderr, "unavailable") {
+		t.Fatal(stderr)
+	}
+	if _, stderr, code := output(t, "--home", home, "chat", "create", "friends"); code != 0 {
+		t.Fatal(stderr)
+	}
+	found := 0
+	var missed []core.Table
+	for table := range core.Table(64) {
+		store, err := sqlite.Open(t.Context(), filepath.Join(home, "store.db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		records, err := store.Read(t.Context(), []core.Query{{Table: table}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var broken, whole core.Batch
+		for _, r := range records[0] {
+			if len(r.Value) == 0 {
+				continue
+			}
+			whole.Puts = append(whole.Puts, core.Put{Table: table, Key: r.Key, Value: r.Value, Version: r.Version})
+			value := bytes.Clone(r.Value)
+			value[len(value)-1] ^= 1
+			broken.Puts = append(broken.Puts, core.Put{Table: table, Key: r.Key, Value: value, Version: r.Version})
+		}
+		if len(whole.Puts) == 0 {
+			_ = store.Close()
+			continue
+		}
+		if err := errors.Join(store.Apply(t.Context(), broken), store.Close()); err != nil {
+			t.Fatal(err)
+		}
+		out, stderr, code := output(t, "--home", home, "doctor")
+		if code != 1 || stderr != "" {
+			t.Errorf("table %d: exit code %d, %q", table, code, stderr)
+		}
+		if !strings.Contains(out, "the database is damaged") {
+			missed = append(missed, table)
+		} else {
+			found++
+		}
+		if store, err = sqlite.Open(t.Context(), filepath.Join(home, "store.db")); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(store.Apply(t.Context(), whole), store.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found < 8 || len(missed) > 1 { // the records of one table have nothing in them
+		t.Errorf("damage was noticed in %d tables, and missed in %v", found, missed)
 	}
 }

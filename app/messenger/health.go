@@ -35,8 +35,11 @@ type Waiting struct {
 	Leaving      bool
 }
 
+// errUndone undoes a transaction that was made to see whether it can be.
+var errUndone = errors.New("undone")
+
 // Health looks at everything that is kept, so that what is damaged shows:
-// core.ErrDamaged.
+// core.ErrDamaged. It also has our newest key sign something that is thrown away.
 func (m *Messenger) Health(ctx context.Context) (h Health, err error) {
 	n, err := parseNote(m.client.Data(ctx))
 	if err != nil {
@@ -49,12 +52,20 @@ func (m *Messenger) Health(ctx context.Context) (h Health, err error) {
 	if err != nil {
 		return h, err
 	}
+	if _, err := m.client.Credentials(ctx, client.CredentialFilter{}); err != nil {
+		return h, err
+	}
 	var packages []client.KeyPackage
 	err = m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) (err error) {
-		packages, err = tx.StoredKeyPackages(ctx)
-		return err
+		if packages, err = tx.StoredKeyPackages(ctx); err != nil {
+			return err
+		}
+		if _, err = tx.NewKeyPackages(ctx, m.suite, core.CredentialBasic, 1); err != nil {
+			return err
+		}
+		return errUndone
 	})
-	if err != nil {
+	if !errors.Is(err, errUndone) {
 		return h, err
 	}
 	now := time.Now()
@@ -86,6 +97,9 @@ func (m *Messenger) Health(ctx context.Context) (h Health, err error) {
 		} else {
 			w.Commit, w.Join, w.Proposals, w.Buffered = info.PendingCommit, info.PendingJoin, info.PendingProposals, info.Buffered
 			if _, err := m.client.ClientIDs(ctx, id); err != nil {
+				return h, err
+			}
+			if _, err := m.client.Credential(ctx, id); err != nil {
 				return h, err
 			}
 		}
