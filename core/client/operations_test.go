@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
@@ -54,6 +53,7 @@ type input struct {
 	Ref        []byte
 	Credential client.CredentialRef
 	Names      []core.ClientID // of keys
+	Key        client.MessageKey
 }
 
 // play has a player do it. In a transaction that is stubborn, an error is passed over
@@ -108,8 +108,8 @@ func gistOf(answer any) string {
 	case *client.Buffered:
 		return fmt.Sprintf("buffered: %d, epoch %d", r.Reason, r.Epoch)
 	case client.Info:
-		r.EpochAuthenticator, r.Config, r.BufferedSince = nil, mls.Config{}, time.Time{}
-		return fmt.Sprintf("%+v", r)
+		return fmt.Sprintf("epoch %d, pending: commit %v, join %v, proposals %d; buffered: %d, commit %v; parent %q",
+			r.Epoch, r.PendingCommit, r.PendingJoin, r.PendingProposals, r.Buffered, r.BufferedCommit, r.Parent)
 	}
 	return fmt.Sprint(answer)
 }
@@ -300,6 +300,22 @@ var operations = slices.Concat(boundaries, []operation{
 		}
 		return c.UpdateKeyMaterial(ctx)
 	})},
+	{name: "StageCommit", prepare: (*stage).invite, tx: inChat(func(ctx context.Context, c *client.Conversation, in *input) (any, error) {
+		return no(c.StageCommit(ctx, client.Changes{Add: [][]byte{in.KeyPackage}}))
+	})},
+	{name: "StageCommit overtaken", compound: true, prepare: (*stage).rivalled, tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
+		return no(c.StageCommit(ctx, client.Changes{Update: true}))
+	})},
+	{name: "UpdateKeyMaterial overtaken", compound: true, prepare: (*stage).rivalled, tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
+		return c.UpdateKeyMaterial(ctx)
+	})},
+	{name: "JoinByExternalCommit overtaken", compound: true, outside: true, prepare: func(s *stage) { s.look(); s.rivalled() }, tx: joinByInfo},
+	{name: "DiscardStaged", prepare: (*stage).staged, tx: inChat(func(ctx context.Context, c *client.Conversation, in *input) (any, error) {
+		return nil, c.DiscardStaged(ctx, in.Key)
+	})},
+	{name: "Resume, a commit is staged", prepare: (*stage).staged, run: resume},
+	{name: "Resume, a proposal will be refused", prepare: (*stage).unwelcome, run: resume},
+	{name: "Rejoin", run: func(ctx context.Context, p player, _ *input) (any, error) { return p.Rejoin(ctx, chat) }},
 	{name: "Encrypt", tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
 		return no(c.Encrypt(ctx, []byte("text"), nil))
 	})},
@@ -508,6 +524,69 @@ func (s *stage) overtaken() {
 		s.must(s.bob.Link.Drain(s.Context(), chat))
 	}
 	up()
+}
+
+// staged has a commit of alice wait in her outbox, behind a text.
+func (s *stage) staged() {
+	s.Helper()
+	up := down(s.alice)
+	s.in(s.alice, func(ctx context.Context, c *client.Conversation) (err error) {
+		if _, err = c.Send(ctx, []byte("one"), nil); err == nil {
+			s.input.Key, err = c.StageCommit(ctx, client.Changes{Update: true})
+		}
+		return err
+	})
+	up()
+}
+
+// A rival is a service where bob is faster, once.
+type rival struct {
+	clienttest.Backend
+	faster func()
+}
+
+func (r *rival) SubmitCommit(by core.ClientID, id core.ConversationID, b client.CommitBundle) client.Outcome {
+	if faster := r.faster; faster != nil {
+		r.faster = nil
+		faster()
+	}
+	return r.Backend.SubmitCommit(by, id, b)
+}
+
+// rivalled: bob will commit before alice does.
+func (s *stage) rivalled() {
+	s.alice.Link.Service = &rival{Backend: s.service, faster: func() {
+		s.update(s.bob)
+		s.must(s.bob.Link.Drain(s.Context(), chat))
+	}}
+}
+
+// A doorman is a service that refuses the first message that it sees.
+type doorman struct {
+	clienttest.Backend
+	refused string // its key
+}
+
+func (d *doorman) SendMessage(by core.ClientID, id core.ConversationID, key string, message []byte) client.Outcome {
+	if d.refused == "" {
+		d.refused = key
+	}
+	if key == d.refused {
+		return client.Outcome{Kind: client.Refused, Reason: "no"}
+	}
+	return d.Backend.SendMessage(by, id, key, message)
+}
+
+// unwelcome has a proposal of alice wait that will be refused.
+func (s *stage) unwelcome() {
+	s.Helper()
+	up := down(s.alice)
+	s.in(s.alice, func(ctx context.Context, c *client.Conversation) error {
+		_, err := c.ProposeUpdate(ctx, 0)
+		return err
+	})
+	up()
+	s.alice.Link.Service = &doorman{Backend: s.service}
 }
 
 // unanswered has a commit of alice wait that has not reached the service.

@@ -42,7 +42,6 @@ type setting struct {
 	policy  mls.Config
 	store   core.Keystore // of alice; nil: memory
 	lease   time.Duration
-	backend func(*clienttest.Service) clienttest.Backend // between alice and the service
 }
 
 // newStage prepares an operation.
@@ -58,9 +57,6 @@ func newStage(t testing.TB, op operation, set setting) *stage {
 	s.cfg = config()
 	s.cfg.Lease = set.lease
 	s.open()
-	if set.backend != nil {
-		s.alice.Link.Service = set.backend(w.service)
-	}
 	w.devices = append(w.devices, s.alice)
 	if !op.nobody {
 		s.alice.Identify(t, suite1)
