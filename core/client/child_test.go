@@ -21,8 +21,6 @@ import (
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/client/clienttest"
-	"github.com/conclave-mls/conclave/core/seal"
-	"github.com/conclave-mls/conclave/providers/pure"
 	"github.com/conclave-mls/conclave/storage/sqlite"
 )
 
@@ -155,9 +153,10 @@ func serve(t testing.TB, b clienttest.Backend) (socket string) {
 type order struct {
 	Dir, Socket string
 	Client      core.ClientID
-	Op          string
-	Package     []byte // for "add"
+	Op          string // of the table of operations; empty: resume
+	Input       input
 	KillAt      int    // the point at which to die; 0: never
+	Moment      string // or, in a transaction with a boundary, the moment at which to die
 }
 
 // A report is what a child prints at its end.
@@ -165,7 +164,6 @@ type report struct {
 	Points int
 	Epoch  uint64
 	Secret string
-	Texts  []string
 }
 
 const orderVariable = "CONCLAVE_CLIENT_TEST_CHILD"
@@ -175,7 +173,7 @@ func TestMain(m *testing.M) {
 		var o order
 		err := json.Unmarshal([]byte(text), &o)
 		if err == nil {
-			err = child(context.Background(), o)
+			err = child(o)
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -238,10 +236,17 @@ func (m *mortal) Apply(ctx context.Context, b core.Batch) error {
 	return err
 }
 
-var childKey = core.NewSecret(make([]byte, 32))
+// childLease is short: nobody should wait for long for a child that died.
+const childLease = 100 * time.Millisecond
 
 // child is what a child process does.
-func child(ctx context.Context, o order) error {
+func child(o order) (err error) {
+	clienttest.Run(func(t clienttest.TB) { err = play(t, o) })
+	return err
+}
+
+func play(t clienttest.TB, o order) error {
+	ctx := t.Context()
 	conn, err := rpc.Dial("unix", o.Socket)
 	if err != nil {
 		return err
@@ -250,119 +255,42 @@ func child(ctx context.Context, o order) error {
 	if err != nil {
 		return err
 	}
-	suites, err := newRecorder(filepath.Join(o.Dir, "keys"))
-	if err != nil {
+	cfg := config()
+	cfg.Lease = childLease
+	if cfg.Suites, err = newRecorder(filepath.Join(o.Dir, "keys")); err != nil {
 		return err
 	}
 	p := &points{killAt: o.KillAt}
+	d := clienttest.NewDevice(t, remote{conn}, o.Client, &mortal{store, p}, cfg)
 	pass := func(string) error { p.pass(); return nil }
-	link := &clienttest.Link{Service: remote{conn}, ID: o.Client, Before: pass, After: pass}
-	wrapper, err := seal.RawKey(childKey)
-	if err != nil {
-		return err
-	}
-	sealed, err := seal.Open(ctx, &mortal{store, p}, wrapper, "device")
-	if err != nil {
-		return err
-	}
-	c, err := client.Open(ctx, client.Config{
-		Store: sealed, Suites: suites, Keys: pure.New(), Transport: link,
-		Lease: 100 * time.Millisecond, // of a child that died nobody should wait for long
-	})
-	if err != nil {
-		return err
-	}
-	var texts []string
-	link.Receive = func(ctx context.Context, id core.ConversationID, message []byte) error {
-		err := c.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
-			r, err := tx.DecryptMessage(ctx, id, message)
-			if text, ok := r.(*client.Text); ok {
-				texts = append(texts, string(text.Data))
-			}
-			return err
-		})
-		if errors.Is(err, core.ErrInvalid) {
-			return nil
-		}
-		return err
-	}
+	d.Link.Before, d.Link.After = pass, pass
 	p.armed.Store(true)
-	if err := childOp(ctx, c, o); err != nil {
+	switch {
+	case o.Op == "":
+		err = d.Resume(ctx)
+	case o.Moment != "":
+		err = dieAtBoundary(ctx, d, o)
+	default:
+		_, err = operationOf(o.Op).play(ctx, player{Device: d}, &o.Input, false)
+	}
+	if err != nil {
 		return err
 	}
 	p.armed.Store(false)
-	if err := link.Drain(ctx, chat); err != nil {
+	if err := d.Link.Drain(ctx, chat); err != nil {
 		return err
 	}
-	info, err := c.Info(ctx, chat)
+	info, err := d.Info(ctx, chat)
 	if err != nil {
 		return err
 	}
-	secret, err := c.ExportSecret(ctx, chat, 32)
+	secret, err := d.ExportSecret(ctx, chat, 32)
 	if err != nil {
 		return err
 	}
-	r := report{Points: int(p.n.Load()), Epoch: info.Epoch, Secret: fmt.Sprintf("%x", secret.Bytes()), Texts: texts}
-	if err := errors.Join(c.Close(ctx), store.Close()); err != nil {
+	r := report{Points: int(p.n.Load()), Epoch: info.Epoch, Secret: fmt.Sprintf("%x", secret.Bytes())}
+	if err := errors.Join(d.Close(ctx), store.Close()); err != nil {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(r)
-}
-
-func childOp(ctx context.Context, c *client.Client, o order) error {
-	if o.Op == "resume" {
-		return c.Resume(ctx)
-	}
-	return c.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
-		if o.Op == "rotate" {
-			if _, err := tx.NewCredential(ctx, suite1); err != nil {
-				return err
-			}
-		}
-		if o.Op == "join" {
-			info, err := remoteInfo(c, o)
-			if err != nil {
-				return err
-			}
-			_, _, err = tx.JoinByExternalCommit(ctx, info, client.JoinConfig{})
-			return err
-		}
-		v, err := tx.Conversation(ctx, chat)
-		if err != nil {
-			return err
-		}
-		switch o.Op {
-		case "update":
-			_, err = v.UpdateKeyMaterial(ctx)
-		case "add":
-			_, err = v.AddMembers(ctx, o.Package)
-		case "remove":
-			_, err = v.RemoveMembers(ctx, "carol")
-		case "psk":
-			_, err = v.Commit(ctx, client.Changes{PSKs: [][]byte{[]byte("psk")}, Update: true})
-		case "rotate":
-			_, err = v.Rotate(ctx, core.CredentialBasic)
-		case "send":
-			_, err = v.Send(ctx, []byte("a"), nil)
-			if err == nil {
-				_, err = v.Send(ctx, []byte("b"), nil)
-			}
-		case "send and update":
-			if _, err = v.Send(ctx, []byte("a"), nil); err == nil {
-				_, err = v.UpdateKeyMaterial(ctx)
-			}
-		default:
-			err = fmt.Errorf("unknown order %q", o.Op)
-		}
-		return err
-	})
-}
-
-func remoteInfo(_ *client.Client, o order) ([]byte, error) {
-	conn, err := rpc.Dial("unix", o.Socket)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = conn.Close() }()
-	return remote{conn}.GroupInfo(chat)
 }

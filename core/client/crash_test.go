@@ -3,72 +3,51 @@
 package client_test
 
 import (
-	"context"
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
-	"github.com/conclave-mls/conclave/core"
-	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/client/clienttest"
 	"github.com/conclave-mls/conclave/core/mls"
 	"github.com/conclave-mls/conclave/storage/sqlite"
 )
 
-// A mortalWorld is a chat of alice, whose process will die, with bob and carol,
-// who live in this one.
+// A mortalWorld is a stage where alice's process will die. Until the end bob and carol,
+// who live in this one, are alone on it.
 type mortalWorld struct {
-	*world
-	order      order
-	out        *outgoing
-	bob, carol *clienttest.Device
-	dave       *clienttest.Device // waits to be added
-	epoch      uint64
+	*stage
+	order order
+	out   *outgoing
+	first uint64 // epoch
 }
 
-func newMortalWorld(t testing.TB, policy mls.Config, options clienttest.Options, op string) *mortalWorld {
-	w := newWorld(t, options)
-	w.policy = policy
-	m := &mortalWorld{world: w}
-	m.out = &outgoing{Backend: w.service, who: "alice"}
-	m.order = order{Dir: t.TempDir(), Client: "alice", Op: op}
+func newMortalWorld(t testing.TB, policy mls.Config, options clienttest.Options, op operation) *mortalWorld {
+	m := &mortalWorld{order: order{Dir: t.TempDir(), Client: "alice", Op: op.name}}
 	store, err := sqlite.Open(t.Context(), filepath.Join(m.order.Dir, "store"))
-	w.must(err)
-	cfg := config()
-	cfg.Suites, err = newRecorder(filepath.Join(m.order.Dir, "keys"))
-	w.must(err)
-	alice := clienttest.NewDevice(t, m.out, "alice", store, cfg)
-	w.do(alice, func(ctx context.Context, tx *client.Transaction) error { return tx.InitMLS(ctx, "alice", suite1) })
-	m.bob, m.carol = w.device("bob"), w.device("carol")
-	w.devices = append(w.devices, alice)
-	if op == "join" { // alice is not in it
-		w.devices = w.devices[:2]
-		w.create(m.bob)
-		w.add(m.bob, m.carol)
-	} else {
-		w.create(alice)
-		w.add(alice, m.bob, m.carol)
-		w.send(alice, "before")
-		w.catchUp()
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, d := range w.devices {
-		w.do(d, func(ctx context.Context, tx *client.Transaction) error {
-			return tx.SetPSK(ctx, []byte("psk"), core.NewSecret([]byte("a secret that all have")))
-		})
+	suites, err := newRecorder(filepath.Join(m.order.Dir, "keys"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	m.bob.Received()
-	m.carol.Received()
-	i, err := m.bob.Info(t.Context(), chat)
-	w.must(err)
-	m.epoch = i.Epoch
-	if op == "add" {
-		m.dave = w.device("dave")
-		m.order.Package = w.keyPackage(m.dave)
+	m.stage = newStage(t, op, setting{policy: policy, options: options, store: store, suites: suites})
+	m.out = &outgoing{Backend: m.service, who: "alice"}
+	if !op.outside { // her first generations are used
+		m.send(m.alice, "before")
+		m.catchUp()
+		m.bob.Received()
+		for _, message := range m.service.Log(chat) {
+			m.out.note("alice", message)
+		}
 	}
-	w.must(alice.Close(t.Context()))
-	w.must(store.Close())
-	w.devices = slices.DeleteFunc(w.devices, func(d *clienttest.Device) bool { return d == alice })
+	m.first = m.epoch()
+	m.order.Input = m.input
+	m.must(m.alice.Close(t.Context()))
+	m.must(store.Close())
+	m.devices = slices.DeleteFunc(m.devices, func(d *clienttest.Device) bool { return d == m.alice })
 	m.order.Socket = serve(t, m.out)
 	return m
 }
@@ -77,7 +56,7 @@ func newMortalWorld(t testing.TB, policy mls.Config, options clienttest.Options,
 func (m *mortalWorld) afterwards() report {
 	m.Helper()
 	o := m.order
-	o.Op, o.KillAt = "resume", 0
+	o.Op, o.KillAt = "", 0
 	r, _ := run(m, o)
 	m.catchUp()
 	if r2, _ := run(m, o); r2.Points != 0 { // nothing is left to do
@@ -85,9 +64,6 @@ func (m *mortalWorld) afterwards() report {
 	}
 	members := []*clienttest.Device{m.bob}
 	for _, d := range []*clienttest.Device{m.carol, m.dave} {
-		if d == nil {
-			continue
-		}
 		if _, err := d.Info(m.Context(), chat); err == nil {
 			members = append(members, d)
 		}
@@ -113,35 +89,38 @@ func (m *mortalWorld) afterwards() report {
 // service, and lets another go on. Where a competitor is, bob commits between the two.
 func TestKilled(t *testing.T) {
 	t.Parallel()
-	ops := []string{"update", "add", "remove", "psk", "rotate", "join", "send", "send and update"}
-	if testing.Short() {
-		ops = ops[:1]
+	ops := slices.Clone(boundaries[:len(boundaries)-1]) // who joins again has read nothing
+	for _, name := range []string{"Send", "Send and UpdateKeyMaterial", "StageCommit"} {
+		ops = append(ops, operationOf(name))
 	}
-	for policyName, policy := range map[string]mls.Config{"public": mls.DefaultConfig, "private": private} {
-		for _, forgetful := range []bool{false, true} {
-			for _, op := range ops {
+	for i, op := range ops {
+		if testing.Short() && op.name != "UpdateKeyMaterial" {
+			continue
+		}
+		for policyName, policy := range map[string]mls.Config{"public": mls.DefaultConfig, "private": private} {
+			for _, forgetful := range []bool{false, true} {
+				if forgetful == (i%2 == 0) && op.name != "UpdateKeyMaterial" { // half of them each
+					continue
+				}
 				competitor := forgetful == (policyName == "private")
-				name := fmt.Sprintf("%s/%s/forgetful=%v/competitor=%v", op, policyName, forgetful, competitor)
+				name := fmt.Sprintf("%s/%s/forgetful=%v/competitor=%v", op.name, policyName, forgetful, competitor)
 				t.Run(name, func(t *testing.T) { killEverywhere(t, op, policy, forgetful, competitor) })
 			}
 		}
 	}
 }
 
-func killEverywhere(t *testing.T, op string, policy mls.Config, forgetful, competitor bool) {
+func killEverywhere(t *testing.T, op operation, policy mls.Config, forgetful, competitor bool) {
 	for at := 1; ; at++ {
 		m := newMortalWorld(t, policy, clienttest.Options{RefuseRepeats: forgetful}, op)
 		o := m.order
 		o.KillAt = at
 		whole, killed := run(t, o)
-		if competitor && (op != "join" || at < 3) {
+		if competitor && (!op.outside || at < 3) {
 			m.must(m.bob.Link.Drain(t.Context(), chat))
-			m.in(m.bob, func(ctx context.Context, c *client.Conversation) error {
-				_, err := c.UpdateKeyMaterial(ctx)
-				return err
-			})
+			m.in(m.bob, update)
 		}
-		if op == "join" && at < 3 { // nothing is durable, or the join was overtaken
+		if op.outside && at < 3 { // nothing is durable, or the join was overtaken
 			if killed && (at == 1 || competitor) {
 				continue
 			}
@@ -150,10 +129,10 @@ func killEverywhere(t *testing.T, op string, policy mls.Config, forgetful, compe
 		i, err := m.bob.Info(t.Context(), chat)
 		m.must(err)
 		durable := at >= 2 || !killed
-		if commits := op != "send"; commits && durable && i.Epoch == m.epoch {
+		if commits := op.name != "Send"; commits && durable && i.Epoch == m.first {
 			t.Fatalf("killed at point %d: the commit was durable and is lost", at)
 		}
-		if texts := m.bob.Texts(); durable && (op == "send" && !slices.Equal(texts, []string{"a", "b"}) || op == "send and update" && !slices.Equal(texts, []string{"a"})) {
+		if texts := m.bob.Texts(); durable && strings.HasPrefix(op.name, "Send") && !slices.Equal(texts, []string{"one"}) {
 			t.Fatalf("killed at point %d: bob read %q", at, texts)
 		}
 		if !killed {

@@ -399,6 +399,14 @@ var operations = slices.Concat(boundaries, []operation{
 // encryptedAgain: of an epoch in which something was encrypted there are ratchets.
 var encryptedAgain = []core.Table{client.TableGroup}
 
+func operationOf(name string) operation {
+	i := slices.IndexFunc(operations, func(op operation) bool { return op.name == name })
+	if i < 0 {
+		panic("no operation " + name)
+	}
+	return operations[i]
+}
+
 func resume(ctx context.Context, p player, _ *input) (any, error) { return nil, p.Resume(ctx) }
 
 func processWelcome(ctx context.Context, tx *client.Transaction, in *input) (any, error) {

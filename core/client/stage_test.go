@@ -42,6 +42,7 @@ type setting struct {
 	policy  mls.Config
 	store   core.Keystore // of alice; nil: memory
 	lease   time.Duration
+	suites  core.SuiteSource
 }
 
 // newStage prepares an operation.
@@ -56,6 +57,9 @@ func newStage(t testing.TB, op operation, set setting) *stage {
 	}
 	s.cfg = config()
 	s.cfg.Lease = set.lease
+	if set.suites != nil {
+		s.cfg.Suites = set.suites
+	}
 	s.open()
 	w.devices = append(w.devices, s.alice)
 	if !op.nobody {
