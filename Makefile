@@ -16,7 +16,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: demo setup test check unit race bench fuzz soak soak-race soak-fuzz soak-interop build clean
+.PHONY: demo setup peer test check unit race bench fuzz soak soak-race soak-fuzz soak-interop build clean
 
 DIRS := $(wildcard core providers storage hsm plugins app softhsm-test)
 PKGS := $(DIRS:%=./%/...)
@@ -25,6 +25,7 @@ FUZZTIME ?= 10s
 SOAK ?= 20
 SOAK_TIME ?= 1h
 STATICCHECK := bin/staticcheck-v0.8.2
+PEER := bin/peers/core-crypto
 
 build:
 	@mkdir -p bin
@@ -57,7 +58,28 @@ setup:
 		elif sudo -n true 2>/dev/null; then sudo -n apt-get update -q && sudo -n $$install; \
 		else echo "setup: please run as root: apt-get update && $$install"; exit 1; fi; \
 	fi
-	@$(MAKE) --no-print-directory $(STATICCHECK)
+	@$(MAKE) --no-print-directory $(STATICCHECK) peer
+
+# The real Core Crypto, for the interoperability tests: a copy of the driver in the
+# shared folder, with the npm packages of its lock file. Without it the tests are
+# skipped, unless CONCLAVE_SHARED is set.
+peer:
+	@for shared in $${CONCLAVE_SHARED:-shared ../shared}; do \
+		from=$$shared/peers/core-crypto; [ -d "$$from" ] || continue; \
+		if ! node --version 2>/dev/null | grep -Eq '^v(2[0-9]|[3-9][0-9])' || ! command -v npm >/dev/null; then \
+			echo "setup: the tests with Core Crypto need Node.js 20 or later with npm: apt-get install nodejs npm"; \
+			echo "setup: has your system an older one, take the release from the Node.js project's download page"; \
+			[ -z "$${CONCLAVE_SHARED:-}" ] && exit 0 || exit 1; \
+		fi; \
+		to=$(PEER); \
+		if [ -d $$to/node_modules ] && diff -rq -x node_modules "$$from" $$to >/dev/null; then exit 0; fi; \
+		echo "setup: Core Crypto into $$to: npm packages of its lock file"; \
+		rm -rf $$to $$to.new; mkdir -p $$to.new; \
+		cp -r "$$from/." $$to.new && chmod -R u+w $$to.new; \
+		(cd $$to.new && npm ci --no-audit --no-fund --loglevel=error) || { [ -z "$${CONCLAVE_SHARED:-}" ] && exit 0 || exit 1; }; \
+		mv $$to.new $$to; exit 0; \
+	done; \
+	[ -z "$${CONCLAVE_SHARED:-}" ] || { echo "setup: there is no peers/core-crypto in $$CONCLAVE_SHARED"; exit 1; }
 
 # Built once, outside go.mod, so that its modules are none of ours.
 $(STATICCHECK):

@@ -88,9 +88,10 @@ Everything of one identity is in its home folder: --home, else $CONCLAVE_HOME, e
 	f.StringVar(&p.passphraseFile, "passphrase-file", "", "read the passphrase from this file instead of asking")
 	f.StringVar(&p.flags.Keystore, "keystore", "", "URI of the keystore, instead of the configuration's")
 	f.StringVar(&p.flags.Key, "key", "", "URI of the key that seals the keystore, instead of the configuration's")
+	f.StringVar(&p.flags.Crypto, "crypto", "", "URI of the crypto provider, instead of the configuration's")
 	f.StringVar(&p.flags.Delivery, "delivery", "", "URI of the delivery service, instead of the configuration's")
 	root.AddCommand(p.init(), p.chat(), p.keys(), p.doctor(), p.delivery(), p.demo(), p.demoMember(), p.demoCiphertext(), p.demoOpen(),
-		p.vectors(), p.interopServer(), p.version())
+		p.vectors(), p.interopServer(), p.drive(), p.version())
 	withUsage(root)
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	return root
@@ -105,7 +106,7 @@ func wantsJSON(args []string) bool {
 }
 
 // rootFlags are the flags that every command accepts.
-var rootFlags = []string{"home", "json", "verbose", "passphrase-file", "keystore", "key", "delivery"}
+var rootFlags = []string{"home", "json", "verbose", "passphrase-file", "keystore", "key", "crypto", "delivery"}
 
 // flagsOf is the annotation of a command that only some of the root's flags concern.
 const flagsOf = "flags"

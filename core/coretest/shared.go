@@ -72,3 +72,14 @@ func defaultShared(t testing.TB) string {
 		dir = parent
 	}
 }
+
+// Lacking ends a test that has the shared test data and cannot use it, for example
+// because a program is missing: skipped, or failed when CONCLAVE_SHARED is set. The
+// reason says what to do.
+func Lacking(t testing.TB, reason string) {
+	t.Helper()
+	if os.Getenv("CONCLAVE_SHARED") != "" {
+		t.Fatal(reason)
+	}
+	t.Skip(reason)
+}

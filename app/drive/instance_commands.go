@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package drive
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"log/slog"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
+)
+
+// buildVersion is that of the module, as the Go tools wrote it into the program.
+func buildVersion() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+func version(context.Context, *engine, *request) (result, error) {
+	return result{"version": buildVersion(), "build": result{"go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH}}, nil
+}
+
+// levels are Core Crypto's names for what the log tells.
+var levels = map[string]slog.Level{
+	"Off": slog.LevelError + 4, "Error": slog.LevelError, "Warn": slog.LevelWarn, "Info": slog.LevelInfo,
+	"Debug": slog.LevelDebug, "Trace": slog.LevelDebug - 4, "": slog.LevelDebug,
+}
+
+func setLevel(_ context.Context, e *engine, r *request) (result, error) {
+	level, ok := levels[r.Level]
+	if !ok {
+		return nil, bad("level: %q; there is Off, Error, Warn, Info, Debug and Trace", r.Level)
+	}
+	e.level.Set(level)
+	return nil, nil
+}
+
+func closeInstance(ctx context.Context, e *engine, r *request) (result, error) {
+	i, err := e.instance(r)
+	if err != nil {
+		return nil, err
+	}
+	delete(e.instances, r.Instance)
+	return nil, i.close(ctx)
+}
+
+func addCredential(ctx context.Context, i *instance, r *request) (result, error) {
+	suite, err := i.suite(r)
+	if err != nil {
+		return nil, err
+	}
+	var made client.Credential
+	err = i.transact(ctx, func(ctx context.Context, tx *client.Transaction) error {
+		made, err = tx.NewCredential(ctx, suite.ID())
+		return err
+	})
+	hash := sha256.Sum256(made.SignatureKey)
+	return result{"publicKeyHash": hash[:]}, err
+}
+
+// listCredentials names a credential once for each suite that can use it, of those
+// that the instance was made with.
+func listCredentials(ctx context.Context, i *instance, _ *request) (result, error) {
+	var own []client.Credential
+	err := i.transact(ctx, func(ctx context.Context, tx *client.Transaction) (err error) {
+		own, err = tx.Credentials(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	list := []result{}
+	for _, c := range own {
+		hash := sha256.Sum256(c.SignatureKey)
+		for _, id := range i.suitesOf(c.Scheme) {
+			list = append(list, result{
+				"ciphersuite": id, "type": "Basic", "publicKey": c.SignatureKey, "publicKeyHash": hash[:],
+				"clientId": showClientID(core.ClientID(c.Credential.Identity)),
+			})
+		}
+	}
+	return result{"credentials": list}, nil
+}
+
+// suitesOf are the suites of a signature scheme that init named, or the most preferred
+// that there is.
+func (i *instance) suitesOf(scheme core.SignatureScheme) (ids []core.SuiteID) {
+	of := func(id core.SuiteID) bool {
+		s, err := i.suites.Suite(id)
+		return err == nil && s.Parameters().Scheme == scheme
+	}
+	for _, id := range i.defaults {
+		if of(id) {
+			ids = append(ids, id)
+		}
+	}
+	if ids == nil {
+		for _, id := range i.suites.Suites() {
+			if of(id) {
+				return []core.SuiteID{id}
+			}
+		}
+	}
+	return ids
+}
+
+func events(_ context.Context, i *instance, _ *request) (result, error) {
+	list := i.events
+	if i.events = nil; list == nil {
+		list = []result{}
+	}
+	return result{"events": list}, nil
+}
+
+// maxRandom is how many random bytes one request gets.
+const maxRandom = 1 << 20
+
+func random(_ context.Context, _ *instance, r *request) (result, error) {
+	if r.N == nil {
+		return nil, bad("n: a number expected")
+	}
+	n, err := upTo("n", r.N, 0, maxRandom)
+	if err != nil {
+		return nil, err
+	}
+	return result{"bytes": client.RandomBytes(n)}, nil
+}
+
+func setData(ctx context.Context, i *instance, r *request) (result, error) {
+	data, err := need("data", r.Data)
+	if err != nil {
+		return nil, err
+	}
+	return nil, i.transact(ctx, func(ctx context.Context, tx *client.Transaction) error { return tx.SetData(ctx, data) })
+}
+
+func getData(ctx context.Context, i *instance, _ *request) (result, error) {
+	data, found, err := i.client.Data(ctx)
+	if err != nil || !found {
+		return nil, err
+	}
+	return result{"data": data}, nil
+}
+
+// dbSize tells the sizes of the database's files and, where the system tells, what the
+// process has written so far.
+func dbSize(_ context.Context, i *instance, _ *request) (result, error) {
+	out := result{}
+	if i.path != "" {
+		for _, s := range []string{"", "-wal", "-shm", "-journal"} {
+			if info, err := os.Stat(i.path + s); err == nil {
+				out["db"+s] = info.Size()
+			}
+		}
+	}
+	f, err := os.Open("/proc/self/io")
+	if err != nil {
+		return out, nil // another system
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		name, value, _ := strings.Cut(s.Text(), ": ")
+		if n, err := strconv.ParseInt(value, 10, 64); err == nil && (name == "wchar" || name == "syscw" || name == "write_bytes") {
+			out[name] = n
+		}
+	}
+	return out, nil
+}
+
+func keyPackageRefs(_ context.Context, i *instance, _ *request) (result, error)    { return nil, nil }
+func updateDatabaseKey(_ context.Context, i *instance, _ *request) (result, error) { return nil, nil }

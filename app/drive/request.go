@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package drive
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/mls"
+)
+
+// A request is a line of the input. Bytes are base64; those that are absent are nil.
+// Fields that no command knows are passed over.
+type request struct {
+	ID       json.RawMessage `json:"id"`
+	Command  string          `json:"cmd"`
+	Instance string          `json:"inst"`
+
+	Level        string         `json:"level"`
+	ClientID     string         `json:"clientId"`
+	ClientIDs    []string       `json:"clientIds"`
+	Suite        core.SuiteID   `json:"ciphersuite"`
+	Suites       []core.SuiteID `json:"ciphersuites"`
+	DB           string         `json:"db"`
+	DBKey        []byte         `json:"dbKey"`
+	MLS          *bool          `json:"mls"`
+	Proteus      bool           `json:"proteus"`
+	N            *int           `json:"n"`
+	Lifetime     *int64         `json:"lifetime"`
+	Length       *int           `json:"length"`
+	Conversation []byte         `json:"conversation"`
+	KeyPackage   []byte         `json:"keyPackage"`
+	KeyPackages  [][]byte       `json:"keyPackages"`
+	Sender       []byte         `json:"externalSender"`
+	GroupInfo    []byte         `json:"groupInfo"`
+	Welcome      []byte         `json:"welcome"`
+	Message      []byte         `json:"message"`
+	Messages     [][]byte       `json:"messages"`
+	Plaintext    []byte         `json:"plaintext"`
+	Plaintexts   [][]byte       `json:"plaintexts"`
+	Data         []byte         `json:"data"`
+	Rollback     bool           `json:"rollback"`
+
+	Transport struct {
+		Kind   transportKind `json:"kind"`
+		Reason string        `json:"reason"`
+	} `json:"transport"`
+
+	bundles []bundle // what the command has submitted
+}
+
+// A badRequest is a mistake of whoever wrote the request.
+type badRequest string
+
+func (b badRequest) Error() string { return string(b) }
+
+func bad(format string, args ...any) error { return badRequest(fmt.Sprintf(format, args...)) }
+
+// parse reads a request. After an error it still has the id, if that could be read.
+func parse(f frame) (*request, error) {
+	r := &request{}
+	if f.tooLong {
+		return r, bad("a request of more than %d bytes", MaxRequest)
+	}
+	if err := json.Unmarshal(f.line, r); err != nil {
+		var wrong *json.UnmarshalTypeError
+		if errors.As(err, &wrong) && wrong.Field != "" {
+			want := strings.ReplaceAll(wrong.Type.String(), "[]uint8", "base64 string")
+			return r, bad("%s: %s, where there should be %s", wrong.Field, wrong.Value, want)
+		}
+		return r, bad("not a request: %v", err)
+	}
+	switch r.Transport.Kind {
+	case "":
+		r.Transport.Kind = accept
+	case accept, reject, crash:
+	default:
+		return r, bad("transport: kind %q; there is accept, reject and crash", r.Transport.Kind)
+	}
+	if r.Instance == "" {
+		r.Instance = "default"
+	}
+	return r, nil
+}
+
+// conversation is the id that the request names.
+func (r *request) conversation() (core.ConversationID, error) {
+	id, err := need("conversation", r.Conversation)
+	return core.ConversationID(id), err
+}
+
+// need has an argument be there.
+func need(name string, value []byte) ([]byte, error) {
+	if value == nil {
+		return nil, bad("%s: base64 string expected", name)
+	}
+	return value, nil
+}
+
+// upTo reads a count that may be absent.
+func upTo(name string, value *int, otherwise, limit int) (int, error) {
+	switch {
+	case value == nil:
+		return otherwise, nil
+	case *value < 0 || *value > limit:
+		return 0, bad("%s: %d is not from 0 to %d", name, *value, limit)
+	}
+	return *value, nil
+}
+
+// with adds to a result what was submitted.
+func (r *request) with(out result) result {
+	if out == nil {
+		out = result{}
+	}
+	if n := len(r.bundles); n > 0 {
+		out["bundle"] = r.bundles[n-1]
+		if n > 1 {
+			out["bundles"] = r.bundles
+		}
+	}
+	return out
+}
+
+// messageHeader is what an MLSMessage of a key package or a GroupInfo begins with.
+func messageHeader(f mls.WireFormat) []byte {
+	return []byte{byte(mls.MLS10 >> 8), byte(mls.MLS10), byte(f >> 8), byte(f)}
+}
+
+// keyPackages makes MLSMessages of bare key packages.
+func (r *request) keyPackages() (list [][]byte, err error) {
+	for _, k := range r.KeyPackages {
+		if _, err := need("keyPackages", k); err != nil {
+			return nil, err
+		}
+		list = append(list, append(messageHeader(mls.WireKeyPackage), k...))
+	}
+	return list, nil
+}
+
+// bare takes the header of an MLSMessage off.
+func bare(message []byte) []byte { return message[len(messageHeader(0)):] }
+
+// groupInfo makes an MLSMessage of a GroupInfo that may be bare.
+func (r *request) groupInfo() ([]byte, error) {
+	if _, err := need("groupInfo", r.GroupInfo); err != nil {
+		return nil, err
+	}
+	if m, err := mls.UnmarshalMLSMessage(r.GroupInfo); err == nil && m.GroupInfo != nil {
+		return r.GroupInfo, nil
+	}
+	return append(messageHeader(mls.WireGroupInfo), r.GroupInfo...), nil
+}
