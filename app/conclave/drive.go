@@ -42,7 +42,7 @@ Commands, their arguments and results:
 				return err
 			}
 			parts := config.Default(p.home)
-			parts.Keystore, parts.Key = "memory:", ""
+			parts.Keystore, parts.Key, parts.Audit = "memory:", "", "log:"
 			return drive.Serve(cmd.Context(), p.in, p.out, drive.Options{
 				Config: parts.Over(flags), Parts: []fx.Option{fx.Replace(modules.Passphrase(p.passphrase))},
 				Log: p.err, Crash: crash,

@@ -52,7 +52,7 @@ func TestMain(m *testing.M) {
 
 func parts() config.Config {
 	c := config.Default("")
-	c.Keystore, c.Key = "memory:", ""
+	c.Keystore, c.Key, c.Audit = "memory:", "", "log:"
 	return c
 }
 

@@ -13,8 +13,10 @@ import (
 	"github.com/conclave-mls/conclave/core/mls"
 )
 
-// maxKeyPackages is how many key packages one request makes.
-const maxKeyPackages = 1000
+const (
+	maxKeyPackages = 1000               // that one request makes
+	maxLifetime    = 365 * 24 * 60 * 60 // of one, in seconds
+)
 
 func keyPackages(ctx context.Context, i *instance, r *request) (result, error) {
 	n, err := upTo("n", r.N, 1, maxKeyPackages)
@@ -25,9 +27,16 @@ func keyPackages(ctx context.Context, i *instance, r *request) (result, error) {
 	if err != nil {
 		return nil, err
 	}
+	options := client.KeyPackageOptions{Suite: suite.ID()}
+	if r.Lifetime != nil {
+		if *r.Lifetime <= 0 || *r.Lifetime > maxLifetime {
+			return nil, bad("lifetime: %d is not from 1 to %d", *r.Lifetime, maxLifetime)
+		}
+		options.Lifetime = time.Duration(*r.Lifetime) * time.Second
+	}
 	var made []client.KeyPackage
 	err = i.transact(ctx, func(ctx context.Context, tx *client.Transaction) error {
-		made, err = tx.NewKeyPackages(ctx, suite.ID(), core.CredentialBasic, n)
+		made, err = tx.MakeKeyPackages(ctx, options, n)
 		return err
 	})
 	if err != nil {
@@ -38,6 +47,23 @@ func keyPackages(ctx context.Context, i *instance, r *request) (result, error) {
 		packages, refs = append(packages, bare(k.Message)), append(refs, k.Ref)
 	}
 	return result{"keyPackages": packages, "refs": refs}, nil
+}
+
+// keyPackageRefs lists the key packages that are kept.
+func keyPackageRefs(ctx context.Context, i *instance, _ *request) (result, error) {
+	var kept []client.KeyPackage
+	err := i.transact(ctx, func(ctx context.Context, tx *client.Transaction) (err error) {
+		kept, err = tx.StoredKeyPackages(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	list := []result{}
+	for _, k := range kept {
+		list = append(list, result{"hashRef": k.Ref, "ciphersuite": k.Suite, "valid": time.Now().Before(k.Expires)})
+	}
+	return result{"refs": list}, nil
 }
 
 func createConversation(ctx context.Context, i *instance, r *request) (result, error) {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
-	"slices"
 
 	"go.uber.org/dig"
 	"go.uber.org/fx"
@@ -28,7 +27,7 @@ type instance struct {
 	transport *transport
 	path      string         // of the database, if the request named it
 	key       core.Secret    // of the database; empty if the configuration has it
-	defaults  []core.SuiteID // the suites of init, the default first
+	defaults  []core.SuiteID // the suites of init and addCredential, the default first
 	events    []result
 	known     map[core.ConversationID]*roster
 }
@@ -107,6 +106,8 @@ func (e *engine) open(ctx context.Context, r *request) (*instance, error) {
 	options := []fx.Option{
 		fx.Populate(&i.client, &i.suites),
 		fx.Replace(e.log, modules.Tenant(tenant), modules.Observer(i.observe)),
+		// A script hears of what others have overtaken and does it again itself.
+		fx.Replace(client.Config{NoRenewal: true}),
 		fx.Replace(fx.Annotate(i.transport, fx.As(new(client.Transport)))),
 		fx.WithLogger(func() fxevent.Logger { return fxevent.NopLogger }),
 	}
@@ -159,27 +160,14 @@ func (i *instance) identify(ctx context.Context, asked core.ClientID) (id core.C
 		if asked != "" && asked != id {
 			return bad("clientId: the database is another client's")
 		}
-		own, err := tx.Credentials(ctx)
-		if err != nil {
-			return err
-		}
-		var have []core.SignatureScheme
-		for _, c := range own {
-			have = append(have, c.Scheme)
-		}
 		for _, suite := range i.defaults {
-			s, err := i.suites.Suite(suite)
+			have, err := tx.Credentials(ctx, client.CredentialFilter{Suite: suite})
+			if err == nil && len(have) == 0 {
+				_, err = tx.NewCredential(ctx, suite)
+			}
 			if err != nil {
 				return err
 			}
-			if slices.Contains(have, s.Parameters().Scheme) {
-				continue
-			}
-			c, err := tx.NewCredential(ctx, suite)
-			if err != nil {
-				return err
-			}
-			have = append(have, c.Scheme)
 		}
 		return nil
 	})

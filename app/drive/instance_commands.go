@@ -63,54 +63,37 @@ func addCredential(ctx context.Context, i *instance, r *request) (result, error)
 		made, err = tx.NewCredential(ctx, suite.ID())
 		return err
 	})
-	hash := sha256.Sum256(made.SignatureKey)
-	return result{"publicKeyHash": hash[:]}, err
-}
-
-// listCredentials names a credential once for each suite that can use it, of those
-// that the instance was made with.
-func listCredentials(ctx context.Context, i *instance, _ *request) (result, error) {
-	var own []client.Credential
-	err := i.transact(ctx, func(ctx context.Context, tx *client.Transaction) (err error) {
-		own, err = tx.Credentials(ctx)
-		return err
-	})
 	if err != nil {
 		return nil, err
 	}
+	i.defaults = append(i.defaults, suite.ID())
+	hash := sha256.Sum256(made.SignatureKey)
+	return result{"publicKeyHash": hash[:]}, nil
+}
+
+// listCredentials lists the credentials for each suite of the instance: those of init
+// and of addCredential. Suites with one signature scheme share them.
+func listCredentials(ctx context.Context, i *instance, _ *request) (result, error) {
 	list := []result{}
-	for _, c := range own {
-		hash := sha256.Sum256(c.SignatureKey)
-		for _, id := range i.suitesOf(c.Scheme) {
+	seen := map[core.SuiteID]bool{}
+	for _, suite := range i.defaults {
+		if seen[suite] {
+			continue
+		}
+		seen[suite] = true
+		own, err := i.client.Credentials(ctx, client.CredentialFilter{Suite: suite})
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range own {
+			hash := sha256.Sum256(c.SignatureKey)
 			list = append(list, result{
-				"ciphersuite": id, "type": "Basic", "publicKey": c.SignatureKey, "publicKeyHash": hash[:],
+				"ciphersuite": suite, "type": "Basic", "publicKey": c.SignatureKey, "publicKeyHash": hash[:],
 				"clientId": showClientID(core.ClientID(c.Credential.Identity)),
 			})
 		}
 	}
 	return result{"credentials": list}, nil
-}
-
-// suitesOf are the suites of a signature scheme that init named, or the most preferred
-// that there is.
-func (i *instance) suitesOf(scheme core.SignatureScheme) (ids []core.SuiteID) {
-	of := func(id core.SuiteID) bool {
-		s, err := i.suites.Suite(id)
-		return err == nil && s.Parameters().Scheme == scheme
-	}
-	for _, id := range i.defaults {
-		if of(id) {
-			ids = append(ids, id)
-		}
-	}
-	if ids == nil {
-		for _, id := range i.suites.Suites() {
-			if of(id) {
-				return []core.SuiteID{id}
-			}
-		}
-	}
-	return ids
 }
 
 func events(_ context.Context, i *instance, _ *request) (result, error) {
@@ -176,5 +159,4 @@ func dbSize(_ context.Context, i *instance, _ *request) (result, error) {
 	return out, nil
 }
 
-func keyPackageRefs(_ context.Context, i *instance, _ *request) (result, error)    { return nil, nil }
 func updateDatabaseKey(_ context.Context, i *instance, _ *request) (result, error) { return nil, nil }

@@ -196,22 +196,6 @@ func joinLost(w *world) {
 	}
 }
 
-// casting has bob and erin in processes of their own, and started again after a kill.
-func killCasting(t *testing.T, first int, conclave, core *driver) func(role int) *driver {
-	return func(role int) *driver {
-		ours := (first+role)%2 == 0
-		switch mortal := roles[role] == "bob" || roles[role] == "erin"; {
-		case mortal && ours:
-			return ourProcess(t)
-		case mortal:
-			return coreCrypto(t)
-		case ours:
-			return conclave
-		}
-		return core
-	}
-}
-
 // Either side is killed and started again. In all suites one scenario, in one all.
 func TestInteropKills(t *testing.T) {
 	corePeer(t)
@@ -219,13 +203,23 @@ func TestInteropKills(t *testing.T) {
 		t.Run(fmt.Sprintf("suite %d", suite), func(t *testing.T) {
 			t.Parallel()
 			conclave, core := inProcess(t), coreCrypto(t)
-			for first, who := range []string{"Conclave first", "Core Crypto first"} {
-				for i, s := range killScenarios {
-					if i > 0 && suite != 1 {
-						continue
-					}
-					t.Run(who+"/"+s.name, func(t *testing.T) {
-						w := newWorld(t, suite, killCasting(t, first, conclave, core))
+			for i, s := range killScenarios {
+				if i > 0 && suite != 1 && !*everything {
+					continue
+				}
+				for _, first := range firsts(suite, i) {
+					t.Run(s.name+"/"+first+" first", func(t *testing.T) {
+						w := newWorld(t, suite, func(role int) *driver {
+							switch mine := ours(first, role); {
+							case mortal(role) && mine:
+								return ourProcess(t)
+							case mortal(role):
+								return coreCrypto(t)
+							case mine:
+								return conclave
+							}
+							return core
+						})
 						w.folder = t.TempDir()
 						s.play(w)
 					})
@@ -235,6 +229,9 @@ func TestInteropKills(t *testing.T) {
 	}
 }
 
+// mortal says whether a role has a process of its own, and another after a kill.
+func mortal(role int) bool { return roles[role] == "bob" || roles[role] == "erin" }
+
 // The same without Core Crypto, everywhere.
 func TestKills(t *testing.T) {
 	t.Parallel()
@@ -242,7 +239,7 @@ func TestKills(t *testing.T) {
 	for _, s := range killScenarios {
 		t.Run(s.name, func(t *testing.T) {
 			w := newWorld(t, 1, func(role int) *driver {
-				if roles[role] == "bob" || roles[role] == "erin" {
+				if mortal(role) {
 					return ourProcess(t)
 				}
 				return shared

@@ -18,11 +18,16 @@ import (
 // An Observer hears of the client's events. Replace it to listen.
 type Observer func(client.Event)
 
+// A Tenant is whose records the client uses in its keystore: "conclave" unless it is
+// replaced, to keep several clients in one.
+type Tenant string
+
 // Client is the client over all the other parts, and the seams that have one
-// implementation so far: basic credentials, the reference delivery service.
+// implementation so far: basic credentials, the reference delivery service. Replace
+// the [client.Config], which is empty, for what is no part.
 func Client() fx.Option {
 	return fx.Module("client",
-		fx.Supply(Observer(func(client.Event) {})),
+		fx.Supply(Observer(func(client.Event) {}), Tenant("conclave"), client.Config{}),
 		fx.Provide(
 			func() core.Authenticator { return client.Basic{} },
 			delivery.NewTransport,
@@ -31,15 +36,15 @@ func Client() fx.Option {
 }
 
 func openClient(ks core.Keystore, w core.KeyWrapper, suites core.SuiteSource, keys core.CryptoProvider,
-	auth core.Authenticator, t client.Transport, o Observer, log *slog.Logger, a AuditLog, lc fx.Lifecycle) (*client.Client, error) {
+	auth core.Authenticator, t client.Transport, o Observer, log *slog.Logger, a AuditLog, tenant Tenant, cfg client.Config, lc fx.Lifecycle) (*client.Client, error) {
 	ctx := context.Background()
-	store, err := seal.Open(ctx, ks, audit.KeyWrapper(w, a.Logger), "conclave")
+	store, err := seal.Open(ctx, ks, audit.KeyWrapper(w, a.Logger), string(tenant))
 	if err != nil {
 		return nil, err
 	}
-	c, err := client.Open(ctx, client.Config{
-		Store: store, Suites: suites, Keys: audit.Keys(keys, a.Logger), Authenticator: auth, Transport: t, Observe: o, Logger: log,
-	})
+	cfg.Store, cfg.Suites, cfg.Keys, cfg.Authenticator = store, suites, audit.Keys(keys, a.Logger), auth
+	cfg.Transport, cfg.Observe, cfg.Logger = t, o, log
+	c, err := client.Open(ctx, cfg)
 	if err != nil {
 		_ = store.Close() // the first error counts
 		return nil, err
