@@ -35,7 +35,8 @@ Commands, their arguments and results:
 		Example: `  conclave drive
   echo '{"id":1,"cmd":"init"}' | conclave drive
   conclave drive --keystore sqlite:clients.db < requests > replies`,
-		Args: cobra.NoArgs,
+		Args:        cobra.NoArgs,
+		Annotations: only("keystore", "key", "passphrase-file", "crypto"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			flags, err := fromHere(p.flags)
 			if err != nil {

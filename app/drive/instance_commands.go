@@ -158,5 +158,3 @@ func dbSize(_ context.Context, i *instance, _ *request) (result, error) {
 	}
 	return out, nil
 }
-
-func updateDatabaseKey(_ context.Context, i *instance, _ *request) (result, error) { return nil, nil }

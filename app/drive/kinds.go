@@ -62,6 +62,7 @@ var kinds = []struct {
 	{mls.ErrWrongGroup, otherMLS, "WrongGroup"},
 	{mls.ErrMalformed, otherMLS, "Malformed"},
 	{mls.ErrAuthentication, otherMLS, "DecryptionError"},
+	{core.ErrUnsupported, otherMLS, "Unsupported"},
 	{core.ErrWrongKey, other, "WrongKey"},
 	{core.ErrDamaged, other, "Damaged"},
 	{core.ErrRolledBack, other, "RolledBack"},

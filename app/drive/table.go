@@ -33,7 +33,7 @@ func init() { // not an initialiser: the commands know the table
 		{name: "keypackages", takes: "n? (1), ciphersuite?, lifetime? (seconds)", gives: "keyPackages[], refs[]", instance: keyPackages},
 		{name: "keypackageRefs", gives: "refs[]", instance: keyPackageRefs},
 		{name: "parseKeyPackage", takes: "keyPackage", gives: "keyPackage, hashRef, ciphersuite, valid", instance: parseKeyPackage},
-		{name: "createConversation", takes: "conversation, ciphersuite?, externalSender? (JWK or key)", instance: createConversation},
+		{name: "createConversation", takes: "conversation, ciphersuite?", instance: createConversation},
 		{name: "externalSender", takes: "conversation", gives: "key", instance: externalSender},
 		{name: "addMembers", takes: "conversation, keyPackages[], transport?", gives: "bundle", instance: addMembers},
 		{name: "removeMembers", takes: "conversation, clientIds[], transport?", gives: "bundle", instance: removeMembers},
@@ -56,7 +56,6 @@ func init() { // not an initialiser: the commands know the table
 		{name: "random", takes: "n", gives: "bytes", instance: random},
 		{name: "setData", takes: "data", instance: setData},
 		{name: "getData", gives: "data?", instance: getData},
-		{name: "updateDatabaseKey", takes: "dbKey", instance: updateDatabaseKey},
 		{name: "dbSize", gives: "db, db-wal, ...", instance: dbSize},
 	}
 	for i := range commands {

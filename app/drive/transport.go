@@ -27,6 +27,7 @@ type bundle struct {
 	GroupInfo           []byte `json:"groupInfo"`
 	GroupInfoEncryption int    `json:"groupInfoEncryption"` // 1: none
 	RatchetTreeType     int    `json:"ratchetTreeType"`     // 1: the whole tree
+	EncryptedMessage    []byte `json:"encryptedMessage,omitempty"`
 }
 
 // A transport is the delivery service of an instance: what is submitted goes into the
@@ -48,8 +49,10 @@ func (t *transport) SubmitCommit(ctx context.Context, _ core.ConversationID, _ s
 	if r == nil {
 		return client.Outcome{}, errOutside
 	}
-	sent := bundle{Commit: b.Commit, Welcome: b.Welcome, GroupInfo: b.GroupInfo, GroupInfoEncryption: 1, RatchetTreeType: 1}
-	r.bundles = append(r.bundles, sent)
+	r.bundles = append(r.bundles, bundle{
+		Commit: b.Commit, Welcome: b.Welcome, GroupInfo: b.GroupInfo, EncryptedMessage: b.EncryptedMessage,
+		GroupInfoEncryption: 1, RatchetTreeType: 1,
+	})
 	switch r.Transport.Kind {
 	case reject:
 		return client.Outcome{Kind: client.Refused, Reason: r.Transport.Reason}, nil
