@@ -31,6 +31,7 @@ func TestReadmeNamesWhatIsThere(t *testing.T) {
 	commands, targets := 0, 0
 	for _, span := range spans {
 		span, _, _ = strings.Cut(span, "#")
+		span, _, _ = strings.Cut(span, "<")
 		words := strings.Fields(span)
 		if len(words) < 2 || strings.Contains(span, `"`) {
 			continue // TestQuickStart has those with a quoted word
@@ -92,17 +93,19 @@ func TestReadmeCode(t *testing.T) {
 	}
 }
 
-// The commands of the README's quick start, as they stand there.
-func TestQuickStart(t *testing.T) {
+// runSection runs the commands of a section of the README, as they stand there, in an
+// empty folder.
+func runSection(t *testing.T, title string) (out string) {
+	t.Helper()
 	readme, err := os.ReadFile("../../README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, section, found := strings.Cut(string(readme), "\n## Quick start\n")
+	_, section, found := strings.Cut(string(readme), "\n## "+title+"\n")
 	section, _, ended := strings.Cut(section, "\n## ")
 	blocks := regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(section, -1)
 	if !found || !ended || len(blocks) == 0 {
-		t.Fatal("README.md has no quick start")
+		t.Fatalf("README.md has no commands below %q", title)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -120,10 +123,26 @@ func TestQuickStart(t *testing.T) {
 	cmd := exec.CommandContext(ctx, "bash", "-c", script.String())
 	cmd.Dir = folder
 	text, err := cmd.CombinedOutput()
-	out := string(text)
 	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
+		t.Fatalf("%v\n%s", err, text)
 	}
+	return string(text)
+}
+
+func TestReadmeScript(t *testing.T) {
+	out := runSection(t, "From another language")
+	for _, want := range []string{
+		`{"ready":true,`, `{"id":1,"ok":true,"result":{"clientId":{`, `{"id":3,"ok":true,"result":{"bundle":{"commit":"AAEAAQ`,
+		`{"id":4,"ok":true,"result":{"epoch":1},"us":`,
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("nothing of %q in\n%s", want, out)
+		}
+	}
+}
+
+func TestQuickStart(t *testing.T) {
+	out := runSection(t, "Quick start")
 	for _, want := range []string{
 		"\nalice: Hello Bob!\n", "\nbob: Hello Alice!\n", "\nkeys rotated\n", "\nremoved bob; epoch 3\n",
 		"\n-- alice removed you", `"members":["alice"]`, "\nok    conversations 1, and nothing waits in them\n",

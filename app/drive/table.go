@@ -18,50 +18,49 @@ type command struct {
 }
 
 // commands are all there are.
-var commands []command
-
-var byName = map[string]*command{}
-
-func init() { // not an initialiser: the commands know the table
-	commands = []command{
-		{name: "version", gives: "version, build", engine: version},
-		{name: "log", takes: "level? (Debug)", engine: setLevel},
-		{name: "init", takes: "clientId? (random), ciphersuites? ([1]), db? (path), dbKey? (zeros), mls? (true)", gives: "clientId, db?", engine: initialize},
-		{name: "close", engine: closeInstance},
-		{name: "addCredential", takes: "ciphersuite", gives: "publicKeyHash", instance: addCredential},
-		{name: "credentials", gives: "credentials[]", instance: listCredentials},
-		{name: "keypackages", takes: "n? (1), ciphersuite?, lifetime? (seconds)", gives: "keyPackages[], refs[]", instance: keyPackages},
-		{name: "keypackageRefs", gives: "refs[]", instance: keyPackageRefs},
-		{name: "parseKeyPackage", takes: "keyPackage", gives: "keyPackage, hashRef, ciphersuite, valid", instance: parseKeyPackage},
-		{name: "createConversation", takes: "conversation, ciphersuite?", instance: createConversation},
-		{name: "externalSender", takes: "conversation", gives: "key", instance: externalSender},
-		{name: "addMembers", takes: "conversation, keyPackages[], transport?", gives: "bundle", instance: addMembers},
-		{name: "removeMembers", takes: "conversation, clientIds[], transport?", gives: "bundle", instance: removeMembers},
-		{name: "updateKeys", takes: "conversation, transport?", gives: "bundle", instance: updateKeys},
-		{name: "commitPending", takes: "conversation, transport?", gives: "bundle?", instance: commitPending},
-		{name: "joinByExternalCommit", takes: "groupInfo, ciphersuite?, transport?", gives: "conversation, bundle", instance: joinByExternalCommit},
-		{name: "processWelcome", takes: "welcome", gives: "conversation", instance: processWelcome},
-		{name: "decrypt", takes: "conversation, message, rollback?, transport?", gives: "message", instance: decrypt},
-		{name: "decryptMany", takes: "conversation, messages[], transport?", gives: "messages[]", instance: decryptMany},
-		{name: "encrypt", takes: "conversation, plaintext", gives: "message", instance: encrypt},
-		{name: "encryptMany", takes: "conversation, plaintexts[]", gives: "messages[]", instance: encryptMany},
-		{name: "exportSecret", takes: "conversation, length? (32)", gives: "secret", instance: exportSecret},
-		{name: "epoch", takes: "conversation", gives: "epoch", instance: epoch},
-		{name: "members", takes: "conversation", gives: "members[]", instance: members},
-		{name: "ciphersuite", takes: "conversation", gives: "ciphersuite", instance: ciphersuite},
-		{name: "exists", takes: "conversation", gives: "exists", instance: exists},
-		{name: "identities", takes: "conversation, clientIds[]", gives: "identities[]", instance: identities},
-		{name: "wipe", takes: "conversation", instance: wipe},
-		{name: "events", gives: "events[]", instance: events},
-		{name: "random", takes: "n", gives: "bytes", instance: random},
-		{name: "setData", takes: "data", instance: setData},
-		{name: "getData", gives: "data?", instance: getData},
-		{name: "dbSize", gives: "db, db-wal, ...", instance: dbSize},
-	}
-	for i := range commands {
-		byName[commands[i].name] = &commands[i]
-	}
+var commands = []command{
+	{name: "version", gives: "version, build", engine: version},
+	{name: "log", takes: "level? (Debug)", engine: setLevel},
+	{name: "init", takes: "clientId? (random), ciphersuites? ([1]), db? (path), dbKey? (zeros), mls? (true)", gives: "clientId, db?", engine: initialize},
+	{name: "close", engine: closeInstance},
+	{name: "addCredential", takes: "ciphersuite", gives: "publicKeyHash", instance: addCredential},
+	{name: "credentials", gives: "credentials[]", instance: listCredentials},
+	{name: "keypackages", takes: "n? (1), ciphersuite?, lifetime? (seconds)", gives: "keyPackages[], refs[]", instance: keyPackages},
+	{name: "keypackageRefs", gives: "refs[]", instance: keyPackageRefs},
+	{name: "parseKeyPackage", takes: "keyPackage", gives: "keyPackage, hashRef, ciphersuite, valid", instance: parseKeyPackage},
+	{name: "createConversation", takes: "conversation, ciphersuite?", instance: createConversation},
+	{name: "externalSender", takes: "conversation", gives: "key", instance: externalSender},
+	{name: "addMembers", takes: "conversation, keyPackages[], transport?", gives: "bundle", instance: addMembers},
+	{name: "removeMembers", takes: "conversation, clientIds[], transport?", gives: "bundle", instance: removeMembers},
+	{name: "updateKeys", takes: "conversation, transport?", gives: "bundle", instance: updateKeys},
+	{name: "commitPending", takes: "conversation, transport?", gives: "bundle?", instance: commitPending},
+	{name: "joinByExternalCommit", takes: "groupInfo, ciphersuite?, transport?", gives: "conversation, bundle", instance: joinByExternalCommit},
+	{name: "processWelcome", takes: "welcome", gives: "conversation", instance: processWelcome},
+	{name: "decrypt", takes: "conversation, message, rollback?, transport?", gives: "message", instance: decrypt},
+	{name: "decryptMany", takes: "conversation, messages[], transport?", gives: "messages[]", instance: decryptMany},
+	{name: "encrypt", takes: "conversation, plaintext", gives: "message", instance: encrypt},
+	{name: "encryptMany", takes: "conversation, plaintexts[]", gives: "messages[]", instance: encryptMany},
+	{name: "exportSecret", takes: "conversation, length? (32)", gives: "secret", instance: exportSecret},
+	{name: "epoch", takes: "conversation", gives: "epoch", instance: epoch},
+	{name: "members", takes: "conversation", gives: "members[]", instance: members},
+	{name: "ciphersuite", takes: "conversation", gives: "ciphersuite", instance: ciphersuite},
+	{name: "exists", takes: "conversation", gives: "exists", instance: exists},
+	{name: "identities", takes: "conversation, clientIds[]", gives: "identities[]", instance: identities},
+	{name: "wipe", takes: "conversation", instance: wipe},
+	{name: "events", gives: "events[]", instance: events},
+	{name: "random", takes: "n", gives: "bytes", instance: random},
+	{name: "setData", takes: "data", instance: setData},
+	{name: "getData", gives: "data?", instance: getData},
+	{name: "dbSize", gives: "db, db-wal, ...", instance: dbSize},
 }
+
+var byName = func() map[string]*command {
+	m := map[string]*command{}
+	for i := range commands {
+		m[commands[i].name] = &commands[i]
+	}
+	return m
+}()
 
 // Table lists the commands: a line for each with its name, its arguments and, behind
 // an arrow, its result.
