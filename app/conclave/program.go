@@ -60,7 +60,11 @@ func (p *program) root() *cobra.Command {
 		Long: `Encrypted group conversations (MLS, RFC 9420).
 
 Everything of one identity is in its home folder: --home, else $CONCLAVE_HOME, else
-.conclave in your own home folder.`,
+.conclave in your own home folder.
+
+The exit code is 0 if everything was done, else 1. With --json results are printed on
+the standard output and what goes wrong on the error output, as values one a line: an
+error has "error", "kind" and mostly "hint", a remark has "notice".`,
 		Example: `  conclave demo
   conclave delivery &
   conclave init alice

@@ -162,6 +162,7 @@ interrupted.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return p.open(cmd.Context(), func(ctx context.Context, m *messenger.Messenger) error {
 				if follow {
+					p.progress.on = false // it would stay between two messages
 					return m.Follow(ctx, args[0], p.showItem)
 				}
 				return m.Read(ctx, args[0], p.showItem)
