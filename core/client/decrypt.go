@@ -21,27 +21,57 @@ import (
 // is ours), [ErrStaleCommit], [ErrStaleProposal] and mls.ErrTooOld (too late),
 // mls.ErrWrongEpoch (commits were missed: drain, or join again) and
 // [ErrConversationNotFound].
-func (t *Transaction) DecryptMessage(ctx context.Context, id core.ConversationID, message []byte) (result Received, err error) {
-	err = t.do(ctx, func() error {
-		in, err := parseIncoming(message)
-		if err != nil {
-			return err
-		}
-		if in.group != id {
-			return mls.ErrWrongGroup
-		}
-		h, err := t.hold(ctx, id)
-		if err != nil {
-			return err
-		}
-		result, err = t.decrypt(ctx, h, in)
-		t.watch(h, in, err)
-		return t.explain(ctx, h, err)
-	})
+func (t *Transaction) DecryptMessage(ctx context.Context, id core.ConversationID, message []byte) (Received, error) {
+	return in(ctx, t, func() (Received, error) { return t.decryptMessage(ctx, id, message) })
+}
+
+func (t *Transaction) decryptMessage(ctx context.Context, id core.ConversationID, message []byte) (result Received, err error) {
+	defer t.whole(&err)()
+	in, err := parseIncoming(message)
 	if err != nil {
 		return nil, err
 	}
+	if in.group != id {
+		return nil, mls.ErrWrongGroup
+	}
+	h, err := t.hold(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	result, err = t.decrypt(ctx, h, in)
+	t.watch(h, in, err)
+	if err != nil {
+		return nil, t.explain(ctx, h, err)
+	}
 	return result, nil
+}
+
+// A Decrypted is what became of one of many messages: exactly one field is set.
+type Decrypted struct {
+	Received Received
+	Err      error
+}
+
+// DecryptMessages is DecryptMessage for many messages of a conversation, in their
+// order, as for a client that was away for long: they become durable by one write. A
+// message that is to blame for an error itself (see [Blames]) has it in its place, has
+// changed nothing and does not stop the others. Any other error, such as that of a
+// store, ends the call, and the transaction can only be aborted.
+func (t *Transaction) DecryptMessages(ctx context.Context, id core.ConversationID, messages [][]byte) ([]Decrypted, error) {
+	return in(ctx, t, func() ([]Decrypted, error) {
+		out := make([]Decrypted, 0, len(messages))
+		for _, message := range messages {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			result, err := t.decryptMessage(ctx, id, message)
+			if t.broken != nil || err != nil && !Blames(err) {
+				return nil, err
+			}
+			out = append(out, Decrypted{result, err})
+		}
+		return out, nil
+	})
 }
 
 // DecryptMessage is [Transaction.DecryptMessage] for this conversation.
