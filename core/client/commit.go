@@ -114,6 +114,9 @@ func (t *Transaction) commit(ctx context.Context, id core.ConversationID, change
 		if err != nil {
 			return nil, errors.Join(err, t.dequeue(ctx, id, in))
 		}
+		if !h.group.Active() {
+			return nil, mls.ErrInactive
+		}
 		if in.tries > 0 {
 			if err := t.takeBack(ctx, h, in); err != nil {
 				return nil, err
@@ -323,6 +326,9 @@ func (t *Transaction) away(ctx context.Context, f func(ctx context.Context) erro
 // params turns the changes into proposals for the group as it is; nil if nothing
 // is left to do. In another try, what others did meanwhile is passed over.
 func (t *Transaction) params(ctx context.Context, h *held, members []mls.Member, changes Changes, again bool) (_ *mls.CommitParams, err error) {
+	if !h.group.Active() {
+		return nil, mls.ErrInactive
+	}
 	env := t.own(h)
 	leaves := map[core.ClientID]mls.LeafIndex{}
 	for _, m := range members {
@@ -332,7 +338,7 @@ func (t *Transaction) params(ctx context.Context, h *held, members []mls.Member,
 		}
 		leaves[id] = m.Leaf
 	}
-	p := &mls.CommitParams{ForcePath: changes.Update, AuthenticatedData: changes.AuthenticatedData}
+	p := &mls.CommitParams{ForcePath: changes.Update, AuthenticatedData: changes.AuthenticatedData, NoReInit: true}
 	for _, message := range changes.Add {
 		k, err := parseKeyPackage(message)
 		if err != nil {

@@ -203,7 +203,7 @@ func (t *Transaction) process(ctx context.Context, h *held, in *incoming) (Recei
 func commitResult(before *mls.Group, env *mls.Env, r *mls.ReceivedCommit) (*CommitResult, error) {
 	c := &CommitResult{
 		Epoch: before.Epoch() + 1, Own: !r.External && r.Committer.Leaf == before.OwnLeaf(),
-		Active: !r.SelfRemoved && r.ReInit == nil,
+		Active: !r.SelfRemoved && r.ReInit == nil, ReInit: r.ReInit,
 	}
 	names := func(members []mls.Member) (ids []core.ClientID, err error) {
 		for _, m := range members {
@@ -239,7 +239,11 @@ func (t *Transaction) entered(ctx context.Context, h *held, c *CommitResult, rem
 	if removed {
 		return t.forget(ctx, h, "we were removed from the conversation")
 	}
-	if err := t.renew(ctx, h, c, left); err != nil {
+	if h.group.Active() {
+		if err := t.renew(ctx, h, c, left); err != nil {
+			return err
+		}
+	} else if err := t.undeliverable(ctx, h, "the conversation was re-initialised"); err != nil {
 		return err
 	}
 	if h.head.pending.exists() && h.head.pending.message != began {

@@ -127,6 +127,10 @@ func (t *Transaction) overtaken(ctx context.Context, h *held) error {
 		return err
 	}
 	in.tries++
+	if !h.group.Active() {
+		t.ended(h.id, in.key, nil, mls.ErrInactive)
+		return nil
+	}
 	if t.client.noRenewal || in.tries >= maxTries {
 		t.ended(h.id, in.key, nil, ErrCommitLost)
 		return nil

@@ -113,6 +113,9 @@ func (c *Conversation) ProposeUpdate(ctx context.Context, rotate CredentialRef) 
 // would overtake the commit, of whose generation receivers do not keep the key for
 // long. Client.Transaction settles the conversation and starts over.
 func (t *Transaction) noCommitWaits(ctx context.Context, h *held) error {
+	if !h.group.Active() {
+		return mls.ErrInactive
+	}
 	if t.enqueued(h.id, outCommit) {
 		return fmt.Errorf("a proposal behind a commit that is staged: %w", core.ErrInvalid)
 	}

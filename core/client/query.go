@@ -140,6 +140,7 @@ type Info struct {
 	BufferedSince time.Time
 	Parent        core.ConversationID
 	Config        mls.Config
+	ReInit        *mls.ReInit // set: the conversation has ended; see CommitResult
 }
 
 func (v view) info(ctx context.Context) (Info, error) {
@@ -147,7 +148,7 @@ func (v view) info(ctx context.Context) (Info, error) {
 		ID: v.head.id, Suite: v.group.Suite(), Epoch: v.group.Epoch(), EpochAuthenticator: v.group.EpochAuthenticator(),
 		PendingCommit: v.head.pending.exists(), PendingJoin: v.head.join.exists(),
 		Buffered: int(v.head.waiting.count), BufferedCommit: v.head.waiting.commit,
-		Parent: v.head.parent, Config: v.group.Config(),
+		Parent: v.head.parent, Config: v.group.Config(), ReInit: v.group.ReInit(),
 	}
 	if v.head.waiting.some() {
 		i.BufferedSince = time.Unix(int64(v.head.waiting.since), 0)

@@ -39,7 +39,11 @@ type CommitResult struct {
 	Committer core.ClientID
 	Added     []core.ClientID
 	Removed   []core.ClientID
-	Active    bool // false: it removed us, and nothing of the conversation is kept
+	Active    bool // false: it removed us, and nothing of the conversation is kept; see ReInit
+	// ReInit is set if the commit has ended the conversation, for another group to take
+	// its place, which this package does not make. What was sent in it can still be read;
+	// whatever would change it is mls.ErrInactive. Wipe it when it is of no use.
+	ReInit *mls.ReInit
 	// Renewed are proposals of ours that it left undone, proposed again in its epoch;
 	// Dropped are those that were not.
 	Renewed  []Proposed

@@ -16,6 +16,7 @@ type CommitParams struct {
 	Leaf              LeafParams // a new credential or signature key forces a path (COM-6)
 	AuthenticatedData []byte
 	OmitTree          bool // GroupInfo and Welcome come without the tree; see also Config
+	NoReInit          bool // leave a ReInit that waits out: it would end the group
 }
 
 // Commit makes a commit over the given proposals and all that wait and may be
@@ -46,7 +47,7 @@ func (g *Group) Commit(ctx context.Context, env *Env, p CommitParams) (_ *Group,
 			return fail(err)
 		}
 	}
-	list, ownUpdate, err := g.selectProposals(env, store, p.Proposals)
+	list, ownUpdate, err := g.selectProposals(env, store, p)
 	if err != nil {
 		return fail(err)
 	}

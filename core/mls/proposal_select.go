@@ -26,9 +26,10 @@ type proposalSelection struct {
 // selectProposals returns the list of our commit. The removal of ourselves waits
 // for somebody else. An own Update cannot be committed by us: its leaf, the
 // newest, is returned for the path.
-func (g *Group) selectProposals(env *Env, store *proposalStore, byValue []Proposal) (list proposalList, ownUpdate *LeafNode, err error) {
+func (g *Group) selectProposals(env *Env, store *proposalStore, params CommitParams) (list proposalList, ownUpdate *LeafNode, err error) {
+	byValue := params.Proposals
 	s := &proposalSelection{
-		g: g, alone: len(byValue)+len(store.list) == 1,
+		g: g, alone: len(byValue)+len(store.list) == 1 && !params.NoReInit,
 		removed: map[LeafIndex]bool{}, updated: map[LeafIndex]bool{}, once: map[string]bool{},
 	}
 	for _, p := range byValue { // checkList refuses what does not go together
