@@ -5,6 +5,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
@@ -16,7 +17,7 @@ type ConversationConfig struct {
 	Suite           core.SuiteID
 	Credential      core.CredentialType
 	CredentialRef   CredentialRef        // not 0: this one of ours, instead of the newest of the type
-	ExternalSenders []mls.ExternalSender // who may propose from outside
+	ExternalSenders []mls.ExternalSender // who may propose from outside; see ParseExternalSenders
 	Group           mls.Config           // zero: mls.DefaultConfig
 }
 
@@ -81,7 +82,11 @@ func (t *Transaction) newConversation(ctx context.Context, id core.ConversationI
 		Credentials: []core.CredentialType{core.CredentialBasic, core.CredentialX509},
 	}.Extension()}
 	if len(cfg.ExternalSenders) > 0 {
-		extensions = append(extensions, mls.ExternalSendersExtension(cfg.ExternalSenders))
+		senders := slices.Clone(cfg.ExternalSenders)
+		for i, s := range senders {
+			senders[i].SignatureKey = mls.Uncompressed(suite.Parameters().Scheme, s.SignatureKey)
+		}
+		extensions = append(extensions, mls.ExternalSendersExtension(senders))
 	}
 	now := t.client.now()
 	g, ws, err := mls.Create(ctx, t.env(id, h.head.next), mls.CreateParams{

@@ -237,7 +237,11 @@ func (v View) ExternalSender(ctx context.Context) ([]byte, error) {
 		if len(senders) == 0 {
 			return nil, ErrNoExternalSender
 		}
-		return bytes.Clone(senders[0].SignatureKey), nil
+		suite, err := v.env.Suites.Suite(v.group.Suite())
+		if err != nil {
+			return nil, err
+		}
+		return bytes.Clone(mls.Uncompressed(suite.Parameters().Scheme, senders[0].SignatureKey)), nil
 	})
 }
 

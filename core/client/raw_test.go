@@ -80,17 +80,6 @@ func (r *raw) joinBy(by interface {
 	r.must(err)
 }
 
-// catchUp processes what the service has accepted since.
-func (r *raw) catchUp(n int) {
-	r.Helper()
-	for _, message := range r.since(n) {
-		m, err := mls.UnmarshalMLSMessage(message)
-		r.must(err)
-		r.group, _, _, err = r.group.Process(r.Context(), r.env, m)
-		r.must(err)
-	}
-}
-
 // propose publishes a proposal.
 func (r *raw) propose(p mls.Proposal) mls.ProposalRef {
 	r.Helper()

@@ -217,7 +217,7 @@ func (g *Group) senderKey(a *AuthenticatedContent) ([]byte, error) {
 		if uint64(c.Sender.Index) >= uint64(len(senders)) {
 			return nil, breach("XS-1", "external sender %d of %d", c.Sender.Index, len(senders))
 		}
-		return senders[c.Sender.Index].SignatureKey, nil
+		return senders[c.Sender.Index].key(g.suite), nil
 	case SenderNewMemberProposal: // XS-3; unprotectPublic has checked that it is an Add
 		return c.Proposal.(*Add).KeyPackage.LeafNode.SignatureKey, nil
 	default: // SenderNewMemberCommit, EXT-4; unprotectPublic has checked that there is a path

@@ -197,10 +197,11 @@ func (g *Group) checkNewExtensions(env *Env, l Extensions) error {
 
 func authenticateSenders(env *Env, suite core.Suite, senders []ExternalSender) error {
 	for _, s := range senders {
-		if err := suite.ValidateSignaturePublic(s.SignatureKey); err != nil {
+		key := s.key(suite)
+		if err := suite.ValidateSignaturePublic(key); err != nil {
 			return breach("CS-2", "external sender: %v", err)
 		}
-		if _, err := env.Auth.Validate(s.Credential, s.SignatureKey, env.Now, core.PurposeExternal); err != nil {
+		if _, err := env.Auth.Validate(s.Credential, key, env.Now, core.PurposeExternal); err != nil {
 			return err
 		}
 	}
