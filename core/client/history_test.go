@@ -299,6 +299,68 @@ func TestNewEraOnRemoval(t *testing.T) {
 	}
 }
 
+// Who joins again by an external commit leaves nobody behind: the era goes on.
+func TestEraGoesOnAfterARejoin(t *testing.T) {
+	w := newWorld(t, clienttest.Options{})
+	alice, bob := w.device("alice"), w.device("bob")
+	w.create(alice)
+	w.add(alice, bob)
+	w.in(alice, enable)
+	w.catchUp()
+	_ = alice.Events()
+	_, err := bob.Rejoin(t.Context(), chat)
+	w.must(err)
+	w.catchUp()
+	w.in(alice, func(ctx context.Context, c *client.Conversation) error {
+		_, err := c.UpdateKeyMaterial(ctx)
+		return err
+	})
+	if n := len(eventsOf[client.HistoryClientCreated](alice)); n != 0 {
+		t.Errorf("%d eras began", n)
+	}
+	w.catchUp()
+	w.agree(alice, bob)
+}
+
+// A staged commit turns history sharing on, or removes somebody, as one that is waited
+// for does; also where others win first, and what it is for is kept over a restart.
+func TestStagedEras(t *testing.T) {
+	w := newWorld(t, clienttest.Options{})
+	ks := memory.New()
+	alice, bob, carol := w.deviceOn("alice", ks, config()), w.device("bob"), w.device("carol")
+	w.create(alice)
+	w.add(alice, bob, carol)
+	_ = alice.Events()
+	up := down(alice)
+	for i, changes := range []client.Changes{{History: client.HistoryOn}, {Remove: []core.ClientID{"carol"}}} {
+		w.in(alice, func(ctx context.Context, c *client.Conversation) error {
+			_, err := c.StageCommit(ctx, changes)
+			return err
+		})
+		w.in(bob, func(ctx context.Context, c *client.Conversation) error {
+			_, err := c.UpdateKeyMaterial(ctx)
+			return err
+		})
+		if i == 0 { // the process dies before its turn
+			w.must(alice.Close(t.Context()))
+			alice = clienttest.NewDevice(t, w.service, "alice", ks, config())
+			w.devices[0] = alice
+		} else {
+			up()
+		}
+		w.must(alice.Settle(t.Context(), chat))
+		s := w.created(alice)
+		if got, _ := w.told(bob); got.ClientID != s.ClientID {
+			t.Errorf("bob was told of %s, not of %s", got.ClientID, s.ClientID)
+		}
+		if i == 0 {
+			up = down(alice)
+		}
+	}
+	w.agree(alice, bob)
+	w.sharing(true, alice, bob)
+}
+
 // What is so already is no commit, and what is off cannot be switched off.
 func TestHistorySharingIsAskedForAgain(t *testing.T) {
 	w := newWorld(t, clienttest.Options{})
@@ -750,6 +812,11 @@ func TestForgedHistorySecret(t *testing.T) {
 	}
 	if err := check(forged); !errors.Is(err, client.ErrClientNotFound) {
 		t.Errorf("one with other keys: %v", err)
+	}
+	named, err := client.ForgeHistory(t.Context(), alice.Client, "alice", suite1)
+	w.must(err)
+	if _, err := client.ParseHistorySecret(pure.New(), named.Data.Bytes()); !errors.Is(err, core.ErrInvalid) {
+		t.Errorf("of somebody who is no history client: %v", err)
 	}
 	if err := check(client.HistorySecret{ClientID: s.ClientID}); !errors.Is(err, core.ErrInvalid) {
 		t.Errorf("an empty one: %v", err)

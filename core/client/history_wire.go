@@ -84,7 +84,7 @@ func (p *packer) number(v *uint64) {
 	}
 }
 
-// list is the head of an array of n elements, which is no more than bytes are left.
+// list is the head of an array of n elements, at most 65535.
 func (p *packer) list(n *int) {
 	if !p.reading {
 		if *n < 16 {
@@ -102,8 +102,8 @@ func (p *packer) list(n *int) {
 	default:
 		p.bad = true
 	}
-	if p.bad || *n > len(p.b) {
-		p.bad, *n = true, 0
+	if p.bad {
+		*n = 0
 	}
 }
 
