@@ -221,7 +221,7 @@ func (t *Transaction) commitHeld(ctx context.Context, h *held, in intention, aga
 	}
 	t.encrypted(h, g, ws)
 	if begins != nil {
-		begins.keep(t, h, message)
+		begins.keep(t, h)
 	}
 	h.head.pending = pendingHead{message: message, epoch: pending.Epoch(), submissions: 1}
 	t.intend(h, in)

@@ -292,7 +292,7 @@ func (t *Transaction) mergePending(ctx context.Context, h *held) (*CommitResult,
 		}
 	}
 	own := h.head.pending.message
-	begun, err := t.pendingEra(ctx, h, own, c.Added)
+	begun, err := t.pendingEra(ctx, h, c.Added)
 	if err != nil {
 		return nil, err
 	}

@@ -41,20 +41,11 @@ func (c *Conversation) DisableHistorySharing(ctx context.Context) (*CommitResult
 }
 
 // HistorySharing says whether the conversation has a history client.
-func (c *Conversation) HistorySharing(ctx context.Context) (on bool, err error) {
-	err = c.view(ctx, func(v view) error { on, err = v.historySharing(ctx); return err })
-	return on, err
-}
-
-// HistorySharing is [Conversation.HistorySharing] of what is durable.
-func (c *Client) HistorySharing(ctx context.Context, id core.ConversationID) (on bool, err error) {
-	err = c.view(ctx, id, func(v view) error { on, err = v.historySharing(ctx); return err })
-	return on, err
-}
-
-func (v view) historySharing(ctx context.Context) (bool, error) {
-	members, err := v.group.Members(ctx, v.env)
-	return slices.ContainsFunc(members, forHistory), err
+func (v View) HistorySharing(ctx context.Context) (bool, error) {
+	return ask(ctx, v, func(v view) (bool, error) {
+		members, err := v.group.Members(ctx, v.env)
+		return slices.ContainsFunc(members, forHistory), err
+	})
 }
 
 // forHistory says whether a member is a history client.
@@ -69,9 +60,9 @@ func ofHistory(c core.Credential) bool {
 // is a member now: who could have made it for another group, to show a history that
 // never was, does not have that client's keys. ErrClientNotFound if it is not; else
 // the errors of [ParseHistorySecret].
-func (c *Conversation) CheckHistorySecret(ctx context.Context, s HistorySecret) error {
-	return c.view(ctx, func(v view) error {
-		b, err := openHistory(c.tx.client.suites, s.Data.Bytes())
+func (v View) CheckHistorySecret(ctx context.Context, s HistorySecret) error {
+	return v.view(ctx, func(v view) error {
+		b, err := openHistory(v.env.Suites, s.Data.Bytes())
 		if err != nil {
 			return err
 		}
@@ -206,15 +197,15 @@ func (e *era) announce(ctx context.Context, t *Transaction, h *held, g *mls.Grou
 
 // keep keeps the era with the commit that waits. The generation of the message is
 // written down as burnt, for whenever the epoch is entered.
-func (e *era) keep(t *Transaction, h *held, commit digest) {
+func (e *era) keep(t *Transaction, h *held) {
 	t.segment.put(ofConversation(tableFloors, h.id), be64(e.epoch), e.floors)
-	record := newEncoder().raw(commit[:]).bytes([]byte(e.secret.ClientID)).bytes(e.secret.Data.Bytes()).bytes(e.message)
+	record := newEncoder().bytes([]byte(e.secret.ClientID)).bytes(e.secret.Data.Bytes()).bytes(e.message)
 	t.segment.put(ofConversation(tableHistory, h.id), theOnly, record)
 }
 
 // pendingEra reads what begin kept with a commit that adds these members; nil if none
 // of them is a history client.
-func (t *Transaction) pendingEra(ctx context.Context, h *held, commit digest, added []core.ClientID) (*era, error) {
+func (t *Transaction) pendingEra(ctx context.Context, h *held, added []core.ClientID) (*era, error) {
 	if !slices.ContainsFunc(added, IsHistoryClient) {
 		return nil, nil
 	}
@@ -223,14 +214,9 @@ func (t *Transaction) pendingEra(ctx context.Context, h *held, commit digest, ad
 		return nil, err
 	}
 	e := &era{}
-	var of digest
 	err = decodeRecord("a new era", r.Value, func(d *decoder) {
-		d.raw(of[:])
 		e.secret.ClientID, e.secret.Data, e.message = core.ClientID(d.bytes()), core.NewSecret(d.bytes()), d.bytes()
 	})
-	if err == nil && of != commit {
-		err = fmt.Errorf("new era of another commit: %w", core.ErrDamaged)
-	}
 	return e, err
 }
 
@@ -246,7 +232,7 @@ func (t *Transaction) noPending(h *held) {
 // that somebody knows who was removed: our next commit replaces it then.
 func (t *Transaction) noteEra(ctx context.Context, h *held, r *mls.ReceivedCommit) error {
 	left := !r.External && slices.ContainsFunc(r.Removed, func(m mls.Member) bool { return !forHistory(m) })
-	if !left && !h.head.stale || r.SelfRemoved {
+	if !left && !h.head.stale {
 		return nil
 	}
 	members, err := h.group.Members(ctx, t.own(h))

@@ -129,7 +129,7 @@ func remove(ids ...core.ClientID) func(context.Context, *client.Conversation) er
 func (w *world) sharing(want bool, devices ...*clienttest.Device) {
 	w.Helper()
 	for _, d := range devices {
-		durable, err := d.HistorySharing(w.Context(), chat)
+		durable, err := d.View(chat).HistorySharing(w.Context())
 		w.must(err)
 		var open bool
 		w.in(d, func(ctx context.Context, c *client.Conversation) (err error) {
@@ -381,9 +381,16 @@ func TestHistorySharingIsAskedForAgain(t *testing.T) {
 	w.catchUp()
 	w.agree(alice, bob)
 	w.sharing(true, alice, bob)
-	if n := len(eventsOf[client.HistoryClientCreated](bob)); n != 2 {
-		t.Errorf("%d eras began", n)
+	events := eventsOf[client.HistoryClientCreated](bob)
+	if len(events) != 2 {
+		t.Fatalf("%d eras began", len(events))
 	}
+	w.in(bob, func(ctx context.Context, c *client.Conversation) error { // twice the same
+		_, err := c.Commit(ctx, client.Changes{History: client.HistoryOff, Remove: []core.ClientID{events[1].Secret.ClientID}})
+		return err
+	})
+	w.catchUp()
+	w.sharing(false, alice, bob)
 }
 
 // A history client is not made of what applications name: nobody can slip in as one.

@@ -297,7 +297,7 @@ func (t *Transaction) rebuild(ctx context.Context, h *held, kind pendingKind) (C
 	if err != nil {
 		return CommitBundle{}, err
 	}
-	began, err := t.pendingEra(ctx, h, h.head.pending.message, b.Added)
+	began, err := t.pendingEra(ctx, h, b.Added)
 	if began != nil {
 		b.EncryptedMessage = began.message
 	}
