@@ -460,6 +460,28 @@ func TestEraThatIsDue(t *testing.T) {
 	w.agree(alice, bob)
 }
 
+// history has alice share it.
+func (s *stage) history() {
+	s.in(s.alice, enable)
+	s.catchUp()
+}
+
+// nameless are ids without what is random in those of history clients.
+func nameless(ids []core.ClientID) (out []core.ClientID) {
+	for _, id := range ids {
+		if client.IsHistoryClient(id) {
+			id = "history-client"
+		}
+		out = append(out, id)
+	}
+	return out
+}
+
+// untold are texts without the secrets of history clients.
+func untold(texts []string) []string {
+	return slices.DeleteFunc(texts, func(text string) bool { return strings.Contains(text, "history-client") })
+}
+
 // byHand is a member that uses the engine alone.
 type byHand struct {
 	w      *world
@@ -564,20 +586,6 @@ func TestPrepareHistory(t *testing.T) {
 	}
 }
 
-// announcements is a service that keeps what leaves, with what belongs to commits.
-type announcements struct {
-	outgoing
-	told [][]byte
-}
-
-func (a *announcements) SubmitCommit(by core.ClientID, id core.ConversationID, b client.CommitBundle) client.Outcome {
-	if len(b.EncryptedMessage) > 0 {
-		a.note(by, b.EncryptedMessage)
-		a.told = append(a.told, b.EncryptedMessage)
-	}
-	return a.outgoing.SubmitCommit(by, id, b)
-}
-
 // Wherever the first submission fails, the commit goes again with the same message, and
 // no key of the new epoch is used twice: what is sent later has another.
 func TestHistoryIsAnnouncedOnce(t *testing.T) {
@@ -599,7 +607,7 @@ func TestHistoryIsAnnouncedOnce(t *testing.T) {
 				cfg.Suites = r
 				ks := memory.New()
 				alice, bob := w.deviceOn("alice", ks, cfg), w.device("bob")
-				backend := &announcements{outgoing: outgoing{Backend: alice.Link.Service, who: "alice"}}
+				backend := &outgoing{Backend: alice.Link.Service, who: "alice"}
 				alice.Link.Service = backend
 				w.create(alice)
 				w.add(alice, bob)

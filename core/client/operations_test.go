@@ -104,7 +104,7 @@ func gistOf(answer any) string {
 	case *client.ProposalResult:
 		return fmt.Sprintf("proposal %T%s", r.Proposal, replayed(r.Replayed))
 	case *client.CommitResult:
-		return fmt.Sprintf("commit: epoch %d, own %v, by %q, added %q, removed %q, active %v, dropped %d%s", r.Epoch, r.Own, r.Committer, r.Added, r.Removed, r.Active, len(r.Dropped), replayed(r.Replayed))
+		return fmt.Sprintf("commit: epoch %d, own %v, by %q, added %q, removed %q, active %v, dropped %d%s", r.Epoch, r.Own, r.Committer, nameless(r.Added), nameless(r.Removed), r.Active, len(r.Dropped), replayed(r.Replayed))
 	case *client.Buffered:
 		return fmt.Sprintf("buffered: %d, epoch %d", r.Reason, r.Epoch)
 	case client.Info:
@@ -161,6 +161,15 @@ var boundaries = []operation{
 	})},
 	{name: "Commit of extensions", tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
 		return c.Commit(ctx, client.Changes{Extensions: &[]mls.Extension{}})
+	})},
+	{name: "EnableHistorySharing", tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
+		return c.EnableHistorySharing(ctx)
+	})},
+	{name: "RemoveMembers, a new era", prepare: (*stage).history, tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
+		return c.RemoveMembers(ctx, "carol")
+	})},
+	{name: "DisableHistorySharing", prepare: (*stage).history, tx: inChat(func(ctx context.Context, c *client.Conversation, _ *input) (any, error) {
+		return c.DisableHistorySharing(ctx)
 	})},
 	{name: "JoinByExternalCommit", outside: true, prepare: (*stage).look, tx: joinByInfo},
 	{name: "JoinByExternalCommit again", prepare: (*stage).look, tx: joinByInfo},

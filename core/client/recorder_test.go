@@ -74,6 +74,7 @@ type outgoing struct {
 	who  core.ClientID
 	mu   sync.Mutex
 	left [][]byte
+	told [][]byte // the messages of them that came with commits
 }
 
 func (o *outgoing) note(by core.ClientID, message []byte) {
@@ -86,6 +87,10 @@ func (o *outgoing) note(by core.ClientID, message []byte) {
 
 func (o *outgoing) SubmitCommit(by core.ClientID, id core.ConversationID, b client.CommitBundle) client.Outcome {
 	o.note(by, b.Commit)
+	if by == o.who && len(b.EncryptedMessage) > 0 {
+		o.note(by, b.EncryptedMessage)
+		o.told = append(o.told, b.EncryptedMessage)
+	}
 	return o.Backend.SubmitCommit(by, id, b)
 }
 

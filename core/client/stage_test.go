@@ -30,10 +30,11 @@ type stage struct {
 	faulty           *coretest.Faulty
 	dead             *bool
 	input            input
-	heard            []string // by alice, from the operation or the queue
-	bobs             []string // texts that bob has read
-	calls            int      // of alice to the service
-	stubborn         bool     // she passes over the error of the operation
+	heard            []string        // by alice, from the operation or the queue
+	bobs             []string        // texts that bob has read
+	calls            int             // of alice to the service
+	were             []core.ClientID // the members
+	stubborn         bool            // she passes over the error of the operation
 }
 
 // A setting is what stages differ in. The zero value is good.
@@ -76,6 +77,9 @@ func newStage(t testing.TB, op operation, set setting) *stage {
 	if op.prepare != nil {
 		op.prepare(s)
 	}
+	were, err := s.bob.ClientIDs(t.Context(), chat)
+	w.must(err)
+	s.were = nameless(were)
 	for _, d := range w.devices {
 		d.Received()
 		d.Failed()
@@ -150,7 +154,7 @@ func (s *stage) mine() string {
 	if i, err := s.alice.Info(ctx, chat); err == nil {
 		members, err := s.alice.ClientIDs(ctx, chat)
 		s.must(err)
-		text += fmt.Sprintf("; %s; members %q", gistOf(i), members)
+		text += fmt.Sprintf("; %s; members %q", gistOf(i), nameless(members))
 	} else if !errors.Is(err, client.ErrConversationNotFound) {
 		s.Fatal(err)
 	}
@@ -167,10 +171,10 @@ func (s *stage) rest() string {
 	s.must(s.alice.Resume(ctx))
 	s.catchUp()
 	s.heard = append(s.heard, s.alice.Texts()...)
-	s.bobs = append(s.bobs, s.bob.Texts()...)
+	s.bobs = append(s.bobs, untold(s.bob.Texts())...)
 	members, err := s.bob.ClientIDs(s.Context(), chat)
 	s.must(err)
-	return fmt.Sprintf("%s; %d messages in the log; bob knows %q and read %q", s.mine(), len(s.service.Log(chat)), members, s.bobs)
+	return fmt.Sprintf("%s; %d messages in the log; bob knows %q and read %q", s.mine(), len(s.service.Log(chat)), nameless(members), s.bobs)
 }
 
 // lives checks that everybody who is in the chat agrees and can go on.
