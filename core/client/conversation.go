@@ -217,10 +217,17 @@ func (t *Transaction) forget(ctx context.Context, h *held, reason string) error 
 	return nil
 }
 
-// Wipe deletes everything that we have of the conversation, here. The other members
-// are not told; see [Conversation.Leave].
+// Wipe deletes everything that we have of the conversation, here, also a join that
+// waits for its answer. The other members are not told; see [Conversation.Leave].
 func (c *Conversation) Wipe(ctx context.Context) error {
-	return c.with(ctx, func(h *held) error { return c.tx.forget(ctx, h, "the conversation was wiped") })
+	return c.with(ctx, func(h *held) error {
+		if h.head.join.exists() { // of which forget would keep what it takes to go on
+			if err := c.tx.dropJoin(ctx, h); err != nil {
+				return err
+			}
+		}
+		return c.tx.forget(ctx, h, "the conversation was wiped")
+	})
 }
 
 // with runs an operation on the conversation.
