@@ -19,6 +19,9 @@ import (
 // tries to take its place. If that succeeds, the lost batch can never happen. If
 // it is a conflict, the receipt says whether the lost batch was first.
 
+// receipts is the scope of all receipts of a tenant.
+var receipts = []byte("receipts")
+
 // A slot is one receipt: one batch at a time goes with it.
 type slot struct {
 	key     []byte
@@ -40,7 +43,7 @@ func (s *Store) takeSlot() *slot {
 		s.slots.free = s.slots.free[:n-1]
 		return x
 	}
-	return &slot{key: join(s.blind(ownTable, []byte("receipts")), random(8))}
+	return &slot{key: join(s.blind(ownTable, receipts), random(8))}
 }
 
 func (s *Store) giveSlot(x *slot) {

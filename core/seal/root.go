@@ -20,8 +20,8 @@ import (
 // The root record of a tenant holds its keys: the blinding key, which stays, and
 // the data keys by generation, of which the newest seals. They are sealed with a
 // root secret, which the KeyWrapper wraps, so that opening a store costs one
-// call to it however many generations there are. A rotation writes the record
-// anew with a new root secret.
+// call to it however many generations there are. A rotation, and another wrapping
+// key, write the record anew with a new root secret.
 //
 //	uint8  format = 1
 //	opaque wrapper_id<V>
@@ -106,28 +106,44 @@ func makeRoot(ctx context.Context, w core.KeyWrapper, tenant string) ([]byte, *k
 		return append(append(b, 0, 0, 0, 1), random(keyLen)...)
 	})
 	defer clear(plain)
+	value, err := sealRoot(ctx, w, tenant, plain)
+	if err != nil {
+		return nil, nil, err
+	}
+	ring, err := parseKeyring(plain)
+	return value, ring, err
+}
 
+// sealRoot makes the record of a keyring, with a root secret of its own.
+func sealRoot(ctx context.Context, w core.KeyWrapper, tenant string, plain []byte) ([]byte, error) {
 	root := core.NewSecret(random(keyLen))
 	defer root.Wipe()
 	wrapped, err := w.Wrap(ctx, root, rootAAD(tenant))
 	if err != nil {
-		return nil, nil, fmt.Errorf("wrapping key %q: %w", w.ID(), err)
+		return nil, fmt.Errorf("wrapping key %q: %w", w.ID(), err)
 	}
 	value := vlbytes.Append([]byte{rootFormat}, []byte(w.ID()))
 	value = vlbytes.Append(value, wrapped)
 	aead, err := chacha20poly1305.NewX(root.Bytes())
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	n := random(chacha20poly1305.NonceSizeX)
 	value = append(value, n...)
-	value = vlbytes.Append(value, aead.Seal(nil, n, plain, append(value[:len(value):len(value)], tenant...)))
-
-	ring, err := parseKeyring(plain)
-	return value, ring, err
+	return vlbytes.Append(value, aead.Seal(nil, n, plain, append(value[:len(value):len(value)], tenant...))), nil
 }
 
 func readRoot(ctx context.Context, value []byte, w core.KeyWrapper, tenant string) (*keyring, error) {
+	plain, err := unsealRoot(ctx, value, w, tenant)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(plain)
+	return parseKeyring(plain)
+}
+
+// unsealRoot is the reverse of sealRoot. The caller wipes the keyring.
+func unsealRoot(ctx context.Context, value []byte, w core.KeyWrapper, tenant string) ([]byte, error) {
 	s := cryptobyte.String(value)
 	var format uint8
 	var id, wrapped, sealed cryptobyte.String
@@ -158,8 +174,7 @@ func readRoot(ctx context.Context, value []byte, w core.KeyWrapper, tenant strin
 	if err != nil {
 		return nil, fmt.Errorf("root record: %w", core.ErrDamaged)
 	}
-	defer clear(plain)
-	return parseKeyring(plain)
+	return plain, nil
 }
 
 // parseKeyring copies what it keeps.
