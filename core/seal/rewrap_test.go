@@ -115,3 +115,30 @@ func TestRewrapFaults(t *testing.T) {
 		}
 	}
 }
+
+// meanwhile does something while it wraps.
+type meanwhile struct {
+	core.KeyWrapper
+	do func()
+}
+
+func (m meanwhile) Wrap(ctx context.Context, dek core.Secret, aad []byte) ([]byte, error) {
+	m.do()
+	return m.KeyWrapper.Wrap(ctx, dek, aad)
+}
+
+// Of two that change the key at once one wins, and the other is told.
+func TestRewrapConflict(t *testing.T) {
+	t.Parallel()
+	ks := memory.New()
+	s := open(t, ks)
+	apply(t, s, puts(put(1, "g", "a", "1")))
+	err := s.Rewrap(t.Context(), wrapper(t, 1), meanwhile{wrapper(t, 3), func() {
+		if err := s.Rewrap(t.Context(), wrapper(t, 1), wrapper(t, 2)); err != nil {
+			t.Error(err)
+		}
+	}})
+	if !errors.Is(err, core.ErrConflict) || opens(t, ks) != "new" {
+		t.Errorf("%v; opens with %s", err, opens(t, ks))
+	}
+}

@@ -140,3 +140,37 @@ func TestWipeFaults(t *testing.T) {
 		}
 	}
 }
+
+// lateStore loses one batch until somebody finds it.
+type lateStore struct {
+	core.Keystore
+	lose bool
+	lost *core.Batch
+}
+
+func (s *lateStore) Apply(ctx context.Context, b core.Batch) error {
+	if s.lose {
+		s.lose, s.lost = false, &b
+		return core.ErrUnknownOutcome
+	}
+	return s.Keystore.Apply(ctx, b)
+}
+
+// A wipe that was lost, and done again, does nothing when it turns up later.
+func TestWipeTurnsUpLate(t *testing.T) {
+	t.Parallel()
+	ks := &lateStore{Keystore: memory.New()}
+	s := open(t, ks)
+	apply(t, s, puts(put(1, "g", "a", "0")))
+	ks.lose = true
+	if err := s.Wipe(t.Context()); err != nil || ks.lost == nil {
+		t.Fatal(err)
+	}
+	apply(t, open(t, ks), puts(put(1, "g", "a", "1")))
+	if err := ks.Apply(t.Context(), *ks.lost); !errors.Is(err, core.ErrConflict) {
+		t.Errorf("late: %v", err)
+	}
+	if got := opens(t, ks); got != "old" {
+		t.Errorf("begun anew, it opens with %q", got)
+	}
+}
