@@ -90,6 +90,7 @@ type Client struct {
 	mu         sync.Mutex
 	burnt      map[core.ConversationID]map[uint64][]mls.Floor
 	closed     bool
+	wiped      bool
 	underway   int
 	idle       chan struct{} // closed when closed and nothing is under way
 }
@@ -141,46 +142,6 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 		c.log.Warn("keys that nothing names stay until the next start", "error", err)
 	}
 	return c, nil
-}
-
-// open begins a use of the client; done ends it.
-func (c *Client) open() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return core.ErrClosed
-	}
-	c.underway++
-	return nil
-}
-
-func (c *Client) done() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.underway--; c.closed && c.underway == 0 {
-		close(c.idle)
-	}
-}
-
-// Close waits for transactions under way, or for the end of the context, and
-// closes the store. What is stored stays as it is.
-func (c *Client) Close(ctx context.Context) error {
-	c.mu.Lock()
-	if c.closed {
-		c.mu.Unlock()
-		return nil
-	}
-	c.closed = true
-	if c.underway == 0 {
-		close(c.idle)
-	}
-	c.mu.Unlock()
-	select {
-	case <-c.idle:
-		return c.store.Close()
-	case <-ctx.Done():
-		return errors.Join(fmt.Errorf("transactions are still open: %w", ctx.Err()), c.store.Close())
-	}
 }
 
 // RandomBytes returns n bytes from the system's generator.
