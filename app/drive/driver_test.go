@@ -223,6 +223,7 @@ func kindOf(err error) string {
 
 type bundle struct {
 	Commit, Welcome, GroupInfo           []byte
+	EncryptedMessage                     []byte
 	GroupInfoEncryption, RatchetTreeType int
 }
 
@@ -285,7 +286,11 @@ type answer struct {
 		Event        string
 		Conversation []byte
 		Epoch        uint64
+		ClientID     []byte // of a history client
+		Data         []byte
 	}
+	HistorySecrets []struct{ ClientID, Data []byte }
+	Enabled        bool
 }
 
 // args are the arguments of a request.

@@ -249,7 +249,9 @@ func members(ctx context.Context, i *instance, r *request) (result, error) {
 		ids, err := v.ClientIDs(ctx)
 		list := []result{}
 		for _, id := range ids {
-			list = append(list, showClientID(id))
+			if !client.IsHistoryClient(id) {
+				list = append(list, showClientID(id))
+			}
 		}
 		return list, err
 	})

@@ -107,7 +107,7 @@ func (e *engine) open(ctx context.Context, r *request) (*instance, error) {
 		fx.Populate(&i.client, &i.suites),
 		fx.Replace(e.log, modules.Tenant(tenant), modules.Observer(i.observe)),
 		// A script hears of what others have overtaken and does it again itself.
-		fx.Replace(client.Config{NoRenewal: true}),
+		fx.Replace(client.Config{NoRenewal: true, PrepareHistory: i.transport.prepareHistory}),
 		fx.Replace(fx.Annotate(i.transport, fx.As(new(client.Transport)))),
 		fx.WithLogger(func() fxevent.Logger { return fxevent.NopLogger }),
 	}
@@ -175,10 +175,16 @@ func (i *instance) identify(ctx context.Context, asked core.ClientID) (id core.C
 }
 
 func (i *instance) observe(e client.Event) {
-	if e, ok := e.(client.EpochChanged); ok {
+	switch e := e.(type) {
+	case client.EpochChanged:
 		i.events = append(i.events, result{"event": "epochChanged", "conversation": []byte(e.Conversation), "epoch": e.Epoch})
-		i.events = i.events[max(0, len(i.events)-maxEvents):]
+	case client.HistoryClientCreated:
+		s := showHistory(e.Secret)
+		i.events = append(i.events, result{
+			"event": "historyClientCreated", "conversation": []byte(e.Conversation), "clientId": s.ClientID, "data": s.Data,
+		})
 	}
+	i.events = i.events[max(0, len(i.events)-maxEvents):]
 }
 
 func (i *instance) close(ctx context.Context) error {

@@ -49,7 +49,8 @@ type request struct {
 		Reason string        `json:"reason"`
 	} `json:"transport"`
 
-	bundles []bundle // what the command has submitted
+	bundles   []bundle        // what the command has submitted
+	histories []historySecret // of what it has submitted
 }
 
 // A badRequest is a mistake of whoever wrote the request.
@@ -121,6 +122,9 @@ func (r *request) with(out result) result {
 		if n > 1 {
 			out["bundles"] = r.bundles
 		}
+	}
+	if len(r.histories) > 0 {
+		out["historySecrets"] = r.histories
 	}
 	return out
 }

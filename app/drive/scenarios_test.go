@@ -25,6 +25,7 @@ var scenarios = []scenario{
 	{"simultaneous commits", simultaneous},
 	{"a commit is missed", missed},
 	{"errors", mistakes},
+	{"history", historyIsShared},
 }
 
 // The members of a group of four and more add, remove and update, whoever they are.
