@@ -278,6 +278,29 @@ func TestRenewalKeepsTheCredential(t *testing.T) {
 	}
 }
 
+// 13.36: of two Updates of ours a commit takes the one that brings a credential. The
+// other, when it is renewed, does not bring the old one back.
+func TestRenewalDoesNotUndoARotation(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, clienttest.Options{})
+	alice, bob := w.device("alice"), w.device("bob")
+	w.create(alice)
+	w.add(alice, bob)
+	w.newCredential(alice, suite1, 0)
+	w.do(alice, proposeUpdate(0))
+	w.do(alice, proposeUpdate(2))
+	w.must(bob.Link.Drain(t.Context(), chat))
+	for range 2 { // the second takes what was renewed
+		w.in(bob, func(ctx context.Context, c *client.Conversation) error {
+			_, err := c.CommitPendingProposals(ctx)
+			return err
+		})
+		w.catchUp()
+		w.agree(alice, bob)
+		w.uses(alice, 2)
+	}
+}
+
 func staging(changes client.Changes) step {
 	return onChat(func(ctx context.Context, c *client.Conversation) error {
 		_, err := c.StageCommit(ctx, changes)
@@ -379,6 +402,89 @@ func TestCredentialTakenWhileRemoved(t *testing.T) {
 		w.in(alice, update)
 		w.must(tx.Finish(t.Context()))
 	})
+}
+
+// A removal that looks at a conversation while it goes on sees one state of it, or has
+// a conflict: what is an Update at first, and then our leaf, is in use all the time.
+func TestRemovalWhileTheConversationGoesOn(t *testing.T) {
+	t.Parallel()
+	for n, more := 1, true; more; n++ {
+		w := newWorld(t, clienttest.Options{})
+		ks := memory.New()
+		alice, bob := w.deviceOn("alice", ks, config()), w.device("bob")
+		w.create(alice)
+		w.add(alice, bob)
+		w.newCredential(alice, suite1, 0)
+		w.do(alice, proposeUpdate(2))
+		w.must(bob.Link.Drain(t.Context(), chat))
+		w.in(bob, func(ctx context.Context, c *client.Conversation) error {
+			_, err := c.CommitPendingProposals(ctx)
+			return err
+		})
+		faulty := &coretest.Faulty{Keystore: ks}
+		other := clienttest.NewDevice(t, w.service, "alice", faulty, config())
+		reads := 0
+		faulty.PlanRead = func(int) bool {
+			if reads++; reads == n {
+				w.must(alice.Link.Drain(t.Context(), chat))
+			}
+			return false
+		}
+		tx, err := other.Begin(t.Context())
+		w.must(err)
+		err = tx.RemoveCredential(t.Context(), 2)
+		if err == nil {
+			err = tx.Finish(t.Context())
+		}
+		_ = tx.Abort(t.Context())
+		if !errors.Is(err, client.ErrCredentialInUse) && !errors.Is(err, core.ErrConflict) {
+			t.Errorf("at read %d: %v", n, err)
+		}
+		more = reads >= n
+		w.must(alice.Link.Drain(t.Context(), chat))
+		w.uses(alice, 2)
+		if more && n > 50 {
+			t.Fatal("the removal does not end")
+		}
+	}
+}
+
+// A credential that is removed leaves nothing behind.
+func TestRemovedWhole(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, clienttest.Options{})
+	cfg, now, ks := config(), time.Now(), memory.New()
+	cfg.Clock = func() time.Time { return now }
+	alice := w.deviceOn("alice", ks, cfg)
+	w.create(alice)
+	w.packages(alice, client.KeyPackageOptions{}, 1)
+	before, _ := w.rows(ks)
+	w.newCredential(alice, suite1, 0)
+	w.packages(alice, client.KeyPackageOptions{Lifetime: time.Minute}, 2)
+	up := down(alice)
+	w.do(alice, proposeUpdate(2))
+	w.in(alice, func(ctx context.Context, c *client.Conversation) error {
+		list, err := c.PendingProposals(ctx)
+		if err != nil {
+			return err
+		}
+		return c.ClearPendingProposal(ctx, list[0].Ref)
+	})
+	up()
+	w.must(alice.Settle(t.Context(), chat))
+	w.do(alice, newChat("another", 2))
+	w.do(alice, func(ctx context.Context, tx *client.Transaction) error {
+		c, err := tx.Conversation(ctx, "another")
+		if err != nil {
+			return err
+		}
+		return c.Wipe(ctx)
+	})
+	now = now.Add(time.Hour)
+	w.remove(alice, nil, 2)
+	if after, _ := w.rows(ks); after != before {
+		t.Errorf("tables with records before %s, after %s", before, after)
+	}
 }
 
 // One of many conversations is enough to keep a credential.

@@ -181,15 +181,14 @@ func (t *Transaction) InitMLSWithClientID(ctx context.Context, id core.ClientID,
 			return err
 		}
 		made := who.temporaries
-		named := slices.Compact(slices.Sorted(slices.Values(names)))
 		switch {
 		case len(made) > len(names):
 			return fmt.Errorf("%d keys, %d names: %w", len(made), len(names), ErrTooManyIdentities)
-		case len(made) < len(names) || len(named) < len(names):
-			return fmt.Errorf("%d keys, %d names: %w", len(made), len(named), ErrNoProvisionalIdentity)
+		case len(made) < len(names):
+			return fmt.Errorf("%d keys, %d names: %w", len(made), len(names), ErrNoProvisionalIdentity)
 		}
 		for _, m := range made {
-			if _, ok := slices.BinarySearch(named, m.id); !ok {
+			if !slices.Contains(names, m.id) {
 				return fmt.Errorf("a name is not that of a key: %w", ErrNoProvisionalIdentity)
 			}
 		}
