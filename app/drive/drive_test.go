@@ -13,10 +13,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"go.uber.org/fx"
+
 	"github.com/conclave-mls/conclave/app/drive"
+	"github.com/conclave-mls/conclave/core"
 )
 
 func Example() {
@@ -306,6 +310,37 @@ func TestRefusedAfterCrash(t *testing.T) {
 	w.as("alice").takes(b.Commit)
 	w.learns("bob", b)
 	w.talk()
+}
+
+// A store that fails at the end of a transaction is told from a command that fails.
+func TestFailedStore(t *testing.T) {
+	t.Parallel()
+	var fails atomic.Bool
+	d := inProcess(t, fx.Decorate(func(ks core.Keystore) core.Keystore { return failing{ks, &fails} }))
+	a := newWorld(t, 1, func(int) *driver { return d }).as("alice")
+	a.must("createConversation")
+	fails.Store(true)
+	if f := a.fails("Other", "setData", "data", []byte("x")); !f.DuringCommit || f.Detail["name"] != "Unavailable" {
+		t.Errorf("the store fails: %+v", f)
+	}
+	if f := a.fails("Mls.Other", "removeMembers", "clientIds", []string{a.id}); f.DuringCommit {
+		t.Errorf("the command fails: %+v", f)
+	}
+	fails.Store(false)
+	a.must("setData", "data", []byte("x"))
+}
+
+// failing is a keystore that cannot write for a while.
+type failing struct {
+	core.Keystore
+	fails *atomic.Bool
+}
+
+func (f failing) Apply(ctx context.Context, b core.Batch) error {
+	if f.fails.Load() {
+		return core.ErrUnavailable
+	}
+	return f.Keystore.Apply(ctx, b)
 }
 
 // Clients without a database of their own live in the keystore of the options, each by

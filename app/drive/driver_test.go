@@ -16,6 +16,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"go.uber.org/fx"
 
 	"github.com/conclave-mls/conclave/app/config"
 	"github.com/conclave-mls/conclave/app/drive"
@@ -69,13 +72,13 @@ type driver struct {
 }
 
 // inProcess is a driver of ours in this process.
-func inProcess(t testing.TB) *driver {
+func inProcess(t testing.TB, more ...fx.Option) *driver {
 	t.Helper()
 	in, requests := io.Pipe()
 	replies, out := io.Pipe()
 	served := make(chan error, 1)
 	go func() {
-		err := drive.Serve(context.Background(), in, out, drive.Options{Config: parts()})
+		err := drive.Serve(context.Background(), in, out, drive.Options{Config: parts(), Parts: more})
 		_ = out.CloseWithError(err)
 		served <- err
 	}()
@@ -203,11 +206,11 @@ func (d *driver) dies(kill bool) {
 
 // A failure is the error of a reply.
 type failure struct {
-	Kind        string
-	Message     string
-	Detail      map[string]any
-	Bundles     []bundle
-	CommitError *failure
+	Kind         string
+	Message      string
+	Detail       map[string]any
+	Bundles      []bundle
+	DuringCommit bool
 }
 
 func (f *failure) Error() string { return fmt.Sprintf("%s: %s %v", f.Kind, f.Message, f.Detail) }
@@ -345,5 +348,19 @@ func (d *driver) line(line []byte) ([]byte, error) {
 	if _, err := d.in.Write(append(line, '\n')); err != nil {
 		return nil, err
 	}
-	return d.out.ReadBytes('\n')
+	type read struct {
+		line []byte
+		err  error
+	}
+	answered := make(chan read, 1)
+	go func() {
+		line, err := d.out.ReadBytes('\n')
+		answered <- read{line, err}
+	}()
+	select {
+	case r := <-answered:
+		return r.line, r.err
+	case <-time.After(2 * time.Minute):
+		return nil, errors.New("no answer")
+	}
 }

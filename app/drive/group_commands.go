@@ -76,6 +76,11 @@ func createConversation(ctx context.Context, i *instance, r *request) (result, e
 		return nil, err
 	}
 	cfg := client.ConversationConfig{Suite: suite.ID()}
+	if r.Sender != nil {
+		if cfg.ExternalSenders, err = client.ParseExternalSenders(suite, r.Sender); err != nil {
+			return nil, err
+		}
+	}
 	return nil, i.transact(ctx, func(ctx context.Context, tx *client.Transaction) error {
 		_, err := tx.NewConversation(ctx, id, cfg)
 		return err

@@ -24,6 +24,7 @@ var scenarios = []scenario{
 	{"refused commits", refused},
 	{"simultaneous commits", simultaneous},
 	{"a commit is missed", missed},
+	{"proposals from outside", externalProposals},
 	{"errors", mistakes},
 	{"history", historyIsShared},
 }

@@ -28,7 +28,7 @@ var commands = []command{
 	{name: "keypackages", takes: "n? (1), ciphersuite?, lifetime? (seconds)", gives: "keyPackages[], refs[]", instance: keyPackages},
 	{name: "keypackageRefs", gives: "refs[]", instance: keyPackageRefs},
 	{name: "parseKeyPackage", takes: "keyPackage", gives: "keyPackage, hashRef, ciphersuite, valid", instance: parseKeyPackage},
-	{name: "createConversation", takes: "conversation, ciphersuite?", instance: createConversation},
+	{name: "createConversation", takes: "conversation, ciphersuite?, externalSender? (JWK or key)", instance: createConversation},
 	{name: "externalSender", takes: "conversation", gives: "key", instance: externalSender},
 	{name: "addMembers", takes: "conversation, keyPackages[], transport?", gives: "bundle", instance: addMembers},
 	{name: "removeMembers", takes: "conversation, clientIds[], transport?", gives: "bundle, historySecrets[]?", instance: removeMembers},

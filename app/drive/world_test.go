@@ -145,9 +145,9 @@ func read[T any](t testing.TB, raw json.RawMessage) (v T) {
 // member says whether somebody is in the conversation.
 func (w *world) member(name string) bool { return slices.Contains(w.in, name) }
 
-func (w *world) create(name string) {
+func (w *world) create(name string, arguments ...any) {
 	w.t.Helper()
-	w.as(name).must("createConversation")
+	w.as(name).must("createConversation", arguments...)
 	w.comes(name)
 	w.agree()
 }
@@ -285,7 +285,11 @@ func (w *world) update(by string) {
 // join has somebody join by external commit, or join again.
 func (w *world) join(name string) {
 	w.t.Helper()
-	b := w.commit(name, "joinByExternalCommit", "groupInfo", w.info)
+	info := w.info
+	if len(w.in)%2 == 0 {
+		info = info[4:] // without the header of an MLSMessage
+	}
+	b := w.commit(name, "joinByExternalCommit", "groupInfo", info)
 	w.gone(name)
 	w.spread(name, b)
 	w.comes(name)
