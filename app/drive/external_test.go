@@ -34,6 +34,8 @@ func newOutsider(w *world) *outsider {
 	return &outsider{w, suite, key.(core.Signer), &mls.Env{Suites: software}}
 }
 
+func (o *outsider) key() []byte { return o.signer.Public() }
+
 // jwk is the outsider's public key as a JWK.
 func (o *outsider) jwk() []byte {
 	o.w.t.Helper()
@@ -43,6 +45,8 @@ func (o *outsider) jwk() []byte {
 	switch o.suite.Parameters().Scheme {
 	case core.SchemeEd25519:
 		return fmt.Appendf(nil, `{"kty":"OKP","crv":"Ed25519","x":%q}`, b64(key))
+	case core.SchemeEd448:
+		return fmt.Appendf(nil, `{"kty":"OKP","crv":"Ed448","x":%q}`, b64(key))
 	case core.SchemeECDSAP256:
 		return fmt.Appendf(nil, `{"kty":"EC","crv":"P-256","x":%q,"y":%q}`, b64(key[1:1+n]), b64(key[1+n:]))
 	case core.SchemeECDSAP384:
@@ -94,13 +98,22 @@ func (w *world) propose(proposal []byte, removed string, names ...string) {
 
 // A server proposes to remove members; whoever it is commits, and with the commit
 // before the proposal as well.
-func externalProposals(w *world) {
-	o := newOutsider(w)
-	w.create("alice", "externalSender", o.signer.Public())
+func externalProposals(w *world) { proposals(w, newOutsider(w), (*outsider).key) }
+
+// Its key is given as a JWK.
+func jwkProposals(w *world) { proposals(w, newOutsider(w), (*outsider).jwk) }
+
+func proposals(w *world, o *outsider, key func(*outsider) []byte) {
+	w.create("alice", "externalSender", key(o))
 	w.add("alice", "bob", "carol", "dave", "erin", "frank")
 	for _, name := range w.in {
-		if got := w.as(name).must("externalSender").Key; !bytes.Equal(got, o.signer.Public()) {
-			w.t.Fatalf("%v: external sender %x, not %x", w.as(name), got, o.signer.Public())
+		a := w.as(name)
+		got := a.must("externalSender").Key
+		if !a.ours { // it writes a point that came as a JWK compressed
+			got = mls.Uncompressed(o.suite.Parameters().Scheme, got)
+		}
+		if !bytes.Equal(got, o.key()) {
+			w.t.Fatalf("%v: external sender %x, not %x", a, got, o.key())
 		}
 	}
 	for i, removed := range []string{"erin", "frank"} {

@@ -25,6 +25,7 @@ var scenarios = []scenario{
 	{"simultaneous commits", simultaneous},
 	{"a commit is missed", missed},
 	{"proposals from outside", externalProposals},
+	{"proposals from outside, JWK", jwkProposals},
 	{"errors", mistakes},
 	{"history", historyIsShared},
 }
