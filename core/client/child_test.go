@@ -157,6 +157,7 @@ type order struct {
 	Input       input
 	KillAt      int    // the point at which to die; 0: never
 	Moment      string // or, in a transaction with a boundary, the moment at which to die
+	History     uint64 // or, instead of an operation, a history: its seed and one
 }
 
 // A report is what a child prints at its end.
@@ -203,6 +204,9 @@ func run(t testing.TB, o order) (r report, killed bool) {
 	if err != nil {
 		t.Fatalf("%s: %v\n%s", o.Op, err, stderr.String())
 	}
+	if o.History != 0 {
+		return report{}, false
+	}
 	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil {
 		t.Fatalf("%s: %v: %q", o.Op, err, stdout.String())
 	}
@@ -214,10 +218,18 @@ type points struct {
 	armed  atomic.Bool
 	n      atomic.Int64
 	killAt int
+	at     func(n int) // called instead
 }
 
 func (p *points) pass() {
-	if p.armed.Load() && int(p.n.Add(1)) == p.killAt {
+	if !p.armed.Load() {
+		return
+	}
+	n := int(p.n.Add(1))
+	if p.at != nil {
+		p.at(n)
+	}
+	if n == p.killAt {
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {}
 	}
@@ -241,6 +253,9 @@ const childLease = 100 * time.Millisecond
 
 // child is what a child process does.
 func child(o order) (err error) {
+	if o.History != 0 {
+		return playHistory(context.Background(), o)
+	}
 	clienttest.Run(func(t clienttest.TB) { err = play(t, o) })
 	return err
 }

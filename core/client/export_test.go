@@ -22,38 +22,62 @@ const (
 	TableLease  = tableLease
 )
 
-// A Buffer is a segment on a place of its own, for the test against a model.
-type Buffer struct {
-	s *segment
-	p place
+// A Buffer is a segment on some places, for the test against a model.
+type Buffer struct{ s *segment }
+
+// bufferPlaces are its places: two of one table, one more, and two whose values may be
+// long, of which the last has keys whose first byte tells.
+var bufferPlaces = [...]place{
+	at(tableData, "one"), at(tableData, "two"), at(tablePSK, "one"),
+	ofConversation(tableOutbox, "model"), ofGroup("model", 1),
 }
 
-// NewBuffer opens one. Long says whether its values may be long.
-func NewBuffer(store *seal.Store, long bool) *Buffer {
-	table := tableData
-	if long {
-		table = tableOutbox
-	}
-	return &Buffer{s: newSegment(store), p: at(table, "model")}
+// BufferPlaces is how many there are; from LongPlaces on, values may be long.
+const (
+	BufferPlaces = len(bufferPlaces)
+	LongPlaces   = 3
+)
+
+// A BufferQuery is a query of a segment.
+type BufferQuery struct {
+	Place         int
+	Prefix, After []byte
+	Limit         int
+	KeysOnly      bool
 }
 
-// Put, Del, Read and Apply are those of the segment.
-func (b *Buffer) Put(key, value []byte) { b.s.put(b.p, key, value) }
+// NewBuffer opens one.
+func NewBuffer(store *seal.Store) *Buffer { return &Buffer{newSegment(store)} }
+
+// Put, Del, Read, Get, GetExpected and Apply are those of the segment.
+func (b *Buffer) Put(place int, key, value []byte) { b.s.put(bufferPlaces[place], key, value) }
 
 // Del deletes by prefix.
-func (b *Buffer) Del(prefix []byte) { b.s.del(b.p, prefix) }
+func (b *Buffer) Del(place int, prefix []byte) { b.s.del(bufferPlaces[place], prefix) }
 
-// Read answers one query.
-func (b *Buffer) Read(ctx context.Context, prefix, after []byte, limit int) ([]seal.Record, error) {
-	answers, err := b.s.read(ctx, query{place: b.p, prefix: prefix, after: after, limit: limit})
-	if err != nil {
-		return nil, err
+// Read answers all queries.
+func (b *Buffer) Read(ctx context.Context, queries ...BufferQuery) ([][]seal.Record, error) {
+	var asked []query
+	for _, q := range queries {
+		asked = append(asked, query{place: bufferPlaces[q.Place], prefix: q.Prefix, after: q.After, limit: q.Limit, keysOnly: q.KeysOnly})
 	}
-	return answers[0], nil
+	return b.s.read(ctx, asked...)
+}
+
+// Get reads one record.
+func (b *Buffer) Get(ctx context.Context, place int, key []byte) (seal.Record, bool, error) {
+	return b.s.get(ctx, bufferPlaces[place], key)
+}
+
+// GetExpected reads one record and makes Apply conditional.
+func (b *Buffer) GetExpected(ctx context.Context, place int, key []byte) (seal.Record, bool, error) {
+	return b.s.getExpected(ctx, bufferPlaces[place], key)
 }
 
 // Expect makes Apply conditional.
-func (b *Buffer) Expect(key []byte, v core.Version) { b.s.expect(b.p, key, v) }
+func (b *Buffer) Expect(place int, key []byte, v core.Version) {
+	b.s.expect(bufferPlaces[place], key, v)
+}
 
 // Apply makes it durable.
 func (b *Buffer) Apply(ctx context.Context) error {
