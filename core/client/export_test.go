@@ -20,6 +20,8 @@ const (
 	TableGroup  = tableGroup
 	TableFloors = tableFloors
 	TableLease  = tableLease
+	TableParts  = tableParts
+	PartLen     = partLen
 )
 
 // A Buffer is a segment on some places, for the test against a model.

@@ -107,6 +107,15 @@ func (h *history) key() []byte {
 	return []byte{first[h.rng.IntN(3)], byte(h.rng.IntN(4))}
 }
 
+// keyOf is a key that the segment expects already, if there is one, or another.
+func (h *history) keyOf() (place int, key []byte) {
+	if known := slices.Sorted(maps.Keys(h.expected)); len(known) > 0 && h.rng.IntN(2) == 0 {
+		name := known[h.rng.IntN(len(known))]
+		return int(name[0]), []byte(name[1:])
+	}
+	return h.place(), h.key()
+}
+
 func (h *history) prefix() []byte { return h.key()[:h.rng.IntN(3)] }
 
 func (h *history) value(place int, key []byte) []byte {
@@ -178,6 +187,8 @@ func (h *history) step(ctx context.Context) error {
 			h.begin()
 		}
 	case 10, 11:
+		place, key := h.keyOf()
+		name := named(place, key)
 		if _, known := h.expected[name]; !known && !h.touched(name) {
 			h.expected[name] = h.durable[name].stamp
 		}
@@ -223,7 +234,7 @@ func (h *history) meet(ctx context.Context) error {
 	other := client.NewBuffer(store)
 	var log []write
 	for range 1 + h.rng.IntN(2) {
-		place, key := h.place(), h.key()
+		place, key := h.keyOf()
 		if h.rng.IntN(2) == 0 {
 			log = append(log, write{key: named(place, key[:1]), del: true})
 			other.Del(place, key[:1])
@@ -323,6 +334,19 @@ func (h *history) all(ctx context.Context) error {
 				return fmt.Errorf("%x is stored as %.20q, want %.20q", r.Key, r.Value, want.value)
 			}
 		}
+	}
+	parts, err := h.ks.Read(ctx, []core.Query{{Table: client.TableParts, KeysOnly: true}})
+	if err != nil {
+		return err
+	}
+	want := 0
+	for _, e := range h.durable {
+		if len(e.value) >= seal.MaxValue {
+			want += (len(e.value) - 1) / client.PartLen
+		}
+	}
+	if len(parts[0]) != want {
+		return fmt.Errorf("%d parts of long values are stored, want %d", len(parts[0]), want)
 	}
 	return nil
 }
