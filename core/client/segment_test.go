@@ -88,7 +88,7 @@ func (c *readCounter) Read(ctx context.Context, queries []core.Query) ([][]core.
 }
 
 func newHistory(ctx context.Context, seed uint64, ks core.Keystore, durable map[string]entry) (h *history, err error) {
-	h = &history{rng: rand.New(rand.NewPCG(seed, 1)), long: seed%10 == 0, ks: &readCounter{Keystore: ks}, durable: durable}
+	h = &history{rng: rand.New(rand.NewPCG(seed, 1)), long: seed%20 == 0, ks: &readCounter{Keystore: ks}, durable: durable}
 	if h.store, err = openSealed(ctx, h.ks); err == nil {
 		h.begin()
 	}
@@ -100,10 +100,18 @@ func (h *history) begin() {
 }
 
 // place and key are random; key has the bytes that tell long values from short ones.
-func (h *history) place() int { return h.rng.IntN(client.BufferPlaces) }
+func (h *history) place() int {
+	if h.long {
+		return client.LongPlaces + h.rng.IntN(client.BufferPlaces-client.LongPlaces)
+	}
+	return h.rng.IntN(client.BufferPlaces)
+}
 
 func (h *history) key() []byte {
 	first := []byte{byte(mls.RecordRatchet), byte(mls.RecordHeader), byte(mls.RecordTreeNode)}
+	if h.long { // fewer, so that they are replaced
+		return []byte{first[h.rng.IntN(3)], 0}
+	}
 	return []byte{first[h.rng.IntN(3)], byte(h.rng.IntN(4))}
 }
 
@@ -123,7 +131,7 @@ func (h *history) value(place int, key []byte) []byte {
 	switch h.rng.IntN(8) {
 	case 0:
 		v = ""
-	case 1:
+	case 1, 2:
 		if h.long && place >= client.LongPlaces && (place == client.LongPlaces || key[0] == byte(mls.RecordHeader)) {
 			size := seal.MaxValue*(1+h.rng.IntN(2)) + h.rng.IntN(5) - 2 - 21*h.rng.IntN(2) // about where parts end
 			v = strings.Repeat("long", size/4+1)[:size]
@@ -219,6 +227,9 @@ func (h *history) commit(ctx context.Context) error {
 	}
 	h.durable = h.next
 	h.begin()
+	if h.long {
+		return h.parts(ctx)
+	}
 	return nil
 }
 
@@ -335,6 +346,11 @@ func (h *history) all(ctx context.Context) error {
 			}
 		}
 	}
+	return h.parts(ctx)
+}
+
+// parts counts those of long values.
+func (h *history) parts(ctx context.Context) error {
 	parts, err := h.ks.Read(ctx, []core.Query{{Table: client.TableParts, KeysOnly: true}})
 	if err != nil {
 		return err
@@ -363,7 +379,7 @@ func (h *history) run(ctx context.Context) error {
 }
 
 // core-crypto/transaction: compares random histories to a plain map. The process that
-// ends is a store that is opened again without being closed; of every fiftieth history
+// ends is a store that is opened again without being closed; of every twenty-fifth history
 // it is a process, killed before or after a write.
 func TestSegmentModel(t *testing.T) {
 	t.Parallel()
@@ -377,7 +393,7 @@ func TestSegmentModel(t *testing.T) {
 			for seed := uint64(part); seed < uint64(n); seed += 2 {
 				var err error
 				switch {
-				case seed%50 == 25:
+				case seed%25 == 20:
 					err = killedHistory(t, seed)
 				case seed%50 == 10:
 					err = historyOn(t, seed, openSQLite(t, filepath.Join(t.TempDir(), "store")))
@@ -415,7 +431,7 @@ var errPoint = errors.New("the point is reached")
 // killedHistory has a process play a history and die at one of its points; here a map
 // plays it up to there. Then life goes on in the store that is left.
 func killedHistory(t testing.TB, seed uint64) error {
-	killAt := 1 + int(seed/50)%12
+	killAt := 1 + int(seed/25)%12
 	o := order{Dir: t.TempDir(), History: seed + 1, KillAt: killAt}
 	_, killed := run(t, o)
 	p := &points{}
