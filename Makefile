@@ -4,7 +4,8 @@
 # make test    everything that a change must pass, with the time of each part
 # make check   format, build without cgo, vet, tidy, staticcheck
 # make bench   benchmarks            make fuzz   every fuzz target, FUZZTIME each
-# make soak    random groups beside a model of them for SOAK_TIME (an hour)
+# make soak    random groups beside a model of them for SOAK_TIME (an hour); 10000
+#              random histories of the client's store beside a map
 # make soak-race, soak-fuzz   the tests again and again; fuzzing for 10 minutes each
 # make soak-interop   every scenario with every assignment of actors, and a long random one
 # make build   bin/conclave
@@ -125,6 +126,7 @@ soak:
 	cd core/mls && CONCLAVE_SOAK=$(SOAK_TIME) ../../bin/mls.test -test.timeout 0 \
 		-test.run '^TestGroupModelSoak$$' -rapid.steps 60 -rapid.nofailfile | \
 		{ grep --line-buffered -vF '[rapid] draw' || true; }
+	go test -count 1 -timeout 0 -run '^TestSegmentModel$$' ./core/client -histories 10000
 
 soak-race:
 	go test -race -timeout 0 -count $(SOAK) ./core/...
