@@ -273,12 +273,14 @@ func buffer(t *testing.T) (open func() *client.Buffer) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = store.Close() })
-	return func() *client.Buffer { return client.NewBuffer(store, false) }
+	return func() *client.Buffer { return client.NewBuffer(store) }
 }
 
-func keysOf(records []seal.Record) (keys string) {
-	for _, r := range records {
-		keys += string(r.Key)
+func keysOf(answers [][]seal.Record) (keys string) {
+	for _, records := range answers {
+		for _, r := range records {
+			keys += string(r.Key)
+		}
 	}
 	return keys
 }
@@ -288,23 +290,23 @@ func quirkDeletedAndPut(t *testing.T) {
 	open := buffer(t)
 	look := func(b *client.Buffer, want string) {
 		t.Helper()
-		list, err := b.Read(t.Context(), nil, nil, 0)
+		list, err := b.Read(t.Context(), client.BufferQuery{})
 		if err != nil || keysOf(list) != want {
 			t.Errorf("%q, %v; want %q", keysOf(list), err, want)
 		}
 	}
 	b := open()
-	b.Put([]byte("a"), []byte("1"))
-	b.Put([]byte("b"), []byte("1"))
+	b.Put(0, []byte("a"), []byte("1"))
+	b.Put(0, []byte("b"), []byte("1"))
 	if err := b.Apply(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	b = open()
-	b.Del(nil)
+	b.Del(0, nil)
 	look(b, "")
-	b.Put([]byte("b"), []byte("2"))
-	b.Put([]byte("c"), []byte("2"))
-	b.Del([]byte("c"))
+	b.Put(0, []byte("b"), []byte("2"))
+	b.Put(0, []byte("c"), []byte("2"))
+	b.Del(0, []byte("c"))
 	look(b, "b")
 	if err := b.Apply(t.Context()); err != nil {
 		t.Fatal(err)
@@ -317,22 +319,22 @@ func quirkLimits(t *testing.T) {
 	open := buffer(t)
 	b := open()
 	for _, key := range []string{"a", "b", "c", "d"} {
-		b.Put([]byte(key), []byte("1"))
+		b.Put(0, []byte(key), []byte("1"))
 	}
 	if err := b.Apply(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	b = open()
-	b.Del([]byte("a"))
-	b.Del([]byte("b"))
-	b.Put([]byte("e"), []byte("2"))
+	b.Del(0, []byte("a"))
+	b.Del(0, []byte("b"))
+	b.Put(0, []byte("e"), []byte("2"))
 	for limit, want := range map[int]string{1: "c", 2: "cd", 3: "cde", 9: "cde"} {
-		list, err := b.Read(t.Context(), nil, nil, limit)
+		list, err := b.Read(t.Context(), client.BufferQuery{Limit: limit})
 		if err != nil || keysOf(list) != want {
 			t.Errorf("at most %d: %q, %v; want %q", limit, keysOf(list), err, want)
 		}
 	}
-	if list, err := b.Read(t.Context(), nil, []byte("c"), 1); err != nil || keysOf(list) != "d" {
+	if list, err := b.Read(t.Context(), client.BufferQuery{After: []byte("c"), Limit: 1}); err != nil || keysOf(list) != "d" {
 		t.Errorf("after c: %q, %v", keysOf(list), err)
 	}
 	// As the application meets it: those that are left are enough.
