@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
@@ -32,8 +33,12 @@ func NewTransport(c *Client) *Transport { return &Transport{client: c} }
 func (t *Transport) Receive(f func(context.Context, core.ConversationID, Entry) error) { t.receive = f }
 
 // SubmitCommit implements [client.Transport]. The service knows a commit by its
-// bytes, so the key is not needed.
+// bytes, so the key is not needed. It keeps nothing that was read, so there is no
+// history to be shared, and a commit that adds a history client is refused.
 func (t *Transport) SubmitCommit(ctx context.Context, _ core.ConversationID, _ string, b client.CommitBundle) (client.Outcome, error) {
+	if slices.ContainsFunc(b.Added, client.IsHistoryClient) {
+		return client.Outcome{Kind: client.Refused, Reason: "this delivery service keeps no history"}, nil
+	}
 	answer, err := t.client.SubmitCommit(ctx, b)
 	return answer.Outcome, err
 }

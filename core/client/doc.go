@@ -15,6 +15,9 @@
 // commit instead, see [Conversation.StageCommit]: it is sent after the transaction, and
 // its outcome is an event.
 //
+// Who joins later may read what was said before, if the members share it: see
+// [Conversation.EnableHistorySharing] and [OpenHistory].
+//
 // What it promises:
 //
 //   - A commit is durable before it is sent and is dropped only when another
