@@ -28,6 +28,9 @@ type Config struct {
 	Clock         func() time.Time   // nil: time.Now
 	Logger        *slog.Logger       // nil: none
 	Observe       func(Event)        // see Client.Observe; nil: nobody
+	// Admit is asked before somebody comes into a conversation; an error keeps them
+	// out. nil: everybody may whom the other members let in. See Admission.
+	Admit func(ctx context.Context, a Admission) error
 
 	// PrepareHistory makes, of the secret of a history client that we are about to add
 	// to a conversation, the data of the message by which the members get it, up to
@@ -70,6 +73,7 @@ type Client struct {
 	link      atomic.Pointer[Transport]
 	now       func() time.Time
 	log       *slog.Logger
+	admitted  func(context.Context, Admission) error
 	grease    bool
 	longest   time.Duration // lifetime of a key package; 0: no limit
 	initial   int           // key packages for each suite
@@ -103,7 +107,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	c := &Client{
 		store: cfg.Store, suites: cfg.Suites, keys: cfg.Keys, auth: cfg.Authenticator,
-		now: cfg.Clock, log: cfg.Logger, grease: !cfg.NoGrease, longest: cfg.MaxLifetime, initial: cfg.InitialKeyPackages, maxLag: cfg.MaxOutboxLag, lease: cfg.Lease,
+		now: cfg.Clock, log: cfg.Logger, admitted: cfg.Admit, grease: !cfg.NoGrease, longest: cfg.MaxLifetime, initial: cfg.InitialKeyPackages, maxLag: cfg.MaxOutboxLag, lease: cfg.Lease,
 		noRenewal: cfg.NoRenewal, backoff: cfg.Backoff, prepare: cfg.PrepareHistory, idle: make(chan struct{}),
 	}
 	_, _ = rand.Read(c.process[:])

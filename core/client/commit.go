@@ -348,9 +348,13 @@ func (t *Transaction) params(ctx context.Context, h *held, members []mls.Member,
 		if err != nil {
 			return nil, err
 		}
-		if _, member := leaves[id]; !member || !again {
-			p.Proposals = append(p.Proposals, &mls.Add{KeyPackage: k})
+		if _, member := leaves[id]; member && again {
+			continue
 		}
+		if err := t.admitOwn(ctx, h, k); err != nil {
+			return nil, err
+		}
+		p.Proposals = append(p.Proposals, &mls.Add{KeyPackage: k})
 	}
 	removed := 0
 	for _, id := range slices.Compact(slices.Sorted(slices.Values(changes.Remove))) {

@@ -175,6 +175,9 @@ func (t *Transaction) process(ctx context.Context, h *held, in *incoming) (Recei
 		t.advance(h, g, ws)
 		return &Text{Sender: sender, Epoch: r.Epoch, AuthenticatedData: r.AuthenticatedData, Data: r.Data}, nil
 	case *mls.ReceivedProposal:
+		if err := t.admitProposal(ctx, h, *r); err != nil {
+			return nil, err
+		}
 		delay, err := t.delay(ctx, g, env)
 		if err != nil {
 			return nil, err
@@ -182,6 +185,9 @@ func (t *Transaction) process(ctx context.Context, h *held, in *incoming) (Recei
 		t.advance(h, g, ws)
 		return &ProposalResult{Ref: r.Ref, Proposal: r.Proposal, Sender: r.Sender, Delay: delay}, nil
 	case *mls.ReceivedCommit:
+		if err := t.admitCommit(ctx, h, r); err != nil {
+			return nil, err
+		}
 		c, err := commitResult(before, env, r)
 		if err != nil {
 			return nil, err

@@ -50,6 +50,8 @@ var (
 	ErrClientNotFound = fmt.Errorf("client: member: %w", core.ErrNotFound)
 	// ErrNoExternalSender: nobody outside may propose anything in the conversation.
 	ErrNoExternalSender = fmt.Errorf("client: external sender: %w", core.ErrNotFound)
+	// ErrNotAdmitted: Config.Admit keeps somebody out; its own error is in the chain.
+	ErrNotAdmitted = fmt.Errorf("client: not admitted: %w", core.ErrDenied)
 	// ErrEmptyInput: there is nothing to do in what was given.
 	ErrEmptyInput = fmt.Errorf("client: nothing to do: %w", core.ErrInvalid)
 	// ErrOrphanWelcome: none of our key packages fits; join by external commit.

@@ -21,8 +21,11 @@ type Proposed struct {
 
 // ProposeAdd proposes to add the client of a key package.
 func (c *Conversation) ProposeAdd(ctx context.Context, keyPackage []byte) (Proposed, error) {
-	return c.propose(ctx, func(*held) (mls.Proposal, error) {
+	return c.propose(ctx, func(h *held) (mls.Proposal, error) {
 		k, err := parseKeyPackage(keyPackage)
+		if err == nil {
+			err = c.tx.admitOwn(ctx, h, k)
+		}
 		return &mls.Add{KeyPackage: k}, err
 	})
 }

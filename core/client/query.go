@@ -52,6 +52,11 @@ func (c *Client) view(ctx context.Context, id core.ConversationID, f func(view) 
 		return err
 	}
 	defer c.done()
+	return c.look(ctx, id, f)
+}
+
+// look is view for who has opened the client already.
+func (c *Client) look(ctx context.Context, id core.ConversationID, f func(view) error) error {
 	s := newSegment(c.store)
 	for try := 1; ; try++ {
 		r, found, err := s.get(ctx, ofConversation(tableConversation, id), theOnly)
@@ -97,8 +102,12 @@ func (v view) identify(m mls.Member) (core.ClientID, error) {
 }
 
 func identify(env *mls.Env, c core.Credential, key []byte) (core.ClientID, error) {
-	who, err := env.Auth.Validate(c, key, env.Now, core.PurposeIdentify)
+	who, err := whose(env, c, key)
 	return who.ClientID, err
+}
+
+func whose(env *mls.Env, c core.Credential, key []byte) (core.Identity, error) {
+	return env.Auth.Validate(c, key, env.Now, core.PurposeIdentify)
 }
 
 // A Member is a client in a conversation.

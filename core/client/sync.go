@@ -17,6 +17,7 @@ func (t *Transaction) watch(h *held, in *incoming, err error) {
 	switch {
 	case errors.As(err, &wrong) && wrong.Message > wrong.Group+1:
 	case errors.Is(err, ErrBufferFull):
+	case errors.Is(err, ErrNotAdmitted) && in.content() == mls.ContentCommit: // the others go on
 	case errors.Is(err, mls.ErrOwnMessage) && in.content() == mls.ContentCommit && h.group != nil && in.epoch == h.group.Epoch():
 		// A commit of ours that nothing is left of: whoever discarded it was wrong.
 	default:
