@@ -142,6 +142,10 @@ func dangerSlot(t *testing.T) {
 		w.catchUp()
 		w.agree(alice, bob)
 	})
+	ctx, cancel = context.WithCancel(t.Context())
+	if err := in(ctx, alice, func(context.Context, *client.Conversation) error { cancel(); return nil }); !errors.Is(err, context.Canceled) {
+		t.Errorf("a transaction that was cancelled with nothing to write: %v", err)
+	}
 	tx, err := alice.Begin(t.Context())
 	w.must(err)
 	_, err = tx.Conversation(t.Context(), chat)
