@@ -3,6 +3,7 @@
 package client_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"slices"
@@ -18,16 +19,18 @@ import (
 	"github.com/conclave-mls/conclave/storage/memory"
 )
 
-// storeWith opens a store with a key of 32 times the same byte.
+// keyOf is a wrapper with a key of 32 times the same byte.
+func (w *world) keyOf(key byte) core.KeyWrapper {
+	w.Helper()
+	wrapper, err := seal.RawKey(core.NewSecret(bytes.Repeat([]byte{key}, 32)))
+	w.must(err)
+	return wrapper
+}
+
+// storeWith opens the store of a device.
 func (w *world) storeWith(ks core.Keystore, key byte) (*seal.Store, error) {
 	w.Helper()
-	secret := make([]byte, 32)
-	for i := range secret {
-		secret[i] = key
-	}
-	wrapper, err := seal.RawKey(core.NewSecret(secret))
-	w.must(err)
-	return seal.Open(w.Context(), ks, wrapper, "device")
+	return seal.Open(w.Context(), ks, w.keyOf(key), "device")
 }
 
 func companionOpen(t *testing.T) {
@@ -526,4 +529,72 @@ func companionExternalSender(t *testing.T) {
 		_, err := c.ExternalSender(ctx)
 		return err
 	})
+}
+
+// Nothing is left, and somebody else can begin.
+func companionWipe(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, clienttest.Options{})
+	ks := memory.New()
+	alice := w.deviceOn("alice", ks, config())
+	w.create(alice)
+	tx, err := alice.Begin(t.Context())
+	w.must(err)
+	short, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := alice.Client.Wipe(short); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("while a transaction is open: %v", err)
+	}
+	w.must(tx.SetData(t.Context(), []byte("goes on")))
+	w.must(tx.Finish(t.Context()))
+	w.must(alice.Client.Wipe(t.Context()))
+	if left := snapshot(t, ks); len(left) != 0 {
+		t.Errorf("%d records are left", len(left))
+	}
+	if _, err := alice.ClientID(t.Context()); !errors.Is(err, core.ErrClosed) {
+		t.Errorf("afterwards: %v", err)
+	}
+	w.must(alice.Client.Wipe(t.Context()))
+	w.deviceOn("alice", ks, config())
+}
+
+func companionUpdateKey(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, clienttest.Options{})
+	ks := memory.New()
+	alice := w.deviceOn("alice", ks, config()) // whose key is zeros
+	if err := alice.UpdateKey(t.Context(), w.keyOf(1), w.keyOf(2)); !errors.Is(err, core.ErrWrongKey) {
+		t.Errorf("from another key: %v", err)
+	}
+	w.must(alice.UpdateKey(t.Context(), w.keyOf(0), w.keyOf(2)))
+	w.create(alice) // it goes on
+	if _, err := w.storeWith(ks, 0); !errors.Is(err, core.ErrWrongKey) {
+		t.Errorf("with the old key: %v", err)
+	}
+	store, err := w.storeWith(ks, 2)
+	w.must(err)
+	w.must(store.Close())
+	w.must(alice.Close(t.Context()))
+	if err := alice.UpdateKey(t.Context(), w.keyOf(2), w.keyOf(3)); !errors.Is(err, core.ErrClosed) {
+		t.Errorf("closed: %v", err)
+	}
+}
+
+// 32 random bytes are a key; nothing else is.
+func companionDatabaseKey(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, clienttest.Options{})
+	for _, n := range []int{0, 16, 31, 33, 64} {
+		if _, err := seal.RawKey(core.NewSecret(client.RandomBytes(n))); !errors.Is(err, core.ErrInvalid) {
+			t.Errorf("a key of %d bytes: %v", n, err)
+		}
+	}
+	wrapper, err := seal.RawKey(core.NewSecret(client.RandomBytes(32)))
+	w.must(err)
+	ks := memory.New()
+	for range 2 {
+		store, err := seal.Open(t.Context(), ks, wrapper, "device")
+		w.must(err)
+		w.must(store.Close())
+	}
 }
