@@ -318,7 +318,7 @@ func TestCredentialTakenWhileRemoved(t *testing.T) {
 		take    func(w *world) step
 	}
 	plain := func(s step) func(*world) step { return func(*world) step { return s } }
-	for _, taker := range []taker{
+	takers := []taker{
 		{"new conversation", false, plain(newChat("another", 2))},
 		{"key package", false, plain(makePackage(client.KeyPackageOptions{CredentialRef: 2}))},
 		{"update", false, plain(proposeUpdate(2))},
@@ -332,24 +332,27 @@ func TestCredentialTakenWhileRemoved(t *testing.T) {
 			_, err = tx.AddCredential(ctx, certificate("alice", 1), list[1].SignatureKey)
 			return err
 		})},
-	} {
-		begin := func(t *testing.T) (w *world, alice, other *clienttest.Device, faulty *coretest.Faulty) {
-			w = newWorld(t, clienttest.Options{})
-			ks := memory.New()
-			faulty = &coretest.Faulty{Keystore: ks}
-			alice, bob := w.deviceOn("alice", faulty, certifiedConfig()), w.device("bob")
-			w.create(bob)
-			w.in(bob, update)
-			if !taker.outside {
-				w.add(bob, alice)
-				w.send(bob, "for alice") // who has it still to read
-			}
-			w.newCredential(alice, suite1, 0)
-			return w, alice, clienttest.NewDevice(t, w.service, "alice", ks, certifiedConfig()), faulty
+	}
+	begin := func(t *testing.T, outside bool) (w *world, alice, other *clienttest.Device, faulty *coretest.Faulty) {
+		w = newWorld(t, clienttest.Options{})
+		ks := memory.New()
+		faulty = &coretest.Faulty{Keystore: ks}
+		alice, bob := w.deviceOn("alice", faulty, certifiedConfig()), w.device("bob")
+		w.create(bob)
+		w.in(bob, update)
+		if !outside {
+			w.add(bob, alice)
+			w.send(bob, "for alice") // who has it still to read
 		}
+		w.newCredential(alice, suite1, 0)
+		w.must(alice.Close(t.Context())) // the next has no key in memory
+		alice = clienttest.NewDevice(t, w.service, "alice", faulty, certifiedConfig())
+		return w, alice, clienttest.NewDevice(t, w.service, "alice", ks, certifiedConfig()), faulty
+	}
+	for _, taker := range takers {
 		t.Run(taker.name, func(t *testing.T) {
 			t.Parallel()
-			w, alice, other, _ := begin(t)
+			w, alice, other, _ := begin(t, taker.outside)
 			tx, err := other.Begin(t.Context())
 			w.must(err)
 			defer func() { _ = tx.Abort(context.Background()) }()
@@ -364,7 +367,7 @@ func TestCredentialTakenWhileRemoved(t *testing.T) {
 		})
 		t.Run(taker.name+", removed first", func(t *testing.T) {
 			t.Parallel()
-			w, alice, other, faulty := begin(t)
+			w, alice, other, faulty := begin(t, taker.outside)
 			removed := false
 			faulty.Plan = func(int, core.Batch) coretest.Fault {
 				if !removed {
@@ -383,6 +386,34 @@ func TestCredentialTakenWhileRemoved(t *testing.T) {
 			if !taker.outside {
 				w.uses(alice, 1)
 				w.in(alice, update)
+			}
+		})
+	}
+	// The removal comes between two reads.
+	for _, taker := range takers {
+		t.Run(taker.name+", removed while it reads", func(t *testing.T) {
+			t.Parallel()
+			for n, more := 1, true; more; n++ {
+				w, alice, other, faulty := begin(t, taker.outside)
+				reads := 0
+				var removal error
+				faulty.PlanRead = func(int) bool {
+					if reads++; reads == n {
+						removal = other.Transaction(t.Context(), func(ctx context.Context, tx *client.Transaction) error {
+							return tx.RemoveCredential(ctx, 2)
+						})
+					}
+					return false
+				}
+				err := alice.Transaction(t.Context(), taker.take(w))
+				more = reads >= n
+				if taker.name == "another credential" && errors.Is(err, client.ErrWrongCredential) {
+					err = client.ErrCredentialNotFound // the key is not ours any more
+				}
+				taken := !more || errors.Is(removal, client.ErrCredentialInUse)
+				if taken && err != nil || !taken && (removal != nil || !errors.Is(err, client.ErrCredentialNotFound)) {
+					t.Errorf("removed at read %d: %v; taken: %v", n, removal, err)
+				}
 			}
 		})
 	}

@@ -270,6 +270,11 @@ func (t *Transaction) choose(ctx context.Context, scheme core.SignatureScheme, k
 		return Credential{}, nil, err
 	}
 	signer, err = t.signer(ctx, own.SignatureKey)
+	if errors.Is(err, core.ErrDamaged) {
+		if _, again := credential(ctx, t.segment, own.Ref); errors.Is(again, ErrCredentialNotFound) {
+			err = fmt.Errorf("the credential was removed meanwhile: %w", core.ErrConflict)
+		}
+	}
 	return own, signer, err
 }
 

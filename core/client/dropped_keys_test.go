@@ -6,8 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
@@ -188,5 +191,157 @@ func TestKeysOutsideTheStoreRemoved(t *testing.T) {
 	}
 	if len(happened) < 4 {
 		t.Errorf("too little happened: %v", happened)
+	}
+}
+
+// Several processes on one store and one token make credentials, take them into use and
+// remove them, all at once. What a leaf has is there, with its key, and the token
+// holds what is named and nothing else.
+func TestCredentialsOfManyProcesses(t *testing.T) {
+	t.Parallel()
+	tok, ks := newToken(), memory.New()
+	cfg := client.Config{Suites: pure.New(), Keys: tok, Lease: 20 * time.Millisecond}
+	w := newWorld(t, clienttest.Options{})
+	alice := w.deviceOn("alice", ks, cfg)
+	ids := []core.ConversationID{"a", "b", "c"}
+	for _, id := range ids {
+		w.do(alice, newChat(id, 1))
+	}
+	var done [4]atomic.Int32
+	var wg sync.WaitGroup
+	for range 4 {
+		d := clienttest.NewDevice(t, w.service, "alice", ks, cfg)
+		wg.Go(func() {
+			for range 40 {
+				what := rand.N(4)
+				err := d.Transaction(t.Context(), func(ctx context.Context, tx *client.Transaction) error {
+					list, err := tx.Credentials(ctx, client.CredentialFilter{})
+					if err != nil {
+						return err
+					}
+					ref := list[rand.N(len(list))].Ref
+					switch what {
+					case 0:
+						_, err := tx.NewCredential(ctx, suite1)
+						return err
+					case 1:
+						return tx.RemoveCredential(ctx, ref)
+					case 2:
+						return errors.Join(tx.DeleteKeyPackagesOf(ctx, ref), makePackage(client.KeyPackageOptions{CredentialRef: ref})(ctx, tx))
+					}
+					c, err := tx.Conversation(ctx, ids[rand.N(len(ids))])
+					if err == nil {
+						_, err = c.SetCredential(ctx, ref)
+					}
+					return err
+				})
+				is := func(target error) bool { return errors.Is(err, target) }
+				switch {
+				case err == nil:
+					done[what].Add(1)
+				case !is(core.ErrConflict) && !is(client.ErrCredentialInUse) && !is(client.ErrCredentialNotFound) && !is(core.ErrUnavailable) && !is(core.ErrUnknownOutcome):
+					t.Errorf("%d: %v", what, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for what := range done {
+		if done[what].Load() == 0 {
+			t.Errorf("%d never succeeded", what)
+		}
+	}
+	alice = clienttest.NewDevice(t, w.service, "alice", ks, cfg)
+	if tok.count() != w.named(alice) {
+		t.Errorf("the token holds %d keys, the store names %d", tok.count(), w.named(alice))
+	}
+	w.must(alice.Resume(t.Context()))
+	for _, id := range ids {
+		if _, err := alice.Credential(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+		w.do(alice, func(ctx context.Context, tx *client.Transaction) error {
+			c, err := tx.Conversation(ctx, id)
+			if err == nil {
+				_, err = c.UpdateKeyMaterial(ctx) // signed with the key of the leaf
+			}
+			return err
+		})
+	}
+	refs := map[client.CredentialRef]bool{}
+	for _, c := range w.credentials(alice, client.CredentialFilter{}) {
+		refs[c.Ref] = true
+	}
+	for _, k := range w.stored(alice) {
+		if !refs[k.Credential] {
+			t.Errorf("a key package of credential %d, which was removed", k.Credential)
+		}
+	}
+}
+
+// opened is a token of which a key is opened just when something else happens.
+type opened struct {
+	*token
+	meanwhile func()
+}
+
+func (o *opened) OpenKey(ctx context.Context, ref core.KeyRef, material core.Secret) (core.PrivateKey, error) {
+	if f := o.meanwhile; f != nil {
+		o.meanwhile = nil
+		f()
+	}
+	return o.token.OpenKey(ctx, ref, material)
+}
+
+// A key that another process deletes when we are about to open it is not taken for
+// damage, nor for something that the application has asked for.
+func TestKeyRemovedWhileItIsOpened(t *testing.T) {
+	t.Parallel()
+	tok, ks := newToken(), memory.New()
+	slow := &opened{token: tok}
+	w := newWorld(t, clienttest.Options{})
+	other := w.deviceOn("alice", ks, client.Config{Suites: pure.New(), Keys: tok})
+	w.newCredential(other, suite1, 0)
+	alice := clienttest.NewDevice(t, w.service, "alice", ks, client.Config{Suites: pure.New(), Keys: slow})
+	slow.meanwhile = func() { w.remove(other, nil, 2) }
+	w.try(alice, client.ErrCredentialNotFound, newChat(chat, 2))
+	w.do(alice, newChat(chat, 0))
+	w.uses(alice, 1)
+	clear(tok.keys) // but a key that the store names is missed
+	last := clienttest.NewDevice(t, w.service, "alice", ks, client.Config{Suites: pure.New(), Keys: tok})
+	if err := in(t.Context(), last, update); !errors.Is(err, core.ErrNotFound) {
+		t.Errorf("the token has lost the key: %v", err)
+	}
+}
+
+// Another process replaces the key of our leaf and deletes the old one while we send,
+// between any two of our reads: we sign with the new one.
+func TestSendWhileTheKeyIsReplaced(t *testing.T) {
+	t.Parallel()
+	for n, more := 1, true; more; n++ {
+		tok, ks := newToken(), memory.New()
+		cfg := client.Config{Suites: pure.New(), Keys: tok, Lease: 20 * time.Millisecond}
+		w := newWorld(t, clienttest.Options{})
+		other, bob := w.deviceOn("alice", ks, cfg), w.device("bob")
+		w.create(other)
+		w.add(other, bob)
+		w.newCredential(other, suite1, 0)
+		faulty := &coretest.Faulty{Keystore: ks}
+		alice := clienttest.NewDevice(t, w.service, "alice", faulty, cfg)
+		reads := 0
+		faulty.PlanRead = func(int) bool {
+			if reads++; reads == n {
+				w.do(other, set(2))
+				w.remove(other, nil, 1)
+			}
+			return false
+		}
+		w.send(alice, "hello")
+		if more = reads >= n; more {
+			w.uses(alice, 2)
+		}
+		faulty.PlanRead = nil
+		w.must(alice.Settle(t.Context(), chat))
+		w.reads(bob, "hello")
 	}
 }

@@ -225,8 +225,12 @@ func (c *Client) lifetime(d time.Duration) (mls.Lifetime, error) {
 // meets the head of the pool or the credential.
 func (m *maker) add(ctx context.Context, n int) (list []KeyPackage, err error) {
 	c, s := m.t.client, m.t.segment
-	if _, _, err := s.getExpected(ctx, at(tableCredential, ""), m.own.Ref.key()); err != nil {
+	_, found, err := s.getExpected(ctx, at(tableCredential, ""), m.own.Ref.key())
+	if err != nil {
 		return nil, err
+	}
+	if !found {
+		return nil, ErrCredentialNotFound
 	}
 	for range n {
 		bundle, err := mls.NewKeyPackage(ctx, mls.KeyPackageParams{

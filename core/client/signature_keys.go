@@ -263,7 +263,8 @@ func decodeStoredKey(value []byte) (k storedKey, err error) {
 	return k, err
 }
 
-// signer opens one of our signature keys.
+// signer opens one of our signature keys. That what names it was read, and it is gone,
+// is core.ErrDamaged, unless another process went on meanwhile: see explain and choose.
 func (t *Transaction) signer(ctx context.Context, public []byte) (core.Signer, error) {
 	return t.client.signer(ctx, t.segment, public)
 }
@@ -272,18 +273,25 @@ func (c *Client) signer(ctx context.Context, s *segment, public []byte) (core.Si
 	if known, ok := c.signers.Load(string(public)); ok {
 		return known.(core.Signer), nil
 	}
-	r, found, err := s.get(ctx, at(tableSignatureKey, string(public)), theOnly)
+	p := at(tableSignatureKey, string(public))
+	gone := fmt.Errorf("private key of a signature key is gone: %w", core.ErrDamaged)
+	r, found, err := s.get(ctx, p, theOnly)
 	if err != nil {
 		return nil, err
 	}
 	if !found {
-		return nil, fmt.Errorf("private key of a signature key: %w", core.ErrNotFound)
+		return nil, gone
 	}
 	stored, err := decodeStoredKey(r.Value)
 	if err != nil {
 		return nil, err
 	}
 	key, err := c.keys.OpenKey(ctx, stored.ref, stored.material)
+	if errors.Is(err, core.ErrNotFound) { // it may have been removed since it was read
+		if _, found, again := s.get(ctx, p, theOnly); again == nil && !found {
+			return nil, gone
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
