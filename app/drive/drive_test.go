@@ -261,6 +261,19 @@ func TestInstanceCommands(t *testing.T) {
 	if got := a.must("getData").Data; string(got) != "x" {
 		t.Errorf("data %q", got)
 	}
+	a.fails("BadRequest", "updateDatabaseKey", "dbKey", []byte("short"))
+	a.fails("BadRequest", "updateDatabaseKey")
+	third := bytes.Repeat([]byte{8}, 32)
+	a.must("updateDatabaseKey", "dbKey", other)
+	a.must("updateDatabaseKey", "dbKey", third)
+	a.must("setData", "data", []byte("y"))
+	a.must("close")
+	a.fails("Other", "init", "db", a.db)
+	a.fails("Other", "init", "db", a.db, "dbKey", other)
+	a.must("init", "db", a.db, "dbKey", third)
+	if got := a.must("getData").Data; string(got) != "y" {
+		t.Errorf("data %q", got)
+	}
 }
 
 // A message that is kept for later is kept although the reply is an error, unless a

@@ -25,8 +25,10 @@ type instance struct {
 	client    *client.Client
 	suites    core.SuiteSource
 	transport *transport
+	wrapper   core.KeyWrapper // what seals the database
+	key       core.Secret     // of that; empty if the configuration has it
+	audit     modules.AuditLog
 	path      string         // of the database, if the request named it
-	key       core.Secret    // of the database; empty if the configuration has it
 	defaults  []core.SuiteID // the suites of init and addCredential, the default first
 	events    []result
 	known     map[core.ConversationID]*roster
@@ -104,7 +106,7 @@ func (e *engine) open(ctx context.Context, r *request) (*instance, error) {
 		i.path, c.Keystore, tenant = path, config.FileURI("sqlite", path), "conclave"
 	}
 	options := []fx.Option{
-		fx.Populate(&i.client, &i.suites),
+		fx.Populate(&i.client, &i.suites, &i.wrapper, &i.audit),
 		fx.Replace(e.log, modules.Tenant(tenant), modules.Observer(i.observe)),
 		// A script hears of what others have overtaken and does it again itself.
 		fx.Replace(client.Config{NoRenewal: true, PrepareHistory: i.transport.prepareHistory}),
@@ -116,10 +118,11 @@ func (e *engine) open(ctx context.Context, r *request) (*instance, error) {
 		if key == nil {
 			key = make([]byte, keySize)
 		}
-		wrapper, err := i.wrapper(key)
+		wrapper, secret, err := rawKey(key)
 		if err != nil {
 			return nil, err
 		}
+		i.key = secret
 		options = append(options, fx.Replace(fx.Annotate(wrapper, fx.As(new(core.KeyWrapper)))))
 	}
 	i.app = app.New(c, append(options, e.options.Parts...)...)
@@ -134,13 +137,14 @@ func (e *engine) open(ctx context.Context, r *request) (*instance, error) {
 	return i, nil
 }
 
-// wrapper seals a database with a key, and remembers to wipe that.
-func (i *instance) wrapper(key []byte) (core.KeyWrapper, error) {
+// rawKey seals a database with the key of a request, which is to be wiped at the end.
+func rawKey(key []byte) (core.KeyWrapper, core.Secret, error) {
 	if len(key) != keySize {
-		return nil, bad("dbKey: %d bytes, not %d", len(key), keySize)
+		return nil, core.Secret{}, bad("dbKey: %d bytes, not %d", len(key), keySize)
 	}
-	i.key = core.NewSecret(key)
-	return seal.RawKey(i.key)
+	secret := core.NewSecret(key)
+	wrapper, err := seal.RawKey(secret)
+	return wrapper, secret, err
 }
 
 // identify makes the identity of an instance, unless the database has one already, and

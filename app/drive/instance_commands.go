@@ -15,6 +15,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
+	"github.com/conclave-mls/conclave/providers/audit"
 )
 
 // buildVersion is that of the module, as the Go tools wrote it into the program.
@@ -132,6 +133,25 @@ func getData(ctx context.Context, i *instance, _ *request) (result, error) {
 		return nil, err
 	}
 	return result{"data": data}, nil
+}
+
+// updateDatabaseKey seals the database with another key.
+func updateDatabaseKey(ctx context.Context, i *instance, r *request) (result, error) {
+	if _, err := need("dbKey", r.DBKey); err != nil {
+		return nil, err
+	}
+	wrapper, key, err := rawKey(r.DBKey)
+	if err != nil {
+		return nil, err
+	}
+	seen := func(w core.KeyWrapper) core.KeyWrapper { return audit.KeyWrapper(w, i.audit.Logger) }
+	if err := i.client.UpdateKey(ctx, seen(i.wrapper), seen(wrapper)); err != nil {
+		key.Wipe()
+		return nil, err
+	}
+	i.key.Wipe()
+	i.wrapper, i.key = wrapper, key
+	return nil, nil
 }
 
 // dbSize tells the sizes of the database's files and, where the system tells, what the

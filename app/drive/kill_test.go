@@ -112,6 +112,8 @@ func killed(w *world) {
 		}
 	}
 	w.update("bob")
+	bob.key = bytes.Repeat([]byte{5}, 32)
+	bob.must("updateDatabaseKey", "dbKey", bob.key)
 	bob.dies(true)
 	w.reopen("bob").fails("Mls.DuplicateMessage", "decrypt", "message", early)
 	w.remove("bob", "dave")

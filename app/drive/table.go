@@ -54,6 +54,7 @@ var commands = []command{
 	{name: "random", takes: "n", gives: "bytes", instance: random},
 	{name: "setData", takes: "data", instance: setData},
 	{name: "getData", gives: "data?", instance: getData},
+	{name: "updateDatabaseKey", takes: "dbKey", instance: updateDatabaseKey},
 	{name: "dbSize", gives: "db, db-wal, ...", instance: dbSize},
 }
 

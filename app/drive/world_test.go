@@ -40,6 +40,7 @@ type actor struct {
 	inst string
 	id   string
 	db   string
+	key  []byte // of the database; nil: zeros
 }
 
 // run is part of the names of instances, because worlds share drivers.
@@ -87,6 +88,9 @@ func (a *actor) open() {
 	arguments := []any{"clientId", a.id, "ciphersuites", []int{a.w.suite}}
 	if a.db != "" {
 		arguments = append(arguments, "db", a.db)
+		if a.key != nil {
+			arguments = append(arguments, "dbKey", a.key)
+		}
 	}
 	if got := a.must("init", arguments...).ClientID.Text; got != a.id {
 		a.w.t.Fatalf("%v: client id %s, not %s", a, got, a.id)
