@@ -330,23 +330,40 @@ func TestFailedStore(t *testing.T) {
 	t.Parallel()
 	var fails atomic.Bool
 	d := inProcess(t, fx.Decorate(func(ks core.Keystore) core.Keystore { return failing{ks, &fails} }))
-	a := newWorld(t, 1, func(int) *driver { return d }).as("alice")
-	a.must("createConversation")
+	w := newWorld(t, 1, func(int) *driver { return d })
+	w.create("alice")
+	w.add("alice", "bob")
+	a := w.as("alice")
+	m := w.encrypt("bob", "hello")
 	fails.Store(true)
 	if f := a.fails("Other", "setData", "data", []byte("x")); !f.DuringCommit || f.Detail["name"] != "Unavailable" {
 		t.Errorf("the store fails: %+v", f)
 	}
-	if f := a.fails("Mls.Other", "removeMembers", "clientIds", []string{a.id}); f.DuringCommit {
+	if f := a.fails("Other", "removeMembers", "clientIds", []string{a.id}); f.DuringCommit {
 		t.Errorf("the command fails: %+v", f)
 	}
+	// Messages are not to blame: none of them is lost.
+	a.fails("Other", "decryptMany", "messages", [][]byte{[]byte("garbage"), m})
+	a.fails("Other", "decrypt", "message", m)
 	fails.Store(false)
 	a.must("setData", "data", []byte("x"))
+	got := read[[]message](t, a.must("decryptMany", "messages", [][]byte{[]byte("garbage"), m}).Messages)
+	if len(got) != 2 || got[0].Error == nil || got[0].Error.Kind != "Mls.Other" || string(got[1].Plaintext) != "hello" {
+		t.Errorf("messages: %+v", got)
+	}
 }
 
-// failing is a keystore that cannot write for a while.
+// failing is a keystore that does nothing for a while.
 type failing struct {
 	core.Keystore
 	fails *atomic.Bool
+}
+
+func (f failing) Read(ctx context.Context, queries []core.Query) ([][]core.Record, error) {
+	if f.fails.Load() {
+		return nil, core.ErrUnavailable
+	}
+	return f.Keystore.Read(ctx, queries)
 }
 
 func (f failing) Apply(ctx context.Context, b core.Batch) error {

@@ -200,20 +200,18 @@ func processWelcome(ctx context.Context, i *instance, r *request) (result, error
 	if err != nil {
 		return nil, err
 	}
-	var replayed []client.Replayed
+	var id core.ConversationID
 	err = i.transact(ctx, func(ctx context.Context, tx *client.Transaction) error {
 		c, err := tx.ProcessWelcome(ctx, welcome, client.JoinConfig{})
-		if err != nil {
-			return err
+		if err == nil {
+			id = c.ID()
 		}
-		r.Conversation = []byte(c.ID())
-		replayed, err = c.Replay(ctx)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return i.withReplayed(ctx, r, result{"conversation": r.Conversation}, replayed), nil
+	return result{"conversation": []byte(id)}, nil
 }
 
 func wipe(ctx context.Context, i *instance, r *request) (result, error) {

@@ -155,23 +155,25 @@ func outOfOrder(w *world) {
 // one is accepted.
 func refused(w *world) {
 	no := []any{"transport", args{"kind": "reject", "reason": "not today"}}
-	refuse := func(name, command string, arguments ...any) {
+	refuse := func(name, command string, arguments ...any) *failure {
 		w.t.Helper()
 		f := w.as(name).fails("Mls.MessageRejected", command, append(arguments, no...)...)
 		if f.Detail["reason"] != "not today" || len(f.Bundles) != 1 || len(f.Bundles[0].Commit) == 0 {
 			w.t.Fatalf("%v: %s was refused with %+v", w.as(name), command, f)
 		}
+		return f
 	}
 	w.create("alice")
 	w.add("alice", "bob", "carol", "dave")
 	for _, name := range w.in {
 		before := w.agree()
-		refuse(name, "updateKeys")
+		mine := refuse(name, "updateKeys").Bundles[0].Commit
 		refuse(name, "addMembers", "keyPackages", w.keyPackages("erin"))
 		refuse(name, "removeMembers", "clientIds", w.ids([]string{w.in[(indexOf(w.in, name)+1)%len(w.in)]}))
 		if w.agree() != before {
 			w.t.Fatal("the epoch changed")
 		}
+		w.as(name).fails("Mls.SelfCommitIgnored", "decrypt", "message", mine) // if it comes after all
 		w.talk()
 		w.update(name)
 	}
