@@ -276,6 +276,41 @@ func TestInstanceCommands(t *testing.T) {
 	}
 }
 
+// Who never asks for events does not fill the memory with them.
+func TestManyEvents(t *testing.T) {
+	t.Parallel()
+	d := inProcess(t)
+	a := newWorld(t, 1, func(int) *driver { return d }).as("alice")
+	for n := range 1001 {
+		a.must("createConversation", "conversation", fmt.Append(nil, n))
+	}
+	if events := a.must("events").Events; len(events) != 1000 || string(events[999].Conversation) != "1000" {
+		t.Errorf("%d events", len(events))
+	}
+}
+
+// What came for the epoch of a commit of ours whose answer was lost is in the reply to
+// the next commit.
+func TestReplayedByCommit(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1, func(int) *driver { return ourProcess(t) })
+	w.folder = t.TempDir()
+	w.create("alice")
+	w.add("alice", "bob")
+	b := w.crashes("bob", "updateKeys")
+	w.as("alice").takes(b.Commit)
+	m := w.encrypt("alice", "hello")
+	bob := w.reopen("bob")
+	bob.fails("Mls.BufferedFutureMessage", "decrypt", "message", m)
+	again := bob.must("updateKeys")
+	if len(again.BufferedMessages) != 1 {
+		t.Fatalf("read with the commit: %+v", again.BufferedMessages)
+	}
+	w.isText(bob, again.BufferedMessages[0], "alice", "hello")
+	w.as("alice").takes(again.Bundle.Commit)
+	w.agree()
+}
+
 // A message that is kept for later is kept although the reply is an error, unless a
 // rollback is asked for.
 func TestKeptMessages(t *testing.T) {

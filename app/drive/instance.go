@@ -38,7 +38,7 @@ type instance struct {
 const keySize = 32
 
 // maxEvents is how many events are kept for the command that asks for them.
-const maxEvents = 10000
+const maxEvents = 1000
 
 // instance finds the one that a request names.
 func (e *engine) instance(r *request) (*instance, error) {
