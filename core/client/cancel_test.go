@@ -60,13 +60,13 @@ func (h hasty) Apply(ctx context.Context, b core.Batch) error {
 
 // playCancelled plays an operation with a context that ends when it is asked for the
 // n-th time, by the store and by the transport too, before and after each call.
-func (s *stage) playCancelled(n int) (gist string, err error, asked int) {
+func (s *stage) playCancelled(n int) (gist string, asked int, err error) {
 	ctx := newCountdown(s.Context(), n)
 	s.alice.Link.Before = func(string) error { s.calls++; return ctx.Err() }
 	s.alice.Link.After = func(string) error { return ctx.Err() }
 	gist, err = s.play(ctx)
 	s.count()
-	return gist, err, ctx.asked
+	return gist, ctx.asked, err
 }
 
 // Cancels every operation whenever it asks the context. It ends with that, no goroutine
@@ -78,7 +78,7 @@ func TestCancelledAtEveryPoint(t *testing.T) {
 		set := func() setting { return setting{store: hasty{memory.New()}} }
 		o := outcomesOf(t, op, set)
 		s := newStage(t, op, set())
-		_, err, asked := s.playCancelled(0)
+		_, asked, err := s.playCancelled(0)
 		s.must(err)
 		for n := 1; n <= asked; n++ {
 			if testing.Short() && n != 1+i%asked {
@@ -86,7 +86,7 @@ func TestCancelledAtEveryPoint(t *testing.T) {
 			}
 			t.Run(fmt.Sprintf("%s/%d", op.name, n), func(t *testing.T) {
 				s := newStage(t, op, set())
-				gist, err, _ := s.playCancelled(n)
+				gist, _, err := s.playCancelled(n)
 				if err != nil && !errors.Is(err, context.Canceled) {
 					t.Fatal(err)
 				}
