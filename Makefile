@@ -7,7 +7,7 @@
 # make soak    random groups beside a model of them for SOAK_TIME (an hour); 10000
 #              random histories of the client's store beside a map
 # make soak-race, soak-fuzz   the tests again and again; fuzzing for 10 minutes each
-# make soak-interop   every scenario with every assignment of actors, and a long random one
+# make soak-interop   every scenario with every assignment of actors, and long random ones
 # make build   bin/conclave
 #
 # CONCLAVE_SHARED names the folder with the specifications' test vectors;
@@ -138,6 +138,7 @@ soak-fuzz:
 
 soak-interop:
 	go test -count 1 -timeout 0 -run TestScenarios ./app/interop -assignments 16 -deep 1670
+	go test -count 1 -timeout 0 -run Interop ./app/drive -everything -runs 100 -steps 100
 
 clean:
 	rm -rf bin

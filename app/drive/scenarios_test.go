@@ -380,3 +380,31 @@ func TestInterop(t *testing.T) {
 		})
 	}
 }
+
+// One client, with credentials for all suites, is in a group of each at once.
+func TestInteropManySuites(t *testing.T) {
+	conclave, core := inProcess(t), coreCrypto(t)
+	t.Parallel()
+	w := newWorld(t, 0, func(role int) *driver { return []*driver{conclave, core}[role%2] })
+	w.suites = interopSuites
+	type group struct {
+		suite      int
+		id         []byte
+		in, leaves []string
+	}
+	var groups []group
+	for i, suite := range interopSuites {
+		w.suite, w.group, w.in, w.leaves = suite, fmt.Appendf(nil, "%s, suite %d", w.group, suite), nil, nil
+		members := []string{"alice", "bob", "carol", "dave"}
+		members = append(members[i%4:], members[:i%4]...)
+		w.create(members[0])
+		w.add(members[0], members[1:]...)
+		groups = append(groups, group{suite, w.group, w.in, w.leaves})
+	}
+	for _, g := range groups {
+		w.suite, w.group, w.in, w.leaves = g.suite, g.id, g.in, g.leaves
+		w.agree()
+		w.update(w.in[1])
+		w.talk()
+	}
+}

@@ -18,7 +18,8 @@ import (
 // choice, and no scenario asks.
 type world struct {
 	t      testing.TB
-	suite  int
+	suite  int   // of the conversation
+	suites []int // of the actors; nil: the same
 	group  []byte
 	cast   func(role int) *driver
 	folder string // of databases; empty: in memory
@@ -85,7 +86,11 @@ func (w *world) as(name string) *actor {
 // open makes the actor's instance, or opens it again.
 func (a *actor) open() {
 	a.w.t.Helper()
-	arguments := []any{"clientId", a.id, "ciphersuites", []int{a.w.suite}}
+	suites := a.w.suites
+	if suites == nil {
+		suites = []int{a.w.suite}
+	}
+	arguments := []any{"clientId", a.id, "ciphersuites", suites}
 	if a.db != "" {
 		arguments = append(arguments, "db", a.db)
 		if a.key != nil {
