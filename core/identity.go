@@ -3,27 +3,37 @@
 package core
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"sync"
 )
 
 // A ClientID names one client (one device of a person): opaque bytes, not empty.
 // In a basic credential it is the identity.
 type ClientID string
 
-// LogValue shows a digest, never the id itself.
+// LogValue shows a salted digest, never the id itself: the same within a process.
 func (id ClientID) LogValue() slog.Value { return obfuscated(string(id)) }
 
 // A ConversationID is the MLS group id: opaque bytes.
 type ConversationID string
 
-// LogValue shows a digest, never the id itself.
+// LogValue shows a salted digest, never the id itself: the same within a process.
 func (id ConversationID) LogValue() slog.Value { return obfuscated(string(id)) }
 
+// logSalt is drawn anew by each process: in its logs the same id looks the same, and
+// nobody can try out which it is.
+var logSalt = sync.OnceValue(func() (salt [32]byte) {
+	_, _ = rand.Read(salt[:]) // never fails, see crypto/rand
+	return salt
+})
+
 func obfuscated(id string) slog.Value {
-	sum := sha256.Sum256([]byte(id))
+	salt := logSalt()
+	sum := sha256.Sum256(append(salt[:], id...))
 	return slog.StringValue(hex.EncodeToString(sum[:10]))
 }
 

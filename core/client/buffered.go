@@ -5,6 +5,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"log/slog"
 
 	"github.com/conclave-mls/conclave/core/mls"
 )
@@ -35,6 +36,7 @@ func (t *Transaction) buffer(h *held, in *incoming, reason BufferReason) (Receiv
 	w.next++
 	w.bytes += size
 	h.dirty = true
+	t.noteBuffered(h, "message buffered", in.content(), slog.String("reason", reason.String()), slog.Uint64("epoch", in.epoch))
 	return &Buffered{Reason: reason, Epoch: in.epoch}, nil
 }
 
@@ -47,6 +49,7 @@ func (t *Transaction) bufferCommit(h *held, in *incoming) (Received, error) {
 	t.waits(h)
 	h.head.waiting.commit = true
 	h.dirty = true
+	t.noteBuffered(h, "message buffered", in.content(), slog.String("reason", MissingProposals.String()), slog.Uint64("epoch", in.epoch))
 	return &Buffered{Reason: MissingProposals, Epoch: in.epoch}, nil
 }
 
@@ -61,6 +64,9 @@ func (t *Transaction) waits(h *held) {
 func (t *Transaction) emptyBuffer(h *held) {
 	t.segment.del(ofConversation(tableBuffered, h.id), nil)
 	t.segment.del(ofConversation(tableBufferedCommit, h.id), nil)
+	if h.head.waiting.some() {
+		t.note(slog.LevelDebug, h, "buffered messages dropped", slog.Int("messages", int(h.head.waiting.count)), slog.Bool("commit", h.head.waiting.commit))
+	}
 	h.head.waiting = buffered{}
 	h.dirty = true
 }
@@ -103,6 +109,7 @@ func (t *Transaction) replay(ctx context.Context, h *held) (out []Replayed, err 
 				return nil, err
 			}
 			out = append(out, Replayed{result, err})
+			t.noteReplayed(h, mls.ContentType(r.Key[0]), err)
 			if h.group == nil { // everything is gone
 				break
 			}
@@ -140,6 +147,7 @@ func (t *Transaction) retryCommit(ctx context.Context, h *held, proposal Receive
 			if _, still := result.(*Buffered); still {
 				return proposal, nil
 			}
+			t.noteReplayed(h, mls.ContentCommit, nil)
 			return result, nil // entering the epoch has dropped it
 		}
 	}
@@ -147,5 +155,6 @@ func (t *Transaction) retryCommit(ctx context.Context, h *held, proposal Receive
 		return nil, err
 	}
 	drop()
+	t.noteReplayed(h, mls.ContentCommit, err)
 	return attach(proposal, []Replayed{{Err: err}}), nil
 }

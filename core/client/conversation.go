@@ -5,6 +5,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 
 	"github.com/conclave-mls/conclave/core"
@@ -123,6 +124,7 @@ func (t *Transaction) inhabit(ctx context.Context, h *held, incarnation uint32, 
 	h.head.waiting.ready = h.head.waiting.count > 0
 	t.advance(h, g, ws)
 	t.events = append(t.events, EpochChanged{h.id, g.Epoch()})
+	t.note(slog.LevelInfo, h, "conversation entered", slog.Uint64("epoch", g.Epoch()))
 	return nil
 }
 
@@ -179,6 +181,7 @@ func (t *Transaction) forget(ctx context.Context, h *held, reason string) error 
 	if h.head.active != 0 {
 		t.segment.del(ofGroup(h.id, h.head.active), nil)
 		t.events = append(t.events, Left{h.id})
+		t.note(slog.LevelInfo, h, "conversation left", slog.String("reason", reason))
 	}
 	if h.head.pending.exists() {
 		in, err := t.intended(ctx, h)

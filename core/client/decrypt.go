@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/conclave-mls/conclave/core"
@@ -183,6 +184,8 @@ func (t *Transaction) process(ctx context.Context, h *held, in *incoming) (Recei
 			return nil, err
 		}
 		t.advance(h, g, ws)
+		t.note(slog.LevelDebug, h, "proposal received", slog.String("kind", kindOf(r.Proposal)),
+			slog.Int("sender_type", int(r.Sender.Type)), slog.Int("sender", int(r.Sender.Leaf)))
 		return &ProposalResult{Ref: r.Ref, Proposal: r.Proposal, Sender: r.Sender, Delay: delay}, nil
 	case *mls.ReceivedCommit:
 		if err := t.admitCommit(ctx, h, r); err != nil {
@@ -200,6 +203,7 @@ func (t *Transaction) process(ctx context.Context, h *held, in *incoming) (Recei
 		if err := t.noteEra(ctx, h, r); err != nil {
 			return nil, err
 		}
+		t.noteCommit(h, c, r.Proposals)
 		return c, t.entered(ctx, h, c, r.SelfRemoved, left, in.digest)
 	}
 	return nil, fmt.Errorf("unexpected result %T: %w", result, core.ErrUnsupported)
@@ -307,6 +311,7 @@ func (t *Transaction) mergePending(ctx context.Context, h *held) (*CommitResult,
 	if err := t.noteEra(ctx, h, r); err != nil {
 		return nil, err
 	}
+	t.noteCommit(h, c, r.Proposals)
 	if err := t.entered(ctx, h, c, r.SelfRemoved, nil, own); err != nil {
 		return nil, err
 	}

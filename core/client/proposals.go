@@ -5,6 +5,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"log/slog"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
@@ -138,6 +139,7 @@ func (t *Transaction) proposed(ctx context.Context, h *held, key MessageKey, g *
 		return Proposed{}, err
 	}
 	t.encrypted(h, g, ws)
+	t.note(slog.LevelDebug, h, "proposal made", slog.String("key", key.String()))
 	return Proposed{Ref: sent.Ref, Key: key, Message: sent.Message}, nil
 }
 

@@ -23,6 +23,7 @@ func (t *Transaction) watch(h *held, in *incoming, err error) {
 	default:
 		return
 	}
+	t.client.log.Info("commits seem to be missing", "conversation", h.id, "epoch", h.head.epoch, "seen", in.epoch)
 	t.signals = append(t.signals, OutOfSync{Conversation: h.id, Epoch: h.head.epoch, Seen: in.epoch})
 }
 

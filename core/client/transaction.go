@@ -25,6 +25,7 @@ type Transaction struct {
 
 	segment *segment
 	held    map[core.ConversationID]*held
+	notes   []func(context.Context) // lines for the log, once this is durable
 	events  []Event
 	signals []Event               // of what is not durable, told at the end
 	deliver []core.ConversationID // outboxes to look at once this is durable
@@ -195,7 +196,7 @@ func (t *Transaction) whole(err *error) func() {
 func (t *Transaction) reset() {
 	t.segment = newSegment(t.client.store)
 	t.held = map[core.ConversationID]*held{}
-	t.events, t.keys, t.dropped = nil, nil, nil
+	t.events, t.keys, t.dropped, t.notes = nil, nil, nil, nil
 }
 
 // Finish makes the open segment durable and ends the transaction, whatever comes
@@ -220,6 +221,9 @@ func (t *Transaction) finish(ctx context.Context) error {
 	}
 	defer leave() // an observer or a store may panic: then it is aborted
 	if err = errors.Join(ctx.Err(), t.broken); err == nil {
+		if t.unchanged() && !t.crossed {
+			t.client.log.Debug("a transaction has changed nothing")
+		}
 		err = t.close(ctx)
 	}
 	if err != nil {
@@ -278,8 +282,11 @@ func (t *Transaction) close(ctx context.Context) error {
 		return err
 	}
 	t.client.observe(t.events...) // told in their order, when nothing is held
-	dropped := t.dropped
+	dropped, notes := t.dropped, t.notes
 	t.release(versions)
+	for _, log := range notes {
+		log(ctx)
+	}
 	t.client.forgetKeys(ctx, dropped)
 	t.client.tell(ctx)
 	return nil
