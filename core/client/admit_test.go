@@ -83,7 +83,7 @@ func guarded(t testing.TB, policy mls.Config) (w *world, alice, bob *clienttest.
 	return w, alice, bob, keeper, server, store
 }
 
-// Each way in is asked about, once, with who is there and who will be gone.
+// ENG-7, XS-3: each way in is asked about, once, with who is there and who will be gone.
 func TestAdmit(t *testing.T) {
 	t.Parallel()
 	bothPolicies(t, func(t *testing.T, policy mls.Config) {
@@ -168,7 +168,7 @@ func TestAdmit(t *testing.T) {
 	})
 }
 
-// Who is kept out is not let in by anything of ours, and nothing has changed.
+// ENG-7, XS-3: who is kept out is not let in by anything of ours, and nothing has changed.
 func TestNotAdmitted(t *testing.T) {
 	t.Parallel()
 	bothPolicies(t, func(t *testing.T, policy mls.Config) {
@@ -276,5 +276,46 @@ func TestAdmitCannotTell(t *testing.T) {
 	}
 	down = false
 	w.must(bob.Link.Drain(t.Context(), chat))
+	w.agree(alice, bob)
+}
+
+// ENG-7: a Welcome can be looked at before it is taken: who aborts is where it was, with
+// its key package.
+func TestWelcomeIsLookedAt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, clienttest.Options{})
+	alice := w.device("alice")
+	ks := memory.New()
+	bob := w.deviceOn("bob", ks, config())
+	w.create(alice)
+	p := w.keyPackage(bob)
+	w.in(alice, func(ctx context.Context, c *client.Conversation) error { _, err := c.AddMembers(ctx, p); return err })
+	welcome, ok := w.service.Welcome("bob")
+	if !ok {
+		t.Fatal("no Welcome")
+	}
+	before := snapshot(t, ks)
+	take := func(decide func(members []core.ClientID) error) error {
+		return bob.Transaction(t.Context(), func(ctx context.Context, tx *client.Transaction) error {
+			c, err := tx.ProcessWelcome(ctx, welcome.Message, bob.Join)
+			if err != nil {
+				return err
+			}
+			members, err := c.ClientIDs(ctx)
+			return errors.Join(err, decide(members))
+		})
+	}
+	if err := take(func(members []core.ClientID) error {
+		if !slices.Equal(members, []core.ClientID{"alice", "bob"}) {
+			t.Errorf("with %v", members)
+		}
+		return errPolicy
+	}); !errors.Is(err, errPolicy) {
+		t.Fatal(err)
+	}
+	if !same(before, snapshot(t, ks)) || w.keyPackages(bob) != 1 {
+		t.Error("something has changed")
+	}
+	w.must(take(func([]core.ClientID) error { return nil }))
 	w.agree(alice, bob)
 }

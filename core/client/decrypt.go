@@ -253,7 +253,7 @@ func (t *Transaction) entered(ctx context.Context, h *held, c *CommitResult, rem
 		if err := t.renew(ctx, h, c, left); err != nil {
 			return err
 		}
-	} else if err := t.undeliverable(ctx, h, "the conversation was re-initialised"); err != nil {
+	} else if err := t.reInitialised(ctx, h); err != nil {
 		return err
 	}
 	if h.head.pending.exists() && h.head.pending.message != began {

@@ -30,7 +30,8 @@
 //     proposed again; Config.NoRenewal leaves that to the application.
 //   - What [Conversation.Send] accepted is delivered at least once, in order, with
 //     the same idempotency key each time, or reported as [Undelivered].
-//   - Reads through the [Client] see what is durable and nothing else.
+//   - Reads through the [Client] and its [View] see what is durable and nothing else.
+//   - Who comes into a conversation is for the application to decide: [Admission].
 //
 // What not to do: hand out ciphertexts of [Conversation.Encrypt] before the
 // transaction is durable; start a transaction within a transaction; keep a

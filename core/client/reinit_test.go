@@ -66,16 +66,20 @@ func TestReInitCommitted(t *testing.T) {
 		packages := [][]byte{w.keyPackage(carol)}
 		w.send(alice, "before") // read afterwards
 		late := w.service.Log(chat)
-		bob.SetTransport(nil)
+		bob.Link.Before = func(string) error { return errors.New("not now") }
 		var own client.Proposed
+		var staged client.MessageKey
 		w.in(bob, func(ctx context.Context, c *client.Conversation) (err error) {
 			if _, err = c.Send(ctx, []byte("never"), nil); err != nil {
 				return err
 			}
-			own, err = c.ProposeUpdate(ctx, 0)
+			if own, err = c.ProposeUpdate(ctx, 0); err != nil {
+				return err
+			}
+			staged, err = c.StageCommit(ctx, client.Changes{Update: true})
 			return err
 		})
-		bob.SetTransport(bob.Link)
+		bob.Link.Before = nil
 		mallory.commit(mls.CommitParams{Proposals: []mls.Proposal{reInit}})
 		bob.Events()
 		bob.Received()
@@ -93,18 +97,22 @@ func TestReInitCommitted(t *testing.T) {
 			t.Errorf("%+v, %v", i, err)
 		}
 		events := bob.Events()
-		var undelivered, lapsed int
+		var undelivered, lapsed, failed int
 		for _, e := range events {
 			switch e := e.(type) {
 			case client.Undelivered:
 				undelivered++
+			case client.CommitFailed:
+				if e.Key == staged && errors.Is(e.Err, mls.ErrInactive) {
+					failed++
+				}
 			case client.Lapsed:
 				if e.Key == own.Key {
 					lapsed++
 				}
 			}
 		}
-		if undelivered != 1 || lapsed != 1 {
+		if undelivered != 1 || lapsed != 1 || failed != 1 {
 			t.Errorf("events %+v", events)
 		}
 		if r, err := w.give(bob, late[len(late)-1]); err != nil || string(client.Flatten(r).Message) != "before" {
