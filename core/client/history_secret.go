@@ -56,35 +56,33 @@ func openHistory(suites core.SuiteSource, data []byte) (*mls.KeyPackageBundle, e
 	if err != nil {
 		return nil, err
 	}
-	bad := func(format string, args ...any) (*mls.KeyPackageBundle, error) {
-		f.wipe()
-		return nil, fmt.Errorf("history secret: %w", fmt.Errorf(format, args...))
-	}
+	defer f.wipe()
+	bad := func(err error) (*mls.KeyPackageBundle, error) { return nil, fmt.Errorf("history secret: %w", err) }
 	suite, err := suiteNamed(suites, f.suite)
 	if err != nil {
-		return bad("%w", err)
+		return bad(err)
 	}
 	k := &f.k
 	k.Suite = suite.ID()
 	id := k.LeafNode.Credential.Identity
 	if !bytes.Equal(f.client, id) || !IsHistoryClient(core.ClientID(id)) {
-		return bad("of a client that is none: %w", core.ErrInvalid)
+		return bad(fmt.Errorf("of a client that is none: %w", core.ErrInvalid))
 	}
 	// What was signed then counts; the lifetime is that of the invitation, long over
 	// when somebody looks back.
 	if err := k.Validate(suite, time.Time{}); err != nil {
-		return bad("%w", err)
+		return bad(err)
 	}
 	b := &mls.KeyPackageBundle{KeyPackage: k}
-	if b.InitKey, err = suite.OpenKeyPair(core.NewSecret(f.private.init)); err != nil {
-		return bad("%w", err)
+	if b.InitKey, err = suite.OpenKeyPair(core.NewSecret(bytes.Clone(f.private.init))); err != nil {
+		return bad(err)
 	}
-	if b.LeafKey, err = suite.OpenKeyPair(core.NewSecret(f.private.leaf)); err != nil {
-		return bad("%w", err)
+	if b.LeafKey, err = suite.OpenKeyPair(core.NewSecret(bytes.Clone(f.private.leaf))); err != nil {
+		return bad(err)
 	}
 	if !bytes.Equal(b.InitKey.Public(), k.InitKey) || !bytes.Equal(b.LeafKey.Public(), k.LeafNode.EncryptionKey) ||
 		!bytes.Equal(f.leafKey, k.LeafNode.EncryptionKey) {
-		return bad("a private key is not that of its public key: %w", core.ErrInvalid)
+		return bad(fmt.Errorf("a private key is not that of its public key: %w", core.ErrInvalid))
 	}
 	return b, nil
 }

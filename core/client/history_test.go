@@ -841,3 +841,49 @@ func TestForgedHistorySecret(t *testing.T) {
 		t.Errorf("one that is over: %v", err)
 	}
 }
+
+// The key of a history client is made in software and lasts no longer than its key
+// package takes: a token that keeps our own keys is not asked, nor burdened with one
+// for each era.
+func TestHistoryKeyIsNotKept(t *testing.T) {
+	w := newWorld(t, clienttest.Options{})
+	keys := newToken()
+	cfg := config()
+	cfg.Keys = keys
+	alice := w.deviceOn("alice", memory.New(), cfg)
+	w.create(alice)
+	before := len(keys.keys)
+	w.in(alice, enable)
+	if len(keys.keys) != before {
+		t.Errorf("%d keys in the token, %d before", len(keys.keys), before)
+	}
+	cfg.Suites = struct{ core.SuiteSource }{pure.New()} // makes no signature keys
+	bob := w.deviceOn("bob", memory.New(), cfg)
+	w.do(bob, func(ctx context.Context, tx *client.Transaction) error {
+		c, err := tx.NewConversation(ctx, "other", client.ConversationConfig{Suite: suite1})
+		if err != nil {
+			return err
+		}
+		if err := enable(ctx, c); !errors.Is(err, core.ErrUnsupported) {
+			t.Errorf("a key in a token: %v", err)
+		}
+		return nil
+	})
+	if len(keys.keys) != before+1 { // bob's own
+		t.Errorf("%d keys in the token", len(keys.keys))
+	}
+}
+
+// A history secret is good for ever, though the key package in it is not.
+func TestOldHistorySecret(t *testing.T) {
+	w := newWorld(t, clienttest.Options{})
+	cfg := config()
+	cfg.Clock = func() time.Time { return time.Now().Add(-5 * 365 * 24 * time.Hour) }
+	alice := w.deviceOn("alice", memory.New(), cfg)
+	w.create(alice)
+	w.in(alice, enable)
+	w.send(alice, "long ago")
+	if got := w.history(w.created(alice), config()); !slices.Equal(got, []string{"alice: long ago"}) {
+		t.Errorf("read %q", got)
+	}
+}
