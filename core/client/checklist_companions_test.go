@@ -488,6 +488,9 @@ func companionTransport(t *testing.T) {
 	w.triesIn(alice, core.ErrDenied, update)
 	w.answering(alice, client.Outcome{Kind: 99})
 	w.triesIn(alice, core.ErrUnknownOutcome, update)
+	if i := w.info(alice); !i.PendingCommit {
+		t.Error("an answer that means nothing was taken for a refusal")
+	}
 }
 
 // A transport that remembers the last commit.

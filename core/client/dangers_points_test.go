@@ -405,6 +405,43 @@ func dangerReplayRemoved(t *testing.T) {
 	w.absent(bob)
 }
 
+// While a join waits, messages of any epoch are buffered: each is replayed in its own.
+func dangerReplayLater(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, w *world) {
+		_, bob := w.pair()
+		dave := w.device("dave")
+		n := len(w.service.Log(chat))
+		dave.Link.After = once("commit")
+		if err := w.join(dave); !errors.Is(err, core.ErrUnknownOutcome) {
+			t.Fatal(err)
+		}
+		w.must(bob.Link.Drain(t.Context(), chat))
+		w.send(bob, "two")
+		w.update(bob)
+		w.send(bob, "three")
+		log := w.since(n) // the join, two, the commit, three
+		for _, i := range []int{3, 1} {
+			if b, ok := w.gives(dave, log[i]).(*client.Buffered); !ok || b.Reason != client.JoinPending {
+				t.Fatalf("%+v", b)
+			}
+		}
+		for _, step := range []struct {
+			i    int
+			want string
+			left int
+		}{{0, "two", 1}, {2, "three", 0}} {
+			r := w.gives(dave, log[step.i])
+			if texts := textsOf(r); !slices.Equal(texts, []string{step.want}) {
+				t.Errorf("%q came with message %d, want %q", texts, step.i, step.want)
+			}
+			if i := w.info(dave); i.Buffered != step.left {
+				t.Errorf("%d are buffered, want %d", i.Buffered, step.left)
+			}
+		}
+	})
+}
+
 // What was buffered in the lost past is not of the epoch that is joined again.
 func dangerRejoinBuffer(t *testing.T) {
 	t.Parallel()

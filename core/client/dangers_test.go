@@ -19,7 +19,7 @@ var dangers = []point{
 	{"9 nothing is held while the service is asked", dangerNothingHeld},
 	{"10 duplicates are known by what they are", together(dangerDuplicates, TestDuplicatesAndLatecomers)},
 	{"11 only the next epoch is buffered", dangerFarFuture},
-	{"12 replay has an order, no recursion, and ends when we are removed", together(dangerReplayOrder, dangerReplayRemoved)},
+	{"12 replay has an order, no recursion, and ends when we are removed", together(dangerReplayOrder, dangerReplayRemoved, dangerReplayLater)},
 	{"13 a poisoned message does not block a commit", quirkPoison},
 	{"14 a first join replays, a rejoin keeps nothing old", together(quirkJoinReplays, dangerRejoinBuffer, TestBufferAfterRejoin)},
 	{"15 a join that waits blocks a new conversation and a Welcome", dangerJoinBlocks},
