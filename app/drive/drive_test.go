@@ -363,8 +363,8 @@ func TestRefusedAfterCrash(t *testing.T) {
 // A store that fails at the end of a transaction is told from a command that fails.
 func TestFailedStore(t *testing.T) {
 	t.Parallel()
-	var fails atomic.Bool
-	d := inProcess(t, fx.Decorate(func(ks core.Keystore) core.Keystore { return failing{ks, &fails} }))
+	var fails, soon atomic.Bool
+	d := inProcess(t, fx.Decorate(func(ks core.Keystore) core.Keystore { return failing{ks, &fails, &soon} }))
 	w := newWorld(t, 1, func(int) *driver { return d })
 	w.create("alice")
 	w.add("alice", "bob")
@@ -386,12 +386,19 @@ func TestFailedStore(t *testing.T) {
 	if len(got) != 2 || got[0].Error == nil || got[0].Error.Kind != "Mls.Other" || string(got[1].Plaintext) != "hello" {
 		t.Errorf("messages: %+v", got)
 	}
+
+	// What is durable is told, although nothing can be looked up any more.
+	a.takes(w.commit("bob", "updateKeys").Commit)
+	m = w.encrypt("bob", "hello again")
+	soon.Store(true)
+	a.reads(m, "bob", "hello again")
+	a.fails("Other", "setData", "data", []byte("x"))
 }
 
-// failing is a keystore that does nothing for a while.
+// failing is a keystore that does nothing for a while, or after its next write.
 type failing struct {
 	core.Keystore
-	fails *atomic.Bool
+	fails, soon *atomic.Bool
 }
 
 func (f failing) Read(ctx context.Context, queries []core.Query) ([][]core.Record, error) {
@@ -405,6 +412,7 @@ func (f failing) Apply(ctx context.Context, b core.Batch) error {
 	if f.fails.Load() {
 		return core.ErrUnavailable
 	}
+	defer func() { f.fails.Store(f.soon.Load()) }()
 	return f.Keystore.Apply(ctx, b)
 }
 

@@ -139,10 +139,8 @@ func (i *instance) showAll(ctx context.Context, id core.ConversationID, list []c
 
 // show is a message in a reply. What is kept is an error there.
 func (i *instance) show(ctx context.Context, id core.ConversationID, m client.Received) (out result, err error) {
-	members, err := i.roster(ctx, id)
-	if err != nil && !errors.Is(err, client.ErrConversationNotFound) { // else we were removed
-		return nil, err
-	}
+	// None if we were removed, or if the store fails now: that must not cost the message.
+	members, _ := i.roster(ctx, id)
 	var replayed []client.Replayed
 	switch m := m.(type) {
 	case *client.Text:

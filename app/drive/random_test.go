@@ -80,7 +80,7 @@ func (w *randomWorld) step(n int) string {
 			break
 		}
 		w.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
-		out = out[:1+w.IntN(min(2, len(out)))]
+		out = out[:1+w.IntN(min(3, len(out)))]
 		w.add(actor, out...)
 		return fmt.Sprintf("%s adds %v", actor, out)
 	case 2:

@@ -31,7 +31,7 @@ type world struct {
 }
 
 // roles are who there is; a casting knows them by number.
-var roles = []string{"alice", "bob", "carol", "dave", "erin", "frank"}
+var roles = []string{"alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan", "judy"}
 
 // An actor is an instance of a driver.
 type actor struct {
