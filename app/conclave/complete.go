@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -19,6 +20,11 @@ import (
 
 // Completion knows what is known here: it asks nobody, neither the delivery service
 // nor a person for a passphrase.
+
+// harmless are the names that a shell takes as they are. Peers choose names, shells put
+// what several completions have in common into the line unquoted, and scripts evaluate
+// the line to complete the next word: others are for who types them.
+var harmless = regexp.MustCompile(`^[\pL\pN][\pL\pN._@:+/-]*$`)
 
 // nameThen completes the name of a conversation and then, one after the other, the
 // clients that which has picked of it; none if that is nil.
@@ -34,7 +40,7 @@ func (p *program) nameThen(which func(list []messenger.Status, of messenger.Stat
 				return
 			}
 			for _, id := range which(list, list[at]) {
-				if id != own && !slices.Contains(args[1:], string(id)) && !slices.Contains(out, string(id)) && plain(string(id)) == string(id) {
+				if id != own && !slices.Contains(args[1:], string(id)) && !slices.Contains(out, string(id)) && harmless.MatchString(string(id)) {
 					out = append(out, string(id))
 				}
 			}
@@ -54,7 +60,7 @@ func names(list []messenger.Status) (out []cobra.Completion) {
 		if count[name] > 1 {
 			name = string(s.ID)
 		}
-		if plain(name) == name {
+		if harmless.MatchString(name) {
 			out = append(out, cobra.CompletionWithDesc(name, fmt.Sprintf("%d members, %d unread", len(s.Members), s.Unread)))
 		}
 	}
