@@ -273,7 +273,8 @@ func (d *delivery) commit(ctx context.Context, h head, r seal.Record, o outgoing
 }
 
 // withdraw is for a proposal that the service refused: no member but us has it, so no
-// commit of ours may cover it.
+// commit of ours may cover it. One that does was never submitted, because it goes behind
+// the proposal; it is made again.
 func (c *Client) withdraw(ctx context.Context, id core.ConversationID, item seal.Record, o outgoing, reason string) error {
 	return c.transaction(ctx, func(ctx context.Context, t *Transaction) error {
 		h, err := t.hold(ctx, id)
@@ -288,6 +289,13 @@ func (c *Client) withdraw(ctx context.Context, id core.ConversationID, item seal
 		t.events = append(t.events, o.lost(id, reason))
 		if h.group == nil {
 			return nil
+		}
+		if h.head.pending.exists() && h.head.pending.submissions == 0 {
+			if err := t.overtaken(ctx, h); err != nil {
+				return err
+			}
+			t.noPending(h)
+			t.write(h, h.head.active, h.group.DropPending())
 		}
 		g, ws, err := h.group.DropProposal(ctx, t.own(h), o.ref)
 		if errors.Is(err, core.ErrNotFound) { // the application was faster
