@@ -4,6 +4,7 @@ package client_test
 
 import (
 	"context"
+	"sync"
 	"testing"
 
 	"github.com/conclave-mls/conclave/core/client"
@@ -34,4 +35,28 @@ func TestRefusedProposalBeforeCommit(t *testing.T) {
 			t.Errorf("%+v", lapsed)
 		}
 	})
+}
+
+// TestCommitsOfManyGoroutines: goroutines of one client commit at the same time, and so
+// does another member. None of them is turned away.
+func TestCommitsOfManyGoroutines(t *testing.T) {
+	t.Parallel()
+	w, alice, bob, carol := trio(t, mls.DefaultConfig, clienttest.Options{})
+	var all sync.WaitGroup
+	for i := range 6 {
+		all.Go(func() {
+			d := alice
+			if i == 0 {
+				d = bob
+			}
+			for range 5 {
+				if err := in(t.Context(), d, update); err != nil {
+					t.Errorf("%d: %v", i, err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	w.catchUp()
+	w.agree(alice, bob, carol)
 }

@@ -90,7 +90,7 @@ type Client struct {
 	cache      groupCache
 	observers  observers
 	signers    sync.Map // public key to core.Signer
-	committing sync.Map // MessageKeys of commits whose outcome a caller waits for
+	committing sync.Map // MessageKey to *waiter: commits whose outcome a caller waits for
 	mu         sync.Mutex
 	burnt      map[core.ConversationID]map[uint64][]mls.Floor
 	closed     bool

@@ -102,10 +102,10 @@ func (t *Transaction) commit(ctx context.Context, id core.ConversationID, change
 		return nil, fmt.Errorf("a commit is staged in this transaction: %w", core.ErrInvalid)
 	}
 	in := intention{key: newMessageKey(), owner: c.process, changes: changes}
-	c.committing.Store(in.key, true)
-	defer c.committing.Delete(in.key)
+	ctx, w, stop := c.await(ctx, in.key)
+	defer stop()
 	defer func() {
-		if in.tries > 0 { // what lay behind it in the outbox has waited
+		if in.tries > 0 || w.more.Load() { // what lay behind it in the outbox has waited
 			t.afterwards(id)
 		}
 	}()
@@ -123,6 +123,15 @@ func (t *Transaction) commit(ctx context.Context, id core.ConversationID, change
 			}
 		}
 		result, err := t.commitHeld(ctx, h, in, in.tries > 0)
+		if errors.Is(err, ErrCommitLost) { // or others have done it, and more
+			e, unknown := t.outcome(ctx, id, w)
+			if unknown != nil {
+				return nil, unknown
+			}
+			if e != nil {
+				result, err = e.result, e.err
+			}
+		}
 		if err == nil {
 			return result, t.replayAfter(ctx, id, result)
 		}
@@ -271,6 +280,10 @@ func (t *Transaction) replayAfter(ctx context.Context, id core.ConversationID, r
 	return t.explain(ctx, h, err)
 }
 
+// maxReady bounds how often a caller looks whether it may commit; others of this process
+// may be quicker a few times.
+const maxReady = 20
+
 // ready holds a conversation in which a commit may be made: nothing waits in its
 // outbox before the intention, and no commit of ours waits for an answer.
 func (t *Transaction) ready(ctx context.Context, id core.ConversationID, in intention) (*held, error) {
@@ -289,7 +302,7 @@ func (t *Transaction) ready(ctx context.Context, id core.ConversationID, in inte
 		switch {
 		case !waiting && !pending:
 			return h, nil
-		case try > 3:
+		case try > maxReady:
 			return nil, fmt.Errorf("the conversation does not come to rest: %w", core.ErrUnavailable)
 		case !t.unchanged():
 			// Closing the segment here would make it durable without the commit.
@@ -298,6 +311,11 @@ func (t *Transaction) ready(ctx context.Context, id core.ConversationID, in inte
 			return nil, fmt.Errorf("messages or a commit wait to be sent first: %w", core.ErrConflict)
 		}
 		t.release(nil) // nothing was done yet
+		if try > 3 {
+			if err := t.client.pause(ctx, try); err != nil {
+				return nil, err
+			}
+		}
 		err = t.away(ctx, func(ctx context.Context) error { return t.client.Settle(ctx, id) })
 		if blocked = errors.Is(err, mls.ErrPendingProposals); err != nil && !blocked {
 			return nil, err

@@ -263,6 +263,12 @@ func (d *delivery) commit(ctx context.Context, h head, r seal.Record, o outgoing
 	case h.join.exists():
 		return true, false, d.c.resolve(ctx, d.id, joinKind, h.join.message)
 	case h.pending.exists():
+		if w, err := d.c.committer(ctx, d.id); w != nil || err != nil {
+			if w != nil {
+				w.more.Store(true)
+			}
+			return false, true, errors.Join(err, d.giveBack(ctx))
+		}
 		return true, false, d.c.resolve(ctx, d.id, commitKind, h.pending.message)
 	}
 	unfit, err := d.c.commitStaged(ctx, d.id, r.Key, in)

@@ -82,16 +82,12 @@ func decodeIntention(value []byte) (in intention, err error) {
 	return in, err
 }
 
-// awaited says that a caller in this process gets the outcome.
-func (c *Client) awaited(key MessageKey) bool {
-	_, ok := c.committing.Load(key)
-	return ok
-}
-
-// ended tells of an intention that came to its end, unless a caller is told.
+// ended tells of an intention that came to its end: the caller who waits for it, by
+// outcome, or else the observers.
 func (t *Transaction) ended(id core.ConversationID, key MessageKey, result *CommitResult, err error) {
 	switch {
 	case t.client.awaited(key):
+		t.ends = append(t.ends, end{key, result, err})
 	case err != nil:
 		t.events = append(t.events, CommitFailed{Conversation: id, Key: key, Err: err})
 	default:

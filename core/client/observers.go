@@ -54,6 +54,13 @@ func (c *Client) observe(events ...Event) {
 	c.observers.queue = append(c.observers.queue, events...)
 }
 
+// busy says that an observer runs: it may be who asks.
+func (o *observers) busy() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.telling
+}
+
 // tell calls the observers with what is queued. What a delivery led to it tells
 // itself, when it is no longer at the outbox.
 func (c *Client) tell(ctx context.Context) {

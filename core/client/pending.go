@@ -305,8 +305,9 @@ func (t *Transaction) rebuild(ctx context.Context, h *held, kind pendingKind) (C
 }
 
 // Settle delivers what waits in a conversation's outbox and resolves a commit of
-// ours whose outcome is unknown. Nothing to do is no error; what cannot be done now
-// is core.ErrUnavailable or core.ErrUnknownOutcome.
+// ours whose outcome is unknown. For callers of this client that are about to commit
+// there it waits. Nothing to do is no error; what cannot be done now is
+// core.ErrUnavailable or core.ErrUnknownOutcome.
 func (c *Client) Settle(ctx context.Context, id core.ConversationID) error {
 	if err := c.open(); err != nil {
 		return err
@@ -316,9 +317,15 @@ func (c *Client) Settle(ctx context.Context, id core.ConversationID) error {
 		return ErrNoTransport
 	}
 	ctx = c.outsideContext(ctx)
+	if err := c.waitForOthers(ctx, id); err != nil {
+		return err
+	}
 	sent := c.deliver(ctx, id, true)
 	if sent != nil && !errors.Is(sent, mls.ErrPendingProposals) {
 		return sent
+	}
+	if err := c.waitForOthers(ctx, id); err != nil {
+		return err
 	}
 	h, err := c.readHead(ctx, id)
 	if err != nil {

@@ -27,6 +27,7 @@ type Transaction struct {
 	held    map[core.ConversationID]*held
 	notes   []func(context.Context) // lines for the log, once this is durable
 	events  []Event
+	ends    []end                 // of commits for which a caller waits
 	signals []Event               // of what is not durable, told at the end
 	deliver []core.ConversationID // outboxes to look at once this is durable
 	keys    []keyID               // made in this segment, journalled
@@ -196,7 +197,7 @@ func (t *Transaction) whole(err *error) func() {
 func (t *Transaction) reset() {
 	t.segment = newSegment(t.client.store)
 	t.held = map[core.ConversationID]*held{}
-	t.events, t.keys, t.dropped, t.notes = nil, nil, nil, nil
+	t.events, t.ends, t.keys, t.dropped, t.notes = nil, nil, nil, nil, nil
 }
 
 // Finish makes the open segment durable and ends the transaction, whatever comes
@@ -281,6 +282,7 @@ func (t *Transaction) close(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	t.client.reach(t.ends)
 	t.client.observe(t.events...) // told in their order, when nothing is held
 	dropped, notes := t.dropped, t.notes
 	t.release(versions)
