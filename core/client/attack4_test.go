@@ -4,9 +4,11 @@ package client_test
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"testing"
 
+	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/client/clienttest"
 	"github.com/conclave-mls/conclave/core/mls"
@@ -59,4 +61,39 @@ func TestCommitsOfManyGoroutines(t *testing.T) {
 	all.Wait()
 	w.catchUp()
 	w.agree(alice, bob, carol)
+}
+
+// TestProposedHistoryClient: a member who is about to be removed proposes a history
+// client, whose secret nobody else gets. The commit that removes the member does not
+// let it in, and neither does any other of ours.
+func TestProposedHistoryClient(t *testing.T) {
+	t.Parallel()
+	for _, sharing := range []bool{false, true} {
+		w, alice, bob, carol := trio(t, mls.DefaultConfig, clienttest.Options{})
+		if sharing {
+			w.in(alice, enable)
+			w.catchUp()
+		}
+		w.in(carol, client.ProposeHistory)
+		w.catchUp()
+		w.in(bob, remove("carol"))
+		w.catchUp()
+		w.sharing(sharing, alice, bob)
+		ids, err := alice.ClientIDs(t.Context(), chat)
+		w.must(err)
+		known := slices.DeleteFunc(ids, func(id core.ClientID) bool { return !client.IsHistoryClient(id) })
+		if sharing && !slices.Equal(known, []core.ClientID{w.created(bob).ClientID}) {
+			t.Errorf("history clients %v", known)
+		}
+		w.agree(alice, bob)
+		w.in(alice, client.ProposeHistory)
+		w.catchUp()
+		w.in(bob, func(ctx context.Context, c *client.Conversation) error {
+			_, err := c.CommitPendingProposals(ctx)
+			return err
+		})
+		w.catchUp()
+		w.sharing(sharing, alice, bob)
+		w.agree(alice, bob)
+	}
 }

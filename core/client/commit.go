@@ -356,7 +356,7 @@ func (t *Transaction) params(ctx context.Context, h *held, members []mls.Member,
 		}
 		leaves[id] = m.Leaf
 	}
-	p := &mls.CommitParams{ForcePath: changes.Update, AuthenticatedData: changes.AuthenticatedData, NoReInit: true}
+	p := &mls.CommitParams{ForcePath: changes.Update, AuthenticatedData: changes.AuthenticatedData, NoReInit: true, LeaveOut: addsHistory}
 	for _, message := range changes.Add {
 		k, err := parseKeyPackage(message)
 		if err != nil {

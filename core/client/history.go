@@ -111,7 +111,7 @@ func (t *Transaction) withHistory(ctx context.Context, h *held, members []mls.Me
 		}
 	}
 	if p == nil {
-		p = &mls.CommitParams{AuthenticatedData: changes.AuthenticatedData}
+		p = &mls.CommitParams{AuthenticatedData: changes.AuthenticatedData, NoReInit: true, LeaveOut: addsHistory}
 	}
 	for _, m := range current {
 		if !removes(p.Proposals, m.Leaf) {
@@ -228,6 +228,14 @@ func (t *Transaction) noPending(h *held) {
 	h.head.pending = pendingHead{}
 }
 
+// addsHistory says whether a proposal adds a history client. That is for a commit, with
+// which its secret travels: one that waits was made by who keeps the secret, and may be
+// about to be removed. No commit of ours covers it.
+func addsHistory(p mls.Proposal) bool {
+	add, ok := p.(*mls.Add)
+	return ok && ofHistory(add.KeyPackage.LeafNode.Credential)
+}
+
 // noteEra notes whether the commit that was processed has left a history client behind
 // that somebody knows who was removed: our next commit replaces it then.
 func (t *Transaction) noteEra(ctx context.Context, h *held, r *mls.ReceivedCommit) error {
@@ -240,7 +248,10 @@ func (t *Transaction) noteEra(ctx context.Context, h *held, r *mls.ReceivedCommi
 		return err
 	}
 	h.head.stale = slices.ContainsFunc(members, func(m mls.Member) bool {
-		return forHistory(m) && !slices.ContainsFunc(r.Added, func(a mls.Member) bool { return a.Leaf == m.Leaf })
+		return forHistory(m) && !slices.ContainsFunc(r.Proposals, func(p mls.ReceivedProposal) bool {
+			add, ok := p.Proposal.(*mls.Add) // by value: the committer's own
+			return ok && len(p.Ref) == 0 && bytes.Equal(add.KeyPackage.LeafNode.SignatureKey, m.SignatureKey)
+		})
 	})
 	return nil
 }

@@ -34,3 +34,16 @@ func ForgeHistory(ctx context.Context, c *Client, id core.ClientID, suite core.S
 	secret, _, err := c.historyClient(ctx, s, id, mls.DefaultCapabilities([]core.SuiteID{suite}))
 	return secret, err
 }
+
+// ProposeHistory proposes a history client, which a member does who wants to read on.
+func ProposeHistory(ctx context.Context, c *Conversation) error {
+	_, err := c.propose(ctx, func(h *held) (mls.Proposal, error) {
+		suite, err := c.tx.client.suites.Suite(h.group.Suite())
+		if err != nil {
+			return nil, err
+		}
+		_, k, err := c.tx.client.historyClient(ctx, suite, newHistoryID(), mls.DefaultCapabilities(c.tx.client.suites.Suites()))
+		return &mls.Add{KeyPackage: k}, err
+	})
+	return err
+}

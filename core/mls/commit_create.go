@@ -15,8 +15,9 @@ type CommitParams struct {
 	ForcePath         bool       // refresh our own keys even if no proposal asks for it
 	Leaf              LeafParams // a new credential or signature key forces a path (COM-6)
 	AuthenticatedData []byte
-	OmitTree          bool // GroupInfo and Welcome come without the tree; see also Config
-	NoReInit          bool // leave a ReInit that waits out: it would end the group
+	OmitTree          bool                // GroupInfo and Welcome come without the tree; see also Config
+	NoReInit          bool                // leave a ReInit that waits out: it would end the group
+	LeaveOut          func(Proposal) bool // of those that wait; nil: none
 }
 
 // Commit makes a commit over the given proposals and all that wait and may be

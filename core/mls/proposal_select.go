@@ -45,6 +45,9 @@ func (g *Group) selectProposals(env *Env, store *proposalStore, params CommitPar
 	slices.SortStableFunc(order, func(a, b storedProposal) int { return precedence(a) - precedence(b) })
 	taken := map[uint32]bool{}
 	for _, p := range order {
+		if params.LeaveOut != nil && params.LeaveOut(p.proposal) {
+			continue
+		}
 		if taken[p.sequence], err = s.take(env, p.proposal, p.sender); err != nil {
 			return nil, nil, err
 		}
