@@ -4,14 +4,17 @@ package client_test
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/client/clienttest"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/storage/memory"
 )
 
 // TestRefusedProposalBeforeCommit: a commit that covers a proposal of the same
@@ -96,4 +99,39 @@ func TestProposedHistoryClient(t *testing.T) {
 		w.sharing(sharing, alice, bob)
 		w.agree(alice, bob)
 	}
+}
+
+// TestRenewedAddIsJudged: what was admitted in one epoch is not in the next without
+// being asked about again.
+func TestRenewedAddIsJudged(t *testing.T) {
+	t.Parallel()
+	var closed atomic.Bool
+	cfg := config()
+	cfg.Admit = func(context.Context, client.Admission) error {
+		if closed.Load() {
+			return errors.New("closed")
+		}
+		return nil
+	}
+	w := newWorld(t, clienttest.Options{})
+	alice, bob, carol := w.deviceOn("alice", memory.New(), cfg), w.device("bob"), w.device("carol")
+	w.create(alice)
+	w.add(alice, bob)
+	k := w.keyPackage(carol)
+	alice.Link.SetOffline(true)
+	w.in(alice, func(ctx context.Context, c *client.Conversation) error {
+		_, err := c.ProposeAdd(ctx, k)
+		return err
+	})
+	closed.Store(true)
+	w.update(bob)
+	alice.Link.SetOffline(false)
+	w.catchUp()
+	if i, err := alice.Info(t.Context(), chat); err != nil || i.PendingProposals != 0 {
+		t.Errorf("%d proposals wait, %v", i.PendingProposals, err)
+	}
+	if lapsed := eventsOf[client.Lapsed](alice); len(lapsed) != 1 {
+		t.Errorf("%+v", lapsed)
+	}
+	w.agree(alice, bob)
 }

@@ -133,6 +133,9 @@ func (t *Transaction) proposeAgain(ctx context.Context, h *held, own ownProposal
 				return Proposed{}, errors.Join(errAchieved, err)
 			}
 		}
+		if err := t.admitOwn(ctx, h, p.KeyPackage); err != nil {
+			return Proposed{}, err
+		}
 	case *mls.Remove:
 		if who, err := memberAt(env, members, p.Removed); err != nil || who != own.removed {
 			return Proposed{}, errors.Join(errAchieved, err)
