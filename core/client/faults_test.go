@@ -5,6 +5,7 @@ package client_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -19,6 +20,8 @@ type trouble struct {
 	dies  bool // and the process ends with it
 	// passed: the application passes over what the operation says, and finishes.
 	passed bool
+	// lasts: so does every call behind it, until the operation has ended.
+	lasts bool
 }
 
 func (x trouble) String() string {
@@ -27,50 +30,67 @@ func (x trouble) String() string {
 		return fmt.Sprintf("%v, and the end", x.fault)
 	case x.passed:
 		return fmt.Sprintf("%v, passed over", x.fault)
+	case x.lasts:
+		return fmt.Sprintf("%v, and all behind it", x.fault)
 	}
 	return x.fault.String()
 }
 
-var troubles = []trouble{
-	{fault: coretest.FaultBefore}, {fault: coretest.FaultLost}, {fault: coretest.FaultApplied}, {fault: coretest.FaultLate}, {fault: coretest.FaultTooLate},
-	{fault: coretest.FaultBefore, dies: true}, {fault: coretest.FaultApplied, dies: true}, {fault: coretest.FaultLate, dies: true},
-	{fault: coretest.FaultBefore, passed: true},
+// troubles happen at every call. Of those that happen sometimes it is one in turn.
+var (
+	troubles = []trouble{
+		{fault: coretest.FaultBefore}, {fault: coretest.FaultLost}, {fault: coretest.FaultApplied}, {fault: coretest.FaultLate},
+		{fault: coretest.FaultBefore, dies: true}, {fault: coretest.FaultApplied, dies: true},
+	}
+	sometimes = []trouble{
+		{fault: coretest.FaultBefore, passed: true}, {fault: coretest.FaultBefore, lasts: true},
+		{fault: coretest.FaultLate, dies: true}, {fault: coretest.FaultTooLate},
+	}
+)
+
+// troublesAt are those at the n-th call. A read fails, or it does not: there is no more.
+func troublesAt(op operation, i, n int, writes bool) (list []trouble) {
+	seldom := sometimes
+	if !writes {
+		seldom = seldom[:2]
+	}
+	for _, x := range append(slices.Clone(troubles), seldom[(i+n)%len(seldom)]) {
+		if (writes || x.fault == coretest.FaultBefore) && !(x.passed && (op.compound || op.run != nil)) {
+			list = append(list, x)
+		}
+	}
+	return list
 }
 
-// reads says that it can happen to a read, too: that fails, or it does not.
-func (x trouble) reads() bool { return x.fault == coretest.FaultBefore }
-
 // COM-8, openmls#1700: the store fails in every way at every call of every operation,
-// reading and writing, or the process ends there. Whatever was said of it, the operation has happened
-// or has not, it can be done now, all agree, and everybody goes on.
+// reading and writing, or the process ends there. Whatever was said of it, the operation
+// has happened or has not, it can be done now, all agree, and everybody goes on.
 func TestFaultAtEveryCall(t *testing.T) {
 	t.Parallel()
+	settings := []setting{{}, {policy: private, options: clienttest.Options{RefuseRepeats: true}}}
 	for i, op := range operations {
 		t.Run(op.name, func(t *testing.T) {
 			t.Parallel()
-			for j, set := range []setting{{}, {policy: private, options: clienttest.Options{RefuseRepeats: true}}} {
-				if j > 0 && (testing.Short() || i%3 != 0) {
-					continue
-				}
-				o := outcomesOf(t, op, func() setting { return set })
-				for k, x := range troubles {
-					if x.passed && (op.compound || op.run != nil) {
+			o := map[int]outcomes{} // by setting
+			if testing.Short() {    // one, in turn
+				o[i%2] = outcomesOf(t, op, func() setting { return settings[i%2] })
+				n := 1 + i%len(o[i%2].store)
+				list := troublesAt(op, i, n, o[i%2].store[n-1])
+				playWithFault(t, op, settings[i%2], o[i%2], n, list[i%len(list)])
+				return
+			}
+			for j, set := range settings {
+				o[j] = outcomesOf(t, op, func() setting { return set })
+			}
+			for n := 1; n <= max(len(o[0].store), len(o[1].store)); n++ {
+				for k := range len(troubles) + 1 {
+					j := (n + k) % 2 // settings take turns
+					if n > len(o[j].store) {
 						continue
 					}
-					var calls []int
-					for n, writes := range o.store {
-						if writes || x.reads() {
-							calls = append(calls, n+1)
-						}
-					}
-					if testing.Short() && len(calls) > 0 { // one of each, in turn
-						calls = calls[i%len(calls):][:1]
-						if k != i%len(troubles) {
-							continue
-						}
-					}
-					for _, n := range calls {
-						t.Run(fmt.Sprintf("%d/%d/%v", j, n, x), func(t *testing.T) { playWithFault(t, op, set, o, n, x) })
+					list := troublesAt(op, i, n, o[j].store[n-1])
+					if k < len(list) {
+						t.Run(fmt.Sprintf("%d/%d/%v", j, n, list[k]), func(t *testing.T) { playWithFault(t, op, settings[j], o[j], n, list[k]) })
 					}
 				}
 			}
@@ -89,6 +109,9 @@ func playWithFault(t *testing.T, op operation, set setting, o outcomes, n int, x
 		calls++
 		if calls == n {
 			*s.dead = x.dies
+			if x.lasts {
+				s.faulty.Break()
+			}
 		}
 		return calls == n
 	}

@@ -127,6 +127,7 @@ func (s *stage) revive() {
 		late.Land(s.Context()) // what was on its way lands after the new process has started
 	}
 	s.faulty.Plan, s.faulty.PlanRead = nil, nil
+	s.faulty.Mend()
 	s.faulty.Land(s.Context())
 }
 
