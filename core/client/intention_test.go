@@ -461,3 +461,25 @@ func TestRefusedProposal(t *testing.T) {
 		}
 	})
 }
+
+// Of two Updates of ours a commit takes one. The other has nothing to do any more.
+func TestSecondUpdateIsNotRenewed(t *testing.T) {
+	t.Parallel()
+	w, alice, bob, carol := trio(t, mls.DefaultConfig, clienttest.Options{})
+	for range 2 {
+		w.in(alice, func(ctx context.Context, c *client.Conversation) error {
+			_, err := c.ProposeUpdate(ctx, 0)
+			return err
+		})
+	}
+	w.catchUp()
+	w.in(bob, func(ctx context.Context, c *client.Conversation) error {
+		_, err := c.CommitPendingProposals(ctx)
+		return err
+	})
+	w.catchUp()
+	if i, err := alice.Info(t.Context(), chat); err != nil || i.PendingProposals != 0 {
+		t.Errorf("%d proposals wait, %v", i.PendingProposals, err)
+	}
+	w.agree(alice, bob, carol)
+}

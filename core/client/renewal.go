@@ -26,9 +26,16 @@ func leftover(ctx context.Context, before *mls.Group, env *mls.Env, r *mls.Recei
 	if r.SelfRemoved {
 		return nil, nil
 	}
+	ours := func(p mls.ReceivedProposal) bool {
+		return p.Sender.Type == mls.SenderMember && p.Sender.Leaf == before.OwnLeaf()
+	}
+	updated := slices.ContainsFunc(r.Proposals, func(p mls.ReceivedProposal) bool {
+		_, ok := p.Proposal.(*mls.Update)
+		return ok && ours(p)
+	})
 	var members []mls.Member
 	for _, p := range r.Unused {
-		if p.Sender.Type != mls.SenderMember || p.Sender.Leaf != before.OwnLeaf() {
+		if !ours(p) {
 			continue
 		}
 		own := ownProposal{ref: p.Ref, proposal: p.Proposal}
@@ -38,7 +45,9 @@ func leftover(ctx context.Context, before *mls.Group, env *mls.Env, r *mls.Recei
 			if err != nil {
 				return nil, err
 			}
-			own.rotates = !sameCredential(leaf, proposal.LeafNode)
+			if own.rotates = !sameCredential(leaf, proposal.LeafNode); updated && !own.rotates {
+				continue // another Update of ours has refreshed our keys
+			}
 		case *mls.Remove:
 			if members == nil {
 				if members, err = before.Members(ctx, env); err != nil {
