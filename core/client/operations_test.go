@@ -54,6 +54,7 @@ type input struct {
 	Credential client.CredentialRef
 	Names      []core.ClientID // of keys
 	Key        client.MessageKey
+	Group      mls.Config // for who joins
 }
 
 // play has a player do it. In a transaction that is stubborn, an error is passed over
@@ -176,7 +177,7 @@ var boundaries = []operation{
 }
 
 func joinByInfo(ctx context.Context, tx *client.Transaction, in *input) (any, error) {
-	_, r, err := tx.JoinByExternalCommit(ctx, in.Info, client.JoinConfig{})
+	_, r, err := tx.JoinByExternalCommit(ctx, in.Info, client.JoinConfig{Group: in.Group})
 	return r, err
 }
 
@@ -419,7 +420,7 @@ func operationOf(name string) operation {
 func resume(ctx context.Context, p player, _ *input) (any, error) { return nil, p.Resume(ctx) }
 
 func processWelcome(ctx context.Context, tx *client.Transaction, in *input) (any, error) {
-	return no(tx.ProcessWelcome(ctx, in.Welcome, client.JoinConfig{}))
+	return no(tx.ProcessWelcome(ctx, in.Welcome, client.JoinConfig{Group: in.Group}))
 }
 
 func decryptMessage(ctx context.Context, tx *client.Transaction, in *input) (any, error) {

@@ -52,7 +52,7 @@ func newStage(t testing.TB, op operation, set setting) *stage {
 	if set.policy != (mls.Config{}) {
 		w.policy = set.policy
 	}
-	s := &stage{world: w, op: op, store: set.store}
+	s := &stage{world: w, op: op, store: set.store, input: input{Group: w.policy}}
 	if s.store == nil {
 		s.store = memory.New()
 	}
