@@ -3,15 +3,19 @@
 package messenger_test
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/conclave-mls/conclave/app/messenger"
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/providers/pure"
 )
 
 // Who asks to join one conversation is not led into another, whatever the service
@@ -68,6 +72,72 @@ func TestFullAndInvited(t *testing.T) {
 	}
 	if read != n {
 		t.Errorf("%d texts", read)
+	}
+	must(t, bob.Sync(t.Context()))
+}
+
+// Somebody who adds us by our key package of last resort to a conversation, and ends that
+// at once, does not keep us from anything: we can neither renew our keys there nor ask
+// others to let us go.
+func TestInvitedToWhatHasEnded(t *testing.T) {
+	all := people(t, "alice", "bob", "mallory")
+	alice, bob, mallory := all[0], all[1], all[2]
+	for n := 1; n > 0; {
+		_, err := mallory.service.Claim(t.Context(), "bob")
+		must(t, err)
+		n, err = bob.service.Count(t.Context())
+		must(t, err)
+	}
+	last, err := mallory.service.Claim(t.Context(), "bob")
+	must(t, err)
+	invited, err := mls.UnmarshalMLSMessage(last)
+	must(t, err)
+	p := pure.New()
+	suite, err := p.Suite(1)
+	must(t, err)
+	key, err := p.GenerateKey(t.Context(), core.KeySpec{Algorithm: suite.Parameters().Signature, Use: core.UseSign})
+	must(t, err)
+	signer := key.(core.Signer)
+	env := &mls.Env{
+		Suites: p, Auth: client.Basic{}, Now: time.Now(),
+		Signer: func(context.Context, []byte) (core.Signer, error) { return signer, nil },
+		Fetch: func(_ context.Context, q []mls.RecordQuery) ([][]mls.Record, error) {
+			return make([][]mls.Record, len(q)), nil
+		},
+	}
+	g, _, err := mls.Create(t.Context(), env, mls.CreateParams{
+		Suite: suite, GroupID: []byte("trap"), Signer: signer, Credential: core.BasicCredential("mallory"),
+		Capabilities: mls.DefaultCapabilities(p.Suites()), Config: mls.DefaultConfig,
+		Lifetime: mls.Lifetime{NotBefore: uint64(time.Now().Add(-time.Hour).Unix()), NotAfter: uint64(time.Now().Add(time.Hour).Unix())},
+	})
+	must(t, err)
+	for i, change := range []mls.Proposal{
+		&mls.Add{KeyPackage: invited.KeyPackage}, &mls.ReInit{GroupID: []byte("next"), Version: mls.MLS10, Suite: 1},
+	} {
+		next, pending, _, err := g.Commit(t.Context(), env, mls.CommitParams{Proposals: []mls.Proposal{change}})
+		must(t, err)
+		b, err := pending.Bundle(t.Context(), env, next)
+		must(t, err)
+		bundle := client.CommitBundle{Commit: b.Commit, Welcome: b.Welcome, GroupInfo: b.GroupInfo}
+		if i == 0 {
+			bundle.Added = []core.ClientID{"bob"}
+		}
+		outcome, err := mallory.transport.SubmitCommit(t.Context(), "trap", "key", bundle)
+		must(t, err)
+		if outcome.Kind != client.Accepted {
+			t.Fatalf("%+v", outcome)
+		}
+		g, _, _, err = next.Merge(t.Context(), env, pending)
+		must(t, err)
+	}
+	id := conversation(t, "friends", []*person{alice, bob})
+	must(t, alice.Send(t.Context(), id, []byte("hello")))
+	must(t, bob.Sync(t.Context()))
+	if got := bob.reads(id); len(got) != 1 || got[0] != "text alice hello" {
+		t.Errorf("bob reads %q", got)
+	}
+	if gone, err := bob.Leave(t.Context(), "trap"); err != nil || !gone {
+		t.Errorf("leaving: %v, %v", gone, err)
 	}
 	must(t, bob.Sync(t.Context()))
 }

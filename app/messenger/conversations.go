@@ -220,7 +220,8 @@ func (m *Messenger) settle(ctx context.Context, id core.ConversationID) (err err
 }
 
 // Leave proposes our own removal and stops sending. The conversation is deleted
-// here when another member commits the proposal; if there is no other, at once.
+// here when another member commits the proposal; if there is no other, or a member has
+// ended it, at once.
 func (m *Messenger) Leave(ctx context.Context, name string) (gone bool, err error) {
 	id, err := m.enter(ctx, name)
 	if err != nil {
@@ -230,7 +231,11 @@ func (m *Messenger) Leave(ctx context.Context, name string) (gone bool, err erro
 	if err != nil {
 		return false, err
 	}
-	if len(members) == 1 {
+	info, err := m.client.Info(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	if len(members) == 1 || info.ReInit != nil {
 		return true, m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
 			c, err := tx.Conversation(ctx, id)
 			if err != nil {

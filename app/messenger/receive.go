@@ -115,7 +115,7 @@ func itemsOf(r client.Received) (items []Item, replayed []client.Replayed) {
 		return nil, r.Replayed
 	case *client.CommitResult:
 		item := Item{Kind: Changed, Epoch: r.Epoch, From: r.Committer, Added: r.Added, Removed: r.Removed}
-		if !r.Active {
+		if !r.Active && r.ReInit == nil {
 			item.Kind = Left
 		}
 		if r.Own { // who did it knows
