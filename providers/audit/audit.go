@@ -14,7 +14,8 @@
 // The operation is generate, open, import, delete, attest, sign, agree,
 // decapsulate, wrap or unwrap. The outcome is "ok" or the kind of error, never its
 // text. What is signed is named by its label in RFC 9420; the conversation, where
-// that says which, is obfuscated as in every log (see [core.ConversationID]).
+// that says which, is obfuscated as in every log: the same within a process, another in
+// the next (see [core.ConversationID]).
 //
 // The package promises one line for each operation, after it, and that no line has
 // a key, a message or a signature. It does not promise that the line was kept: that
