@@ -26,8 +26,8 @@ import (
 //     the client.
 //
 // So all members should decide alike. What was admitted as a proposal is not judged
-// again in the commit that covers it, and neither is what a member does to share its
-// history for our own commits. Everybody else is judged, clients for history too.
+// again in the commit that covers it, nor when it is renewed. Clients for history are
+// judged when another member's commit brings them, not when our own does.
 type Admission struct {
 	Conversation core.ConversationID
 	Epoch        uint64 // in which it is asked

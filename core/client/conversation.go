@@ -244,7 +244,8 @@ func (c *Conversation) with(ctx context.Context, f func(h *held) error) error {
 	})
 }
 
-// SetParent marks the conversation as a child of another, which must exist then.
+// SetParent marks the conversation as a child of another, which must exist then, else
+// ErrParentNotFound.
 // Nothing but [View.Parent] depends on it.
 func (c *Conversation) SetParent(ctx context.Context, parent core.ConversationID) error {
 	return c.with(ctx, func(h *held) error {
@@ -253,7 +254,7 @@ func (c *Conversation) SetParent(ctx context.Context, parent core.ConversationID
 			return err
 		}
 		if !p.exists {
-			return fmt.Errorf("parent: %w", ErrConversationNotFound)
+			return ErrParentNotFound
 		}
 		h.head.parent, h.dirty = parent, true
 		return nil

@@ -27,6 +27,9 @@ var (
 	ErrNoTransport = fmt.Errorf("client: no transport: %w", core.ErrUnsupported)
 	// ErrConversationNotFound: no such conversation, or we are no longer in it.
 	ErrConversationNotFound = fmt.Errorf("client: conversation: %w", core.ErrNotFound)
+	// ErrParentNotFound: the conversation that shall be the parent is not there. It is
+	// an ErrConversationNotFound as well.
+	ErrParentNotFound = fmt.Errorf("client: parent: %w", ErrConversationNotFound)
 	// ErrConversationExists: we are in this conversation, or about to join it.
 	ErrConversationExists = fmt.Errorf("client: conversation exists already: %w", core.ErrDenied)
 	// ErrNoProvisionalIdentity: GenerateKeypairs has made no such key.

@@ -9,7 +9,8 @@ import (
 )
 
 // A Flat is a [Received] in one shape, with the fields that the bindings of Core Crypto
-// had before they told texts, proposals and commits apart.
+// had before they told texts, proposals and commits apart, but for those of end-to-end
+// identity.
 type Flat struct {
 	Message         []byte        // of a text: not nil, even if it is empty
 	Sender          core.ClientID // of a text

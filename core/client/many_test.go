@@ -167,3 +167,56 @@ func TestFlatten(t *testing.T) {
 		}
 	}
 }
+
+// A client that was away reads everything in one transaction, and goes on where a
+// message is of no use.
+func ExampleTransaction_DecryptMessages() {
+	ctx := context.Background()
+	service := clienttest.NewService(clienttest.Options{})
+	alice, _ := person(ctx, service, "alice")
+	bob, _ := person(ctx, service, "bob")
+	var keyPackage []byte
+	check(bob.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+		k, err := tx.NewKeyPackages(ctx, core.SuiteX25519AES128Ed25519, core.CredentialBasic, 1)
+		if err == nil {
+			keyPackage = k[0].Message
+		}
+		return err
+	}))
+	check(alice.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+		c, err := tx.NewConversation(ctx, "tea", client.ConversationConfig{})
+		if err != nil {
+			return err
+		}
+		if _, err := c.AddMembers(ctx, keyPackage); err != nil {
+			return err
+		}
+		for _, text := range []string{"one", "two"} {
+			if _, err := c.Send(ctx, []byte(text), nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	welcome, _ := service.Welcome("bob")
+	waiting := append(service.Log("tea")[1:], []byte("rubbish")) // without the commit that added bob
+	check(bob.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+		if _, err := tx.ProcessWelcome(ctx, welcome.Message, client.JoinConfig{}); err != nil {
+			return err
+		}
+		results, err := tx.DecryptMessages(ctx, "tea", waiting)
+		for _, r := range results {
+			if r.Err != nil {
+				fmt.Println("dropped:", r.Err)
+				continue
+			}
+			flat := client.Flatten(r.Received)
+			fmt.Printf("%s: %s\n", flat.Sender, flat.Message)
+		}
+		return err
+	}))
+	// Output:
+	// alice: one
+	// alice: two
+	// dropped: MLSMessage: mls: malformed: invalid
+}

@@ -245,3 +245,15 @@ func TestExporter(t *testing.T) {
 		t.Errorf("unknown conversation: %v", err)
 	}
 }
+
+// A parent that is not there is told from a conversation that is not.
+func TestParentNotFound(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, clienttest.Options{})
+	alice := w.device("alice")
+	w.create(alice)
+	err := in(t.Context(), alice, func(ctx context.Context, c *client.Conversation) error { return c.SetParent(ctx, "parent") })
+	if !errors.Is(err, client.ErrParentNotFound) || !errors.Is(err, client.ErrConversationNotFound) {
+		t.Errorf("%v", err)
+	}
+}
