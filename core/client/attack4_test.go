@@ -135,3 +135,31 @@ func TestRenewedAddIsJudged(t *testing.T) {
 	}
 	w.agree(alice, bob)
 }
+
+// TestRejoinOfThePast: nobody leads us back into an epoch before ours, in which those are
+// members who were removed since.
+func TestRejoinOfThePast(t *testing.T) {
+	t.Parallel()
+	w, alice, bob, _ := trio(t, mls.DefaultConfig, clienttest.Options{})
+	past, err := w.service.GroupInfo(chat)
+	w.must(err)
+	w.in(alice, remove("carol"))
+	w.catchUp()
+	epoch := func() uint64 {
+		i, err := bob.Info(t.Context(), chat)
+		w.must(err)
+		return i.Epoch
+	}
+	before := epoch()
+	err = bob.Transaction(t.Context(), func(ctx context.Context, tx *client.Transaction) error {
+		_, _, err := tx.JoinByExternalCommit(ctx, past, client.JoinConfig{Group: w.policy})
+		return err
+	})
+	if !errors.Is(err, mls.ErrWrongEpoch) || epoch() != before {
+		t.Errorf("%v, epoch %d", err, epoch())
+	}
+	_, err = bob.Rejoin(t.Context(), chat)
+	w.must(err)
+	w.catchUp()
+	w.agree(alice, bob)
+}

@@ -93,7 +93,8 @@ func (t *Transaction) processWelcome(ctx context.Context, message []byte, cfg Jo
 // one, is removed by the same commit, and what we had of the conversation is
 // replaced when the commit is merged. It is a boundary, as [Conversation.Commit]
 // is. Where another commit wins, the GroupInfo is fetched anew and the join tried
-// again if the transport is a [GroupInfoSource]; else it is ErrCommitLost.
+// again if the transport is a [GroupInfoSource]; else it is ErrCommitLost. A GroupInfo of
+// an epoch before ours is mls.ErrWrongEpoch: who was removed since would be back.
 func (t *Transaction) JoinByExternalCommit(ctx context.Context, groupInfo []byte, cfg JoinConfig) (*Conversation, *CommitResult, error) {
 	leave, err := t.enter(ctx)
 	if err != nil {
@@ -139,6 +140,9 @@ func (t *Transaction) joinOnce(ctx context.Context, id core.ConversationID, info
 	h, done, err := t.readyToJoin(ctx, id)
 	if err != nil || done != nil {
 		return done, err
+	}
+	if at := info.GroupContext.Epoch; h.group != nil && at < h.head.epoch {
+		return nil, fmt.Errorf("GroupInfo: %w", &mls.EpochError{Message: at, Group: h.head.epoch})
 	}
 	defer t.whole(&err)()
 	g, own, commit, ws, err := t.makeJoin(ctx, h, info, cfg)
