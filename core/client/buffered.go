@@ -94,9 +94,6 @@ func (t *Transaction) replay(ctx context.Context, h *held) (out []Replayed, err 
 			return nil, err
 		}
 		for _, r := range answers[0] {
-			if h.group == nil {
-				break
-			}
 			in, err := parseIncoming(r.Value)
 			if err == nil && in.epoch > h.group.Epoch() {
 				continue

@@ -137,6 +137,22 @@ func quirkFinishFails(t *testing.T) {
 			return nil
 		})
 	})
+	// What was read is not taken, either.
+	bob := w.device("bob")
+	w.add(alice, bob)
+	w.send(bob, "hello")
+	tx, err = alice.Begin(t.Context())
+	w.must(err)
+	_, err = tx.DecryptMessage(t.Context(), chat, w.last())
+	w.must(err)
+	ks.Break()
+	if err := tx.Finish(t.Context()); !errors.Is(err, core.ErrUnavailable) {
+		t.Fatal(err)
+	}
+	ks.Mend()
+	if text, ok := w.gives(alice, w.last()).(*client.Text); !ok || string(text.Data) != "hello" {
+		t.Errorf("%+v", text)
+	}
 	within(t, func() { w.must(alice.Close(t.Context())) })
 }
 
