@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/fx"
@@ -25,6 +26,14 @@ import (
 // what several completions have in common into the line unquoted, and scripts evaluate
 // the line to complete the next word: others are for who types them.
 var harmless = regexp.MustCompile(`^[\pL\pN][\pL\pN._@:+/-]*$`)
+
+// word is a name as one word of a command that a person may copy into a shell.
+func word(name string) string {
+	if harmless.MatchString(name) {
+		return name
+	}
+	return "'" + strings.ReplaceAll(name, "'", `'\''`) + "'"
+}
 
 // nameThen completes the name of a conversation and then, one after the other, the
 // clients that which has picked of it; none if that is nil.

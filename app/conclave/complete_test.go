@@ -40,3 +40,17 @@ func listed(ids ...core.ConversationID) (list []messenger.Status) {
 	}
 	return list
 }
+
+// What doctor says to do can be copied, whatever a conversation is called.
+func TestDoctorQuotesNames(t *testing.T) {
+	t.Parallel()
+	var out strings.Builder
+	d := &doctor{program: &program{out: &out}}
+	d.chats(messenger.Health{Chats: []messenger.Waiting{{ID: "x';touch pwned;'", Buffered: 1}, {ID: "friends-1f6b09c2", Buffered: 1}}})
+	const quoted = `'x'\'';touch pwned;'\'''`
+	for _, want := range []string{"chat info " + quoted + " goes", "chat rejoin " + quoted + "\n", "chat rejoin friends-1f6b09c2\n"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in %q", want, out.String())
+		}
+	}
+}

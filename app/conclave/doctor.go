@@ -362,7 +362,7 @@ func (d *doctor) chats(h messenger.Health) {
 	waits := 0
 	for _, w := range h.Chats {
 		name := string(w.ID)
-		next := "conclave chat info " + name + " goes on from there, with the service in reach"
+		next := "conclave chat info " + word(name) + " goes on from there, with the service in reach"
 		var what []string
 		count := func(n int, one, many string) {
 			if n == 1 {
@@ -385,7 +385,7 @@ func (d *doctor) chats(h messenger.Health) {
 		}
 		waits++
 		if w.Buffered > 0 {
-			next += "; if that does not help: conclave chat rejoin " + name
+			next += "; if that does not help: conclave chat rejoin " + word(name)
 		}
 		d.warn("conversation", next, "%s: %s", name, strings.Join(what, ", "))
 	}
