@@ -57,9 +57,11 @@ func ofHistory(c core.Credential) bool {
 }
 
 // CheckHistorySecret says whether a history secret is that of a history client which
-// is a member now: who could have made it for another group, to show a history that
-// never was, does not have that client's keys. ErrClientNotFound if it is not; else
-// the errors of [ParseHistorySecret].
+// is a member now: who has made it for another group, to show a history that never was,
+// does not have that client's keys. ErrClientNotFound if it is not; else the errors of
+// [ParseHistorySecret]. Every member has the secret and could invite its client to a
+// group that is made up, of the same id: the Welcome and the messages are to come from
+// the delivery service, and who wrote them is as sure as the members' credentials are.
 func (v View) CheckHistorySecret(ctx context.Context, s HistorySecret) error {
 	return v.view(ctx, func(v view) error {
 		b, err := openHistory(v.env.Suites, s.Data.Bytes())
