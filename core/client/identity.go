@@ -97,17 +97,7 @@ func (c *Client) schemes(suites []core.SuiteID) (list []core.SuiteParameters, er
 // Keys that [Transaction.GenerateKeypairs] has made before are deleted.
 func (t *Transaction) InitMLS(ctx context.Context, id core.ClientID, suites ...core.SuiteID) error {
 	return t.do(ctx, func() error {
-		if len(id) == 0 || len(suites) == 0 {
-			return fmt.Errorf("client id and suites: %w", ErrEmptyInput)
-		}
-		if IsHistoryClient(id) {
-			return errHistoryID
-		}
-		schemes, err := t.client.schemes(suites)
-		if err != nil {
-			return err
-		}
-		who, err := t.uninitialized(ctx)
+		schemes, who, err := t.beforeInit(ctx, id, suites)
 		if err != nil {
 			return err
 		}
@@ -125,6 +115,22 @@ func (t *Transaction) InitMLS(ctx context.Context, id core.ClientID, suites ...c
 		t.putIdentity(who)
 		return t.initialKeyPackages(ctx, suites)
 	})
+}
+
+// beforeInit checks what both ways to an identity are given, and that there is none.
+func (t *Transaction) beforeInit(ctx context.Context, id core.ClientID, suites []core.SuiteID) ([]core.SuiteParameters, identity, error) {
+	if len(id) == 0 || len(suites) == 0 {
+		return nil, identity{}, fmt.Errorf("client id and suites: %w", ErrEmptyInput)
+	}
+	if IsHistoryClient(id) {
+		return nil, identity{}, errHistoryID
+	}
+	schemes, err := t.client.schemes(suites)
+	if err != nil {
+		return nil, identity{}, err
+	}
+	who, err := t.uninitialized(ctx)
+	return schemes, who, err
 }
 
 // GenerateKeypairs makes a signature key for the scheme of each suite before the
@@ -166,17 +172,7 @@ func (t *Transaction) GenerateKeypairs(ctx context.Context, suites ...core.Suite
 // the client has an identity. Key packages are made as in [Transaction.InitMLS].
 func (t *Transaction) InitMLSWithClientID(ctx context.Context, id core.ClientID, names []core.ClientID, suites ...core.SuiteID) error {
 	return t.do(ctx, func() error {
-		if len(id) == 0 || len(suites) == 0 {
-			return fmt.Errorf("client id and suites: %w", ErrEmptyInput)
-		}
-		if IsHistoryClient(id) {
-			return errHistoryID
-		}
-		schemes, err := t.client.schemes(suites)
-		if err != nil {
-			return err
-		}
-		who, err := t.uninitialized(ctx)
+		schemes, who, err := t.beforeInit(ctx, id, suites)
 		if err != nil {
 			return err
 		}
