@@ -252,6 +252,10 @@ var operations = slices.Concat(boundaries, []operation{
 		return size(tx.StoredKeyPackages(ctx))
 	}},
 
+	{name: "NewExternalAddProposal", tx: func(ctx context.Context, tx *client.Transaction, _ *input) (any, error) {
+		return no(tx.NewExternalAddProposal(ctx, "another", 3, client.KeyPackageOptions{Suite: suite1}))
+	}},
+
 	// what is ours alone
 	{name: "SetData", tx: func(ctx context.Context, tx *client.Transaction, _ *input) (any, error) {
 		return nil, tx.SetData(ctx, []byte("data"))
@@ -379,6 +383,9 @@ var operations = slices.Concat(boundaries, []operation{
 	{name: "DecryptMessage: commit and what was buffered", prepare: (*stage).early, tx: decryptMessage},
 	{name: "DecryptMessage: commit without its proposal", prepare: (*stage).bobCommits, tx: decryptMessage},
 	{name: "DecryptMessage: the missing proposal", prepare: func(s *stage) { s.bobCommits(); s.take(); s.next(1) }, tx: decryptMessage},
+	{name: "DecryptMessages", prepare: func(s *stage) { s.update(s.bob); s.send(s.bob, "text"); s.next(2) }, tx: func(ctx context.Context, tx *client.Transaction, in *input) (any, error) {
+		return size(tx.DecryptMessages(ctx, chat, [][]byte{[]byte("rubbish"), in.Message}))
+	}},
 	{name: "DecryptMessage: own commit", prepare: func(s *stage) { s.unheard(); s.next(1) }, tx: decryptMessage},
 	{name: "DecryptMessage: commit that overtook ours", prepare: func(s *stage) { s.unanswered(); s.update(s.bob); s.next(1) }, tx: decryptMessage},
 	{name: "DecryptMessage: commit that overtakes texts", varies: encryptedAgain, prepare: func(s *stage) { s.overtaken(); s.next(1) }, tx: decryptMessage},
