@@ -4,6 +4,7 @@ package messenger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -134,5 +135,35 @@ func (m *Messenger) Rotate(ctx context.Context) (done []Rotation, err error) {
 		})
 		done = append(done, r)
 	}
-	return done, m.publish(ctx, true)
+	if err := m.publish(ctx, true); err != nil {
+		return done, err
+	}
+	return done, m.retire(ctx, suites)
+}
+
+// retire removes what rotations have left: key packages of old credentials, then the
+// credentials with their keys, but for those that a conversation still uses.
+func (m *Messenger) retire(ctx context.Context, suites []core.SuiteID) error {
+	for _, s := range suites {
+		var own []client.Credential
+		err := m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) (err error) {
+			if err = tx.DeleteStaleKeyPackages(ctx, s, core.CredentialBasic); err != nil {
+				return err
+			}
+			own, err = tx.Credentials(ctx, client.CredentialFilter{Suite: s, Type: core.CredentialBasic})
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for _, old := range own[:max(len(own)-1, 0)] {
+			err := m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+				return tx.RemoveCredential(ctx, old.Ref)
+			})
+			if err != nil && !errors.Is(err, client.ErrCredentialInUse) {
+				return err
+			}
+		}
+	}
+	return nil
 }

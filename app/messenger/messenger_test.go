@@ -213,6 +213,9 @@ func TestJoinAndRotate(t *testing.T) {
 	if after := key(); bytes.Equal(before, after) || !bytes.Contains(old, before) {
 		t.Errorf("the key was %x and is %x", before, after)
 	}
+	if own, err := bob.client.Credentials(t.Context(), client.CredentialFilter{}); err != nil || len(own) != 1 {
+		t.Errorf("the old credential stays, with its key: %+v %v", own, err)
+	}
 	for {
 		k, err := alice.service.Claim(t.Context(), "bob")
 		must(t, err)
