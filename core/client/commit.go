@@ -81,9 +81,9 @@ func (c *Conversation) CommitPendingProposals(ctx context.Context) (*CommitResul
 // It is a boundary: what the transaction did before it becomes durable with the
 // commit, before the commit is sent, and no abort undoes it. Where another commit
 // wins, the changes that are left are committed again, a few times, then it is
-// [ErrCommitLost]. Where the outcome is unknown the error is the transport's and
-// the commit stays: [Client.Settle], or the next commit here, finds out. A service
-// that says no is a [RefusedError].
+// [ErrCommitLost]. Where the service or the store fails while the commit waits, it
+// stays and the error is core.ErrUnknownOutcome with the cause: [Client.Settle], or
+// the next commit here, finds out. A service that says no is a [RefusedError].
 func (c *Conversation) Commit(ctx context.Context, changes Changes) (*CommitResult, error) {
 	leave, err := c.tx.enter(ctx)
 	if err != nil {

@@ -80,7 +80,8 @@ const maxRounds = 5
 // submit sends a pending commit whose submission is on record, and sees it through:
 // nil and a result if we merged it, nil and none if somebody else did. Nothing is
 // held. ErrCommitLost: another commit was accepted, nothing is pending.
-func (c *Client) submit(ctx context.Context, id core.ConversationID, kind pendingKind, message digest, b CommitBundle) (*CommitResult, error) {
+func (c *Client) submit(ctx context.Context, id core.ConversationID, kind pendingKind, message digest, b CommitBundle) (result *CommitResult, err error) {
+	defer func() { err = stillWaits(err) }()
 	for round := 1; ; round++ {
 		outcome, err := c.transport().SubmitCommit(ctx, id, message.key(), b)
 		if err != nil {
@@ -135,6 +136,16 @@ func (c *Client) submit(ctx context.Context, id core.ConversationID, kind pendin
 	}
 }
 
+// stillWaits says of an error that leaves the commit waiting that it does, whether the
+// service or our own store has failed.
+func stillWaits(err error) error {
+	var refused *RefusedError
+	if err == nil || errors.As(err, &refused) || errors.Is(err, ErrCommitLost) || errors.Is(err, ErrPendingUnresolved) || errors.Is(err, core.ErrUnknownOutcome) {
+		return err
+	}
+	return unknown(err)
+}
+
 func unknown(err error) error {
 	return fmt.Errorf("the commit waits for its answer: %w: %w", core.ErrUnknownOutcome, err)
 }
@@ -156,7 +167,7 @@ func (c *Client) drain(ctx context.Context, id core.ConversationID, kind pending
 func (c *Client) submitAfterOutbox(ctx context.Context, id core.ConversationID, message digest) error {
 	err := c.deliver(ctx, id, true)
 	if err == nil {
-		return c.resubmit(ctx, id, commitKind, message, nil)
+		return stillWaits(c.resubmit(ctx, id, commitKind, message, nil))
 	}
 	if _, dropErr := c.drop(ctx, id, commitKind, message, 0, err); dropErr != nil {
 		return errors.Join(unknown(err), dropErr)

@@ -164,6 +164,19 @@ func (s *stage) mine() string {
 	return text + fmt.Sprintf("; data %q", data)
 }
 
+// waits says whether a commit of alice waits for its answer.
+func (s *stage) waits() bool {
+	s.Helper()
+	i, err := s.alice.Info(s.Context(), chat)
+	if errors.Is(err, client.ErrConversationNotFound) { // about to join, or not
+		ids, err := s.alice.Conversations(s.Context())
+		s.must(err)
+		return slices.Contains(ids, chat)
+	}
+	s.must(err)
+	return i.PendingCommit || i.PendingJoin
+}
+
 // rest lets everybody catch up, and is what has become of it all.
 func (s *stage) rest() string {
 	s.Helper()
@@ -226,6 +239,7 @@ type outcomes struct {
 	heard                 []string
 	gist                  string
 	local                 bool // the service is not asked
+	waits                 bool // before it, a commit waits for its answer
 	store                 []bool
 }
 
@@ -236,7 +250,7 @@ func outcomesOf(t testing.TB, op operation, set func() setting) (o outcomes) {
 	s := newStage(t, op, set())
 	o.restWithout = s.rest()
 	s = newStage(t, op, set())
-	o.without = s.mine()
+	o.without, o.waits = s.mine(), s.waits()
 	s.faulty.Plan = func(int, core.Batch) coretest.Fault { o.store = append(o.store, true); return coretest.FaultNone }
 	s.faulty.PlanRead = func(int) bool { o.store = append(o.store, false); return false }
 	s.calls = 0
@@ -256,11 +270,15 @@ func outcomesOf(t testing.TB, op operation, set func() setting) (o outcomes) {
 // goes on: it happened, or it did not and can be done now.
 func (s *stage) check(o outcomes, gist string, err error) {
 	s.Helper()
+	died := *s.dead
 	s.revive()
 	s.stubborn = false
 	unknown := errors.Is(err, core.ErrUnknownOutcome)
 	if err == nil && gist != o.gist {
 		s.Fatalf("it was answered with %s, want %s", gist, o.gist)
+	}
+	if err != nil && !unknown && !died && s.op.tx != nil && s.waits() && !o.waits {
+		s.Fatalf("a commit waits, and nobody is told: %v", err)
 	}
 	if o.local {
 		now := s.mine()
