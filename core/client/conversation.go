@@ -19,12 +19,19 @@ type ConversationConfig struct {
 	Credential      core.CredentialType
 	CredentialRef   CredentialRef        // not 0: this one of ours, instead of the newest of the type
 	ExternalSenders []mls.ExternalSender // who may propose from outside; see ParseExternalSenders
-	Group           mls.Config           // zero: mls.DefaultConfig
+	Group           mls.Config           // what is left out is as in mls.DefaultConfig
 }
 
+// orDefault completes a configuration. One by which no sender may jump ahead would lose
+// messages for ever: its numbers were not chosen, and are those of mls.DefaultConfig.
 func orDefault(c mls.Config) mls.Config {
-	if c == (mls.Config{}) {
-		return mls.DefaultConfig
+	d := mls.DefaultConfig
+	if c.Handshake == 0 {
+		c.Handshake = d.Handshake
+	}
+	if c.MaxForward == 0 {
+		c.MaxPastEpochs, c.ResumptionEpochs, c.OutOfOrder, c.MaxForward, c.PadTo =
+			d.MaxPastEpochs, d.ResumptionEpochs, d.OutOfOrder, d.MaxForward, d.PadTo
 	}
 	return c
 }

@@ -14,7 +14,7 @@ import (
 
 // A JoinConfig is what a member chooses who joins. The zero value is good.
 type JoinConfig struct {
-	Group      mls.Config          // zero: mls.DefaultConfig
+	Group      mls.Config          // what is left out is as in mls.DefaultConfig; Handshake is that of the conversation
 	Credential core.CredentialType // external commit: 0 is basic
 	Tree       []byte              // the ratchet tree, if it travels out of band
 	PSKs       [][]byte            // external commit: ids of pre-shared keys to mix in

@@ -112,3 +112,31 @@ func TestLifeOfAConversation(t *testing.T) {
 		}
 	})
 }
+
+// TestPartOfAConfig: who chooses the handshakes only does not choose to lose messages
+// that come out of order.
+func TestPartOfAConfig(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, clienttest.Options{})
+	w.policy = mls.Config{Handshake: mls.HandshakePrivate}
+	alice, bob := w.device("alice"), w.device("bob")
+	w.create(alice)
+	w.add(alice, bob)
+	for _, d := range []*clienttest.Device{alice, bob} {
+		if i, err := d.Info(t.Context(), chat); err != nil || i.Config != private {
+			t.Errorf("%+v %v", i.Config, err)
+		}
+	}
+	chosen := mls.Config{MaxForward: 7, TreeOutOfBand: true}
+	w.do(alice, func(ctx context.Context, tx *client.Transaction) error {
+		c, err := tx.NewConversation(ctx, "other", client.ConversationConfig{Suite: suite1, Group: chosen})
+		if err != nil {
+			return err
+		}
+		chosen.Handshake = mls.HandshakePublic
+		if i, err := c.Info(ctx); err != nil || i.Config != chosen {
+			t.Errorf("%+v %v", i.Config, err)
+		}
+		return nil
+	})
+}

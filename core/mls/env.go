@@ -67,7 +67,9 @@ const (
 	HandshakePrivate HandshakePolicy = 2
 )
 
-// A Config is one member's own choice for a group; it is not negotiated.
+// A Config is one member's own choice for a group; it is not negotiated. Begin with
+// [DefaultConfig]: zero is a number like any other here. Handshake has to be the same
+// for all members, who refuse the commits of others otherwise (FR-11).
 type Config struct {
 	Handshake         HandshakePolicy
 	AcceptAnyWire     bool   // take handshakes of others in either format
