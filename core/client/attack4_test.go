@@ -163,3 +163,24 @@ func TestRejoinOfThePast(t *testing.T) {
 	w.catchUp()
 	w.agree(alice, bob)
 }
+
+// TestCommitsWithoutDraining: who commits again and again, and reads only then, has lost
+// nothing of what others sent meanwhile, however few past epochs can be read.
+func TestCommitsWithoutDraining(t *testing.T) {
+	t.Parallel()
+	bothPolicies(t, func(t *testing.T, policy mls.Config) {
+		w, alice, bob, carol := trio(t, policy, clienttest.Options{})
+		for range 4 {
+			w.send(alice, "hello")
+			for range 4 {
+				w.in(bob, update)
+			}
+			w.must(alice.Link.Drain(t.Context(), chat))
+		}
+		w.catchUp()
+		if got := bob.Texts(); len(got) != 4 {
+			t.Errorf("%q", got)
+		}
+		w.agree(alice, bob, carol)
+	})
+}

@@ -90,6 +90,7 @@ type Client struct {
 	cache      groupCache
 	observers  observers
 	signers    sync.Map // public key to core.Signer
+	unread     sync.Map // conversation to how many commits of ours were merged since it was read
 	committing sync.Map // MessageKey to *waiter: commits whose outcome a caller waits for
 	mu         sync.Mutex
 	burnt      map[core.ConversationID]map[uint64][]mls.Floor

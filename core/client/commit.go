@@ -285,7 +285,9 @@ func (t *Transaction) replayAfter(ctx context.Context, id core.ConversationID, r
 const maxReady = 20
 
 // ready holds a conversation in which a commit may be made: nothing waits in its
-// outbox before the intention, and no commit of ours waits for an answer.
+// outbox before the intention, and no commit of ours waits for an answer. After several
+// of our commits in a row, what others sent before them is taken first: of past epochs
+// only a few can be read.
 func (t *Transaction) ready(ctx context.Context, id core.ConversationID, in intention) (*held, error) {
 	blocked := false // by proposals, which the commit takes away
 	for try := 1; ; try++ {
@@ -300,8 +302,16 @@ func (t *Transaction) ready(ctx context.Context, id core.ConversationID, in inte
 		waiting = waiting && !blocked
 		pending := h.head.pending.exists() || h.head.join.exists()
 		switch {
-		case !waiting && !pending:
+		case !waiting && !pending && (!t.unchanged() || t.client.mergedUnread(id) < max(int(h.group.Config().MaxPastEpochs)-1, 1)):
 			return h, nil
+		case !waiting && !pending:
+			t.release(nil)
+			err = t.away(ctx, func(ctx context.Context) error { return t.client.transport().Drain(ctx, id) })
+			if err != nil { // then the commit will tell
+				t.client.log.Debug("not drained before a commit", "conversation", id, "error", err)
+			}
+			t.client.unread.Delete(id)
+			continue
 		case try > maxReady:
 			return nil, fmt.Errorf("the conversation does not come to rest: %w", core.ErrUnavailable)
 		case !t.unchanged():

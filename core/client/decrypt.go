@@ -140,6 +140,7 @@ func (t *Transaction) decrypt(ctx context.Context, h *held, in *incoming) (Recei
 			return nil, err
 		}
 	}
+	t.client.unread.Delete(h.id)
 	replayed, err := t.replay(ctx, h)
 	if err != nil {
 		return nil, err
