@@ -106,6 +106,9 @@ func (m *Messenger) Health(ctx context.Context) (h Health, err error) {
 		if w.Unsent, err = m.client.Unsent(ctx, id); err != nil {
 			return h, err
 		}
+		if w.Commit && w.Unsent > 0 {
+			w.Unsent-- // it is told of already
+		}
 		h.Chats = append(h.Chats, w)
 	}
 	return h, nil

@@ -53,6 +53,20 @@ const (
 	JoinedByCommit                                 // an external commit
 )
 
+func (k AdmissionKind) String() string {
+	switch k {
+	case AddedByMember:
+		return "added by a member"
+	case AddedByExternalSender:
+		return "added by an external sender"
+	case ProposedItself:
+		return "proposed itself"
+	case JoinedByCommit:
+		return "joined by an external commit"
+	}
+	return fmt.Sprintf("way %d", uint8(k))
+}
+
 // admit asks about one who is to come into the conversation as it is before.
 func (t *Transaction) admit(ctx context.Context, h *held, how AdmissionKind, joiner, proposer core.Identity) error {
 	ask := t.client.admitted

@@ -37,6 +37,10 @@ type Config struct {
 	// 64 KiB; nil: the secret as it is. It is called before anything leaves us, so that
 	// the application can keep the secret: if the commit wins, a HistoryClientCreated
 	// event follows, else the client will never be a member. It must not use the client.
+	//
+	// To the others the message is a *Text like any other, so data should be in the
+	// application's own format, which says that it is a history secret. Who receives it
+	// takes the secret out and asks ParseHistorySecret and CheckHistorySecret.
 	PrepareHistory func(core.ConversationID, HistorySecret) ([]byte, error)
 
 	// MaxLifetime is the longest range of a key package's lifetime with which we add

@@ -21,7 +21,9 @@ import (
 // course are mls.ErrDuplicateMessage and mls.ErrOwnMessage (it was processed, or
 // is ours), [ErrStaleCommit], [ErrStaleProposal] and mls.ErrTooOld (too late),
 // mls.ErrWrongEpoch (commits were missed: drain, or join again) and
-// [ErrConversationNotFound].
+// [ErrConversationNotFound]: we are out of the conversation, or not in it yet. Nothing
+// is kept then. Process Welcomes before messages, and upon this error see whether a
+// Welcome came meanwhile and try once more, before [Blames] has the message dropped.
 func (t *Transaction) DecryptMessage(ctx context.Context, id core.ConversationID, message []byte) (Received, error) {
 	return in(ctx, t, func() (Received, error) { return t.decryptMessage(ctx, id, message) })
 }

@@ -84,6 +84,11 @@ func (e *RefusedError) Is(target error) bool { return target == core.ErrDenied }
 // Blames says that an error of a message that was to be processed is the message's
 // fault, for good: it may be dropped. Every other error is our side's, an unknown one
 // too, and must not cost the message.
+//
+// It is true of ErrConversationNotFound as well, which may be too early: of a message
+// that has come before its Welcome, after which it could be read. So when
+// [Transaction.DecryptMessage] says that, process the Welcomes that wait and try the
+// message once more; what Blames says of the second error holds.
 func Blames(err error) bool {
 	is := func(target error) bool { return errors.Is(err, target) }
 	ours := []error{

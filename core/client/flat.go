@@ -26,21 +26,17 @@ type Flat struct {
 // Flatten shows what a message turned out to be as a [Flat].
 func Flatten(r Received) Flat {
 	f := Flat{Active: true}
-	var replayed []Replayed
 	switch r := r.(type) {
 	case *Text:
 		f.Message, f.Sender = append([]byte{}, r.Data...), r.Sender
-		replayed = r.Replayed
 	case *ProposalResult:
 		f.Delay = r.Delay
-		replayed = r.Replayed
 	case *CommitResult:
 		f.Proposals, f.Active, f.Delay, f.HasEpochChanged = r.Renewed, r.Active, r.Delay, true
-		replayed = r.Replayed
 	case *Buffered:
 		f.Waits = r.Reason
 	}
-	for _, x := range replayed {
+	for _, x := range replayedWith(r) {
 		inner := Flatten(x.Received)
 		inner.Err = x.Err
 		f.Buffered = append(f.Buffered, inner)

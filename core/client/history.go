@@ -29,6 +29,12 @@ const (
 // EnableHistorySharing adds a history client to the conversation and sends its secret
 // to the members, with the commit; HistoryClientCreated has it for us. It is a
 // boundary, unless history is shared already: then it is no error and nothing changes.
+//
+// The other members get the secret as an ordinary [Text] of the epoch that the commit
+// begins, and so again with each commit that begins a new era. To tell it from what
+// people write, have Config.PrepareHistory wrap it in the application's own format. Without
+// that, a text is a secret if [ParseHistorySecret] takes it; in both cases keep it only if
+// [View.CheckHistorySecret] does, for any member can send one.
 func (c *Conversation) EnableHistorySharing(ctx context.Context) (*CommitResult, error) {
 	return c.Commit(ctx, Changes{History: HistoryOn})
 }

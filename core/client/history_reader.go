@@ -35,8 +35,10 @@ func (c *Client) canCommit() error {
 
 // OpenHistory opens a client that reads an era of a conversation's history: enter by
 // [Transaction.ProcessWelcome] with the Welcome of the commit that added the history
-// client, then give [Transaction.DecryptMessage] every message from then on, in the
-// order of the delivery service. Whatever signs, sends or commits is [ErrHistoryClient].
+// client, then give [Transaction.DecryptMessage] every message after that commit, in the
+// order of the delivery service. The Welcome is CommitBundle.Welcome, as it was given to
+// [Transport] with that commit: the delivery service, or who else shall let others
+// read, keeps it. Whatever signs, sends or commits is [ErrHistoryClient].
 //
 // The store must be empty, or that of the same history client; one in memory will do,
 // and it holds the secret. Keys, Transport and PrepareHistory of the configuration are

@@ -39,7 +39,8 @@ type HistorySecret struct {
 // ParseHistorySecret checks a history secret that came from another member, and takes
 // a copy. ErrInvalid: it is malformed, a signature in it does not hold, or a private
 // key is not that of its public key. core.ErrUnsupported: its suite is not at hand.
-// That it belongs to a conversation is for [View.CheckHistorySecret] to say.
+// That it belongs to a conversation is for [View.CheckHistorySecret] to say. How a
+// secret is told from another text: see [Conversation.EnableHistorySharing].
 func ParseHistorySecret(suites core.SuiteSource, data []byte) (HistorySecret, error) {
 	b, err := openHistory(suites, data)
 	if err != nil {

@@ -30,6 +30,9 @@ type observer struct {
 // held meanwhile, so it may ask the client and start transactions; but whoever it is
 // waits for it, and it must not close the client. Once stop has returned no call
 // begins.
+//
+// It has nothing to do with [mls.Observe], by which a server follows a group from
+// outside.
 func (c *Client) Observe(observe func(Event)) (stop func()) {
 	return c.observers.add(observe)
 }

@@ -3,6 +3,7 @@
 package client
 
 import (
+	"iter"
 	"math"
 	"time"
 
@@ -11,8 +12,37 @@ import (
 )
 
 // Received is what a message turned out to be: *Text, *ProposalResult,
-// *CommitResult or *Buffered.
+// *CommitResult or *Buffered. The first three may have in Replayed what was buffered
+// and can be read now; [All] has both.
 type Received interface{ received() }
+
+// All is what a message turned out to be, and all that was replayed with it, in order.
+// A message that was replayed in vain is nil and its error; it was dropped.
+func All(r Received) iter.Seq2[Received, error] {
+	return func(yield func(Received, error) bool) {
+		if r == nil || !yield(r, nil) {
+			return
+		}
+		for _, x := range replayedWith(r) {
+			if !yield(x.Received, x.Err) {
+				return
+			}
+		}
+	}
+}
+
+// replayedWith is flat: what was replayed has nothing replayed with it.
+func replayedWith(r Received) []Replayed {
+	switch r := r.(type) {
+	case *Text:
+		return r.Replayed
+	case *ProposalResult:
+		return r.Replayed
+	case *CommitResult:
+		return r.Replayed
+	}
+	return nil
+}
 
 // Text is an application message.
 type Text struct {
@@ -53,7 +83,8 @@ type CommitResult struct {
 }
 
 // Buffered is a message that is kept until it can be processed. Finish the
-// transaction: it is durable then, and is replayed later.
+// transaction: it is durable then, and comes later in the Replayed of the message that
+// makes it readable, or from [Conversation.Replay].
 type Buffered struct {
 	Reason BufferReason
 	Epoch  uint64 // of the message

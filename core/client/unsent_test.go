@@ -3,8 +3,10 @@
 package client_test
 
 import (
+	"context"
 	"testing"
 
+	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/client/clienttest"
 )
 
@@ -26,6 +28,20 @@ func TestUnsent(t *testing.T) {
 	w.send(alice, "one")
 	w.send(alice, "two")
 	unsent(2)
+	alice.Link.SetOffline(false)
+	w.must(alice.Settle(t.Context(), chat))
+	unsent(0)
+	stage := func() {
+		w.must(alice.In(t.Context(), chat, func(ctx context.Context, c *client.Conversation) error {
+			_, err := c.StageCommit(ctx, client.Changes{Update: true})
+			return err
+		}))
+	}
+	alice.Link.SetOffline(true)
+	stage()
+	unsent(1) // the commit is made
+	stage()
+	unsent(2) // and this one is staged
 	alice.Link.SetOffline(false)
 	w.must(alice.Settle(t.Context(), chat))
 	unsent(0)

@@ -26,7 +26,8 @@ type Observer struct {
 // Observe begins with a GroupInfo, checked whole (EXT-6), and the tree, if the
 // GroupInfo does not carry it. The Env needs neither Fetch nor Signer nor PSK. Members
 // give a GroupInfo with each commit ([CommitBundle]) or by [Group.GroupInfo]; it is an
-// MLSMessage.
+// MLSMessage. The events of a member's client are something else: Client.Observe in
+// package client.
 func Observe(env *Env, info *GroupInfo, tree []byte) (_ *Observer, err error) {
 	defer tooLarge(&err)
 	env = env.operation()

@@ -51,7 +51,9 @@ type Provider interface {
 
 // NewConversation makes a device for each name, each with a keystore of its own,
 // and a conversation that all of them are in: the first has made it and has added
-// the others. They are connected to a [Service] of their own; see [Device.Link].
+// the others. They are connected to a [Service] of their own; see [Device.Link]. Who
+// wants another configuration makes the devices with [NewDevice], sets Device.New of the
+// first and calls [Group].
 func NewConversation[K core.Keystore](t TB, p Provider, keystore func() K, id core.ConversationID, names ...core.ClientID) []*Device {
 	t.Helper()
 	service := NewService(Options{})

@@ -18,6 +18,8 @@ type Device struct {
 	*client.Client
 	Link *Link
 	Join client.JoinConfig // for Welcomes
+	// New is what [Group] makes a conversation of; its Group, if zero, is that of Join.
+	New client.ConversationConfig
 
 	mu       sync.Mutex
 	received []client.Received
@@ -107,29 +109,16 @@ func (d *Device) Received() []client.Received {
 }
 
 // Texts returns the application data that came since the last call of it or of
-// Received, what was replayed included.
+// Received, what was replayed included. A history secret is among them, see
+// [client.Conversation.EnableHistorySharing]: unless Config.PrepareHistory wraps it, it
+// is the text that [client.ParseHistorySecret] takes.
 func (d *Device) Texts() (texts []string) {
-	var add func(r client.Received)
-	replayed := func(list []client.Replayed) {
-		for _, r := range list {
-			if r.Err == nil {
-				add(r.Received)
+	for _, r := range d.Received() {
+		for r := range client.All(r) {
+			if text, ok := r.(*client.Text); ok {
+				texts = append(texts, string(text.Data))
 			}
 		}
-	}
-	add = func(r client.Received) {
-		switch r := r.(type) {
-		case *client.Text:
-			texts = append(texts, string(r.Data))
-			replayed(r.Replayed)
-		case *client.ProposalResult:
-			replayed(r.Replayed)
-		case *client.CommitResult:
-			replayed(r.Replayed)
-		}
-	}
-	for _, r := range d.Received() {
-		add(r)
 	}
 	return texts
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
+	"github.com/conclave-mls/conclave/core/mls"
 )
 
 // Identify makes the identity of a device, with its own id.
@@ -36,11 +37,16 @@ func (d *Device) KeyPackage(t TB, suite core.SuiteID) (message []byte) {
 	return message
 }
 
-// Group makes a conversation of the first device and adds the others in one commit.
+// Group makes a conversation of the first device, as its field New says, and adds the
+// others in one commit.
 func Group(t TB, id core.ConversationID, first *Device, others ...*Device) {
 	t.Helper()
 	err := first.Transaction(t.Context(), func(ctx context.Context, tx *client.Transaction) error {
-		c, err := tx.NewConversation(ctx, id, client.ConversationConfig{Group: first.Join.Group})
+		cfg := first.New
+		if cfg.Group == (mls.Config{}) {
+			cfg.Group = first.Join.Group
+		}
+		c, err := tx.NewConversation(ctx, id, cfg)
 		if err != nil {
 			return err
 		}
