@@ -24,6 +24,7 @@ var hints = []struct {
 	{client.ErrConversationNotFound, "you are not in this conversation (any more); conclave chat list shows those that you are in"},
 	{messenger.ErrNoConversation, "conclave chat list shows the conversations that you are in"},
 	{messenger.ErrNoClient, "is the id right? Whom you add has to run conclave init with the same delivery service first; nobody was added"},
+	{messenger.ErrSuite, "they can join with an identity of the conversation's suite, in another home: conclave --home FOLDER init ID --suite N; or create a conversation in which all have the same suite. Nobody was added"},
 	{messenger.ErrNotRegistered, "make an identity first, or again if that did not come to its end: conclave init ID"},
 	{messenger.ErrFull, "read the conversations that have unread messages: conclave chat list, conclave chat read NAME"},
 	{messenger.ErrLeaving, "you have left it; another member's next command there completes that"},

@@ -166,6 +166,9 @@ func (d *doctor) key(c config.Config) (usable bool) {
 	return true
 }
 
+// noStore is what to do about a database file that is not there.
+const noStore = "if there was an identity, do not restore an old copy (see SECURITY.md): make a new one in another home; else: conclave init ID"
+
 // store looks for the database file, so that opening it does not make one.
 func (d *doctor) store(c config.Config) (usable bool) {
 	path, info, err := fileOf(c, c.Keystore, "sqlite")
@@ -174,7 +177,7 @@ func (d *doctor) store(c config.Config) (usable bool) {
 		return true
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		d.fail("database", "if there was an identity, do not restore an old copy (see SECURITY.md): make a new one in another home; else: conclave init ID", "%s is missing", path)
+		d.fail("database", noStore, "%s is missing", path)
 		return false
 	}
 	if err != nil {
@@ -276,7 +279,7 @@ func (d *doctor) identity(h messenger.Health) {
 	case h.ID == "":
 		d.fail("identity", "conclave init ID", "there is none yet")
 	case !h.Registered:
-		d.fail("identity", "conclave init "+string(h.ID), "%s is not registered at the delivery service", h.ID)
+		d.fail("identity", "conclave init "+word(string(h.ID))+"; if the service does not accept that name, conclave init with another one", "%s is not registered at the delivery service", h.ID)
 	default:
 		d.ok("identity", "%s", h.ID)
 	}

@@ -58,19 +58,35 @@ If the service cannot be reached, run the same command again later.`,
 			if err != nil {
 				return err
 			}
-			return p.openWith(cmd.Context(), c, func(ctx context.Context, m *messenger.Messenger) error {
-				opened = true
+			register := func(ctx context.Context, m *messenger.Messenger) error {
 				switch err := m.Register(ctx, id); {
-				case errors.Is(err, core.ErrConflict) || errors.Is(err, core.ErrDenied):
-					return hint(err, "a home holds one identity, and an id belongs to one home; another id in another home: conclave --home FOLDER init ID")
+				case errors.Is(err, core.ErrConflict):
+					return hint(err, "a home holds one identity; another one in another home: conclave --home FOLDER init ID. If this one is of no use, delete %s", p.home)
+				case errors.Is(err, core.ErrDenied):
+					return hint(err, "an id belongs to one home; another id: conclave init ID. If the service has refused something else, conclave doctor looks at it")
 				case err != nil:
+					return err
+				}
+				if err := p.remember(file, c); err != nil {
 					return err
 				}
 				return p.result(struct {
 					ID   string `json:"id"`
 					Home string `json:"home"`
 				}{args[0], p.home}, "%s is ready, in %s\n", id, p.home)
+			}
+			abandoned := false
+			err = p.openWith(cmd.Context(), c, func(ctx context.Context, m *messenger.Messenger) (err error) {
+				opened = true
+				if abandoned, err = m.Abandon(ctx, id); abandoned || err != nil {
+					return err
+				}
+				return register(ctx, m)
 			})
+			if err != nil || !abandoned {
+				return err
+			}
+			return p.openWith(cmd.Context(), c, register)
 		},
 	}
 	cmd.Flags().Uint16Var(&suite, "suite", 0, "cipher suite of RFC 9420, 1 to 7 (default 1)")
@@ -98,13 +114,16 @@ func (p *program) prepare(c config.Config, ask bool) (config.Config, error) {
 		return config.Config{}, err
 	}
 	asked := c
-	if c, err = p.configuration(); err != nil {
+	if c, err = config.Load(file); err != nil {
 		return config.Config{}, err
 	}
-	if chosen && c.Suite != asked.Suite || ask && c.Key != asked.Key {
+	differs := func(given bool, have, want string) bool { return given && !same(c, have, want) }
+	if chosen && c.Suite != asked.Suite || differs(ask || flags.Key != "", c.Key, asked.Key) ||
+		differs(flags.Keystore != "", c.Keystore, asked.Keystore) || differs(flags.Crypto != "", c.Crypto, asked.Crypto) {
 		return config.Config{}, hint(fmt.Errorf("%s says something else: %w", file, core.ErrConflict),
-			"the home was set up with another suite or key; leave --suite and --passphrase out, or take another folder with --home")
+			"the home was set up with another suite or key, or is kept elsewhere; leave --suite, --passphrase, --key, --keystore and --crypto out, or take another folder with --home")
 	}
+	c = c.Over(flags)
 	key, err := c.URI(c.Key)
 	if err != nil || key.Scheme != "file" {
 		return c, err
@@ -117,4 +136,29 @@ func (p *program) prepare(c config.Config, ask bool) (config.Config, error) {
 		return config.Config{}, err
 	}
 	return c, nil
+}
+
+// same says that two URIs of a configuration name the same.
+func same(c config.Config, a, b string) bool {
+	for _, scheme := range fileSchemes {
+		pathA, _, _ := fileOf(c, a, scheme)
+		pathB, _, _ := fileOf(c, b, scheme)
+		if pathA != "" && pathA == pathB {
+			return true
+		}
+	}
+	return a == b
+}
+
+// remember writes down at which delivery service the identity is now.
+func (p *program) remember(file string, c config.Config) error {
+	kept, err := config.Load(file)
+	if err != nil || same(kept, kept.Delivery, c.Delivery) {
+		return err
+	}
+	kept.Delivery = c.Delivery
+	if kept.Listen == config.Default("").Listen {
+		kept.Listen = "" // of a service only
+	}
+	return kept.Replace(file)
 }

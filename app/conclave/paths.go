@@ -10,12 +10,15 @@ import (
 	"github.com/conclave-mls/conclave/app/config"
 )
 
+// fileSchemes are those of URIs that name a file.
+var fileSchemes = []string{"file", "sqlite", "unix"}
+
 // fromHere makes the paths in what a person gave as flags absolute: in the
 // configuration they would begin at its folder.
 func fromHere(flags config.Config) (config.Config, error) {
 	for _, uri := range []*string{&flags.Keystore, &flags.Key, &flags.Delivery, &flags.Listen} {
 		scheme, _, _ := strings.Cut(*uri, ":")
-		if !slices.Contains([]string{"file", "sqlite", "unix"}, scheme) {
+		if !slices.Contains(fileSchemes, scheme) {
 			continue // names no file
 		}
 		u, err := config.Config{}.URI(*uri)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -195,6 +196,9 @@ func (p *program) open(ctx context.Context, f func(context.Context, *messenger.M
 	c, err := p.configuration()
 	if err != nil {
 		return err
+	}
+	if path, _, err := fileOf(c, c.Keystore, "sqlite"); errors.Is(err, fs.ErrNotExist) { // it would be made, and hide what is wrong
+		return hint(fmt.Errorf("the database %s is missing: %w", path, core.ErrNotFound), noStore)
 	}
 	return p.openWith(ctx, c, f)
 }

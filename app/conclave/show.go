@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -188,7 +189,16 @@ func (p *program) showItem(id core.ConversationID, i messenger.Item) error {
 	case messenger.Joined:
 		p.printf("-- you are in %s now\n", plain(string(id)))
 	case messenger.Left:
-		p.printf("-- %s removed you; nothing of %s is kept here\n", from, plain(string(id)))
+		switch left := len(i.Left) > 0; {
+		case left && i.Past:
+			p.printf("-- you had left %s before\n", plain(string(id)))
+		case left:
+			p.printf("-- you left; nothing of %s is kept here\n", plain(string(id)))
+		case i.Past:
+			p.printf("-- %s had removed you from %s before\n", from, plain(string(id)))
+		default:
+			p.printf("-- %s removed you; nothing of %s is kept here\n", from, plain(string(id)))
+		}
 	case messenger.Changed:
 		p.printf("-- %s; epoch %d\n", changed(from, i), i.Epoch)
 	case messenger.Lost:
@@ -204,8 +214,16 @@ func changed(from string, i messenger.Item) string {
 	} else if len(i.Added) > 0 {
 		did = append(did, "added "+joinIDs(i.Added))
 	}
-	if len(i.Removed) > 0 {
-		did = append(did, "removed "+joinIDs(i.Removed))
+	removed := slices.DeleteFunc(slices.Clone(i.Removed), func(id core.ClientID) bool { return slices.Contains(i.Left, id) })
+	if len(removed) > 0 {
+		did = append(did, "removed "+joinIDs(removed))
+	}
+	if len(i.Left) > 0 {
+		left := joinIDs(i.Left) + " left"
+		if len(did) == 0 {
+			return left
+		}
+		return from + " " + strings.Join(did, " and ") + ", " + left
 	}
 	if len(did) == 0 {
 		did = append(did, "renewed keys")

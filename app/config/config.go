@@ -109,6 +109,21 @@ func Load(file string) (Config, error) {
 	return c, nil
 }
 
+// Replace writes the configuration over a file, as Save would have written it.
+func (c Config) Replace(file string) error {
+	fresh := file + ".new"
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) { // of an earlier attempt
+		return fmt.Errorf("configuration: %w", err)
+	}
+	if err := c.Save(fresh); err != nil {
+		return err
+	}
+	if err := os.Rename(fresh, file); err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	return nil
+}
+
 // Save writes the configuration to a new file, readable by its owner only.
 // core.ErrConflict: there is one already.
 func (c Config) Save(file string) error {

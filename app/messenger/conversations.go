@@ -27,6 +27,9 @@ var ErrNotDelivered = fmt.Errorf("the message is not delivered: %w", core.ErrDen
 // ErrNoClient: somebody who should be added is not at the delivery service.
 var ErrNoClient = errors.New("there is no such client")
 
+// ErrSuite: somebody who should be added has an identity of another cipher suite.
+var ErrSuite = fmt.Errorf("another cipher suite: %w", core.ErrUnsupported)
+
 // Create makes a conversation with us as its only member. Nobody hears of it yet.
 func (m *Messenger) Create(ctx context.Context, name string) (core.ConversationID, error) {
 	id, err := newID(name)
@@ -69,7 +72,7 @@ func later(err error) bool {
 }
 
 // Add adds clients with one commit. ErrNoClient: one of them is not known to the
-// service. core.ErrDenied: the service gave somebody else's key package.
+// service. ErrSuite. core.ErrDenied: the service gave somebody else's key package.
 func (m *Messenger) Add(ctx context.Context, name string, clients ...core.ClientID) error {
 	id, err := m.enter(ctx, name)
 	if err != nil {
@@ -84,6 +87,10 @@ func (m *Messenger) Add(ctx context.Context, name string, clients ...core.Client
 			return fmt.Errorf("%q is a member already: %w", c, core.ErrInvalid)
 		}
 	}
+	info, err := m.client.Info(ctx, id)
+	if err != nil {
+		return err
+	}
 	var packages [][]byte
 	for i, c := range clients {
 		m.progress("key packages", i, len(clients))
@@ -94,7 +101,7 @@ func (m *Messenger) Add(ctx context.Context, name string, clients ...core.Client
 		if err != nil {
 			return fmt.Errorf("key package of %q: %w", c, err)
 		}
-		if err := belongs(k, c); err != nil {
+		if err := belongs(k, c, info.Suite); err != nil {
 			return err
 		}
 		packages = append(packages, k)
@@ -102,8 +109,9 @@ func (m *Messenger) Add(ctx context.Context, name string, clients ...core.Client
 	return m.commit(ctx, id, client.Changes{Add: packages})
 }
 
-// belongs checks that the service did not hand out a key package of somebody else.
-func belongs(message []byte, c core.ClientID) error {
+// belongs checks that the service did not hand out a key package of somebody else, and
+// that the client can be in a conversation of the suite.
+func belongs(message []byte, c core.ClientID, suite core.SuiteID) error {
 	parsed, err := mls.UnmarshalMLSMessage(message)
 	if err != nil {
 		return fmt.Errorf("key package of %q: %w", c, err)
@@ -111,6 +119,9 @@ func belongs(message []byte, c core.ClientID) error {
 	k := parsed.KeyPackage
 	if k == nil || k.LeafNode.Credential.Type != core.CredentialBasic || string(k.LeafNode.Credential.Identity) != string(c) {
 		return fmt.Errorf("the delivery service gave a key package that is not of %q: %w", c, core.ErrDenied)
+	}
+	if s := k.Suite; s != suite {
+		return fmt.Errorf("%q has an identity of suite %d, the conversation is of suite %d: %w", c, s, suite, ErrSuite)
 	}
 	return nil
 }

@@ -42,7 +42,7 @@ func (m *Messenger) Join(ctx context.Context, id core.ConversationID) error {
 		if err := took(ctx, tx, c.ID(), result, 0); err != nil {
 			return err
 		}
-		return edit(ctx, tx, func(n *note) { n.chat(c.ID()).Leaving = false })
+		return edit(ctx, tx, func(n *note) { n.inside(c.ID()) })
 	})
 }
 
@@ -65,7 +65,10 @@ func (m *Messenger) Rejoin(ctx context.Context, name string) error {
 		if err := took(ctx, tx, id, result, 0); err != nil {
 			return err
 		}
-		return edit(ctx, tx, func(n *note) { n.chat(id).Leaving, n.chat(id).Reused = false, false })
+		return edit(ctx, tx, func(n *note) {
+			n.inside(id)
+			n.chat(id).Reused = false
+		})
 	})
 }
 

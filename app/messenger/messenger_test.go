@@ -127,7 +127,7 @@ func TestAddedAgain(t *testing.T) {
 		if round == 1 { // the log is read before the inbox
 			must(t, bob.transport.Drain(t.Context(), core.ConversationID(id)))
 		}
-		same(t, "bob", bob.reads(id), "text alice before", "left alice", "joined", "text alice after")
+		same(t, "bob", bob.reads(id), "text alice before", "left alice, past", "joined", "text alice after")
 		agree(t, id, alice, bob)
 	}
 }
@@ -147,10 +147,16 @@ func TestLeave(t *testing.T) {
 	}
 	must(t, carol.Send(t.Context(), id, []byte("bob?"))) // commits first
 	agree(t, id, alice, carol)
-	same(t, "bob", bob.reads(id), "left carol")
+	same(t, "bob", bob.reads(id), "left carol, left: bob")
+	same(t, "alice", alice.reads(id), "changed carol, left: bob", "text carol bob?")
+	same(t, "carol", carol.reads(id), "changed carol, left: bob")
 	if _, err := bob.Status(t.Context(), id); !errors.Is(err, core.ErrNotFound) {
 		t.Errorf("bob still has it: %v", err)
 	}
+	must(t, alice.Remove(t.Context(), id, "carol"))
+	must(t, carol.Sync(t.Context()))
+	must(t, carol.Join(t.Context(), core.ConversationID(id))) // that she was out is past
+	same(t, "carol", carol.reads(id), "left alice, past")
 	must(t, alice.Remove(t.Context(), id, "carol"))
 	if gone, err := alice.Leave(t.Context(), id); !gone || err != nil {
 		t.Errorf("the last one leaves: %v, %v", gone, err)
@@ -177,7 +183,7 @@ func TestLeaveAgain(t *testing.T) {
 	alice.network.set(nil, nil)
 	must(t, bob.Sync(t.Context()))
 	must(t, alice.Sync(t.Context()))
-	same(t, "bob", bob.reads(id), "changed alice", "left alice")
+	same(t, "bob", bob.reads(id), "changed alice", "left alice, left: bob")
 	agree(t, id, alice)
 }
 

@@ -34,7 +34,11 @@ type Item struct {
 	Text    []byte          `json:"text,omitempty"`
 	Added   []core.ClientID `json:"added,omitempty"`
 	Removed []core.ClientID `json:"removed,omitempty"`
+	Left    []core.ClientID `json:"left,omitempty"` // those of Removed who had proposed it themselves
+	Past    bool            `json:"past,omitempty"` // of Left: we are in the conversation again since
 	Reason  string          `json:"reason,omitempty"`
+
+	own bool // a commit of ours: who made it knows, but for those who left by it
 }
 
 // MaxText is the longest text in bytes that is sent and taken.
@@ -62,6 +66,8 @@ type chat struct {
 	// processes that read it at once, the slower one sees that it has nothing new.
 	Seen    uint64 `json:"seen,omitempty"`
 	Leaving bool   `json:"leaving,omitempty"`
+	// Leavers have proposed to leave, in this epoch.
+	Leavers []core.ClientID `json:"leavers,omitempty"`
 	// Reused says that our keys there are those of the key package of last resort,
 	// which others may use as well: they are to be renewed.
 	Reused bool `json:"reused,omitempty"`
@@ -118,6 +124,16 @@ func (n *note) keep(id core.ConversationID, items ...Item) {
 	for _, i := range items {
 		i.Time = time.Now().UTC().Truncate(time.Second)
 		n.Unread = append(n.Unread, unread{[]byte(id), i})
+	}
+}
+
+// inside is for when we have come into a conversation: that we were out of it is past.
+func (n *note) inside(id core.ConversationID) {
+	n.chat(id).Leaving, n.chat(id).Leavers = false, nil
+	for i := range n.Unread {
+		if u := &n.Unread[i]; string(u.Conversation) == string(id) && u.Item.Kind == Left {
+			u.Item.Past = true
+		}
 	}
 }
 

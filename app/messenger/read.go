@@ -56,7 +56,7 @@ func (m *Messenger) show(ctx context.Context, id core.ConversationID, show func(
 		if err = show(id, u.Item); err != nil {
 			break
 		}
-		over = u.Item.Kind == Left
+		over = u.Item.Kind == Left && !u.Item.Past
 		shown = append(shown, u)
 	}
 	if len(shown) == 0 {

@@ -82,6 +82,14 @@ func known(err error) bool {
 // sequence number is 0 where it did not come from the log.
 func took(ctx context.Context, tx *client.Transaction, id core.ConversationID, r client.Received, seq uint64) error {
 	items, replayed := itemsOf(r)
+	leaver, err := whoLeaves(ctx, tx, id, r)
+	if err != nil {
+		return err
+	}
+	own, err := tx.ClientID(ctx)
+	if err != nil {
+		return err
+	}
 	for _, x := range replayed {
 		if x.Err != nil {
 			if !known(x.Err) {
@@ -96,8 +104,9 @@ func took(ctx context.Context, tx *client.Transaction, id core.ConversationID, r
 		return nil
 	}
 	return edit(ctx, tx, func(n *note) {
-		n.keep(id, items...)
 		c := n.chat(id)
+		n.keep(id, c.told(own, items)...)
+		c.Leavers = append(c.Leavers, leaver...)
 		c.Seen = max(c.Seen, seq)
 		c.Leaving = c.Leaving && !slices.ContainsFunc(items, func(i Item) bool { return i.Kind == Left })
 	})
@@ -118,10 +127,57 @@ func itemsOf(r client.Received) (items []Item, replayed []client.Replayed) {
 		if !r.Active && r.ReInit == nil {
 			item.Kind = Left
 		}
-		if r.Own { // who did it knows
-			return nil, r.Replayed
-		}
+		item.own = r.Own
 		return []Item{item}, r.Replayed
 	}
 	return nil, nil // buffered: it is durable and comes again with another message
+}
+
+// whoLeaves is who proposes its own removal with a message; nobody, if what had waited
+// for the message has ended the epoch already.
+func whoLeaves(ctx context.Context, tx *client.Transaction, id core.ConversationID, r client.Received) ([]core.ClientID, error) {
+	p, ok := r.(*client.ProposalResult)
+	if !ok || p.Sender.Type != mls.SenderMember || slices.ContainsFunc(p.Replayed, func(x client.Replayed) bool {
+		_, commit := x.Received.(*client.CommitResult)
+		return commit
+	}) {
+		return nil, nil
+	}
+	if remove, ok := p.Proposal.(*mls.Remove); !ok || remove.Removed != p.Sender.Leaf {
+		return nil, nil
+	}
+	c, err := tx.Conversation(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	members, err := c.Members(ctx)
+	for _, m := range members {
+		if m.Leaf == p.Sender.Leaf {
+			return []core.ClientID{m.ClientID}, err
+		}
+	}
+	return nil, err
+}
+
+// told says of commits who left by them, and drops those of ours that have nothing
+// else to tell.
+func (c *chat) told(own core.ClientID, items []Item) (out []Item) {
+	for _, i := range items {
+		if i.Kind == Changed || i.Kind == Left {
+			for _, r := range i.Removed {
+				if slices.Contains(c.Leavers, r) || i.Kind == Left && c.Leaving && r == own {
+					i.Left = append(i.Left, r)
+				}
+			}
+			c.Leavers = nil
+		}
+		if i.own {
+			if len(i.Left) == 0 {
+				continue
+			}
+			i.Added, i.Removed = nil, i.Left
+		}
+		out = append(out, i)
+	}
+	return out
 }

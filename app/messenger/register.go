@@ -67,6 +67,28 @@ func (m *Messenger) Register(ctx context.Context, id core.ClientID) error {
 	return m.publish(ctx, true)
 }
 
+// Abandon deletes an identity of another id, which the service has not accepted and
+// which is in no conversation, so that there can be another one. If it has, the
+// messenger is of no use any more: open another.
+func (m *Messenger) Abandon(ctx context.Context, but core.ClientID) (done bool, err error) {
+	have, err := m.client.ClientID(ctx)
+	if errors.Is(err, client.ErrNotInitialized) || err == nil && have == but {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	n, err := parseNote(m.client.Data(ctx))
+	if err != nil || len(n.Token) > 0 {
+		return false, err
+	}
+	ids, err := m.client.Conversations(ctx)
+	if err != nil || len(ids) > 0 {
+		return false, err
+	}
+	return true, m.client.Wipe(ctx)
+}
+
 // publish tops the key packages at the service up. With fresh ones only, those of
 // before are thrown away, there and then here.
 func (m *Messenger) publish(ctx context.Context, fresh bool) error {

@@ -203,6 +203,12 @@ func (p *person) reads(name string) (lines []string) {
 		if len(i.Text) > 0 {
 			line += " " + string(i.Text)
 		}
+		for _, who := range i.Left {
+			line += ", left: " + string(who)
+		}
+		if i.Past {
+			line += ", past"
+		}
 		lines = append(lines, line)
 		return nil
 	})

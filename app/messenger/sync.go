@@ -96,7 +96,10 @@ func (m *Messenger) accept(ctx context.Context, id core.ConversationID, welcome 
 		if c.ID() != id {
 			return mls.ErrWrongGroup
 		}
-		return keep(ctx, tx, id, Item{Kind: Joined})
+		return edit(ctx, tx, func(n *note) {
+			n.inside(id)
+			n.keep(id, Item{Kind: Joined})
+		})
 	})
 	if err != nil || !m.notices.wasReused(id) {
 		return err
