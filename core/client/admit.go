@@ -14,8 +14,10 @@ import (
 
 // An Admission is what Config.Admit decides on: somebody is about to come into a
 // conversation. The hook says no by an error, which the caller of the operation gets
-// with [ErrNotAdmitted]; nothing has changed then. It is asked while the conversation
-// is held: it may ask a [View], and must not start a transaction.
+// with [ErrNotAdmitted]; nothing has changed then. A message that is refused may be
+// dropped for good; who cannot decide now returns core.ErrUnavailable, and the message
+// is kept. It is asked while the conversation is held: it may ask a [View], and must not
+// start a transaction.
 //
 //   - Of our own Add or commit: it is not made. A staged commit is judged when it is
 //     staged, and again at its turn.

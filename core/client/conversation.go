@@ -198,7 +198,7 @@ func (t *Transaction) forget(ctx context.Context, h *held, reason string) error 
 		t.ended(h.id, in.key, nil, fmt.Errorf("%s: %w", reason, ErrConversationNotFound))
 	}
 	left := h.head.epoch
-	h.group, h.dirty = nil, true
+	h.group, h.damaged, h.dirty = nil, nil, true
 	t.noPending(h)
 	h.head.active, h.head.epoch = 0, 0
 	h.head.merged, h.head.began = digest{}, digest{}
@@ -227,18 +227,29 @@ func (t *Transaction) forget(ctx context.Context, h *held, reason string) error 
 	return nil
 }
 
-// Wipe deletes everything that we have of the conversation, here, also a join that
-// waits for its answer. The other members are not told; see [Conversation.Leave].
-func (c *Conversation) Wipe(ctx context.Context) error {
-	return c.with(ctx, func(h *held) error {
+// WipeConversation deletes everything that we have of a conversation, here, also a join
+// that waits for its answer, and also if the conversation is damaged. The other members
+// are not told; see [Conversation.Leave].
+func (t *Transaction) WipeConversation(ctx context.Context, id core.ConversationID) error {
+	return t.do(ctx, func() error {
+		h, err := t.salvage(ctx, id)
+		if err != nil {
+			return err
+		}
+		if h.group == nil && h.damaged == nil {
+			return ErrConversationNotFound
+		}
 		if h.head.join.exists() { // of which forget would keep what it takes to go on
-			if err := c.tx.dropJoin(ctx, h); err != nil {
+			if err := t.dropJoin(ctx, h); err != nil {
 				return err
 			}
 		}
-		return c.tx.forget(ctx, h, "the conversation was wiped")
+		return t.forget(ctx, h, "the conversation was wiped")
 	})
 }
+
+// Wipe is [Transaction.WipeConversation] for this conversation.
+func (c *Conversation) Wipe(ctx context.Context) error { return c.tx.WipeConversation(ctx, c.id) }
 
 // with runs an operation on the conversation.
 func (c *Conversation) with(ctx context.Context, f func(h *held) error) error {

@@ -37,7 +37,7 @@ func (t *Transaction) decryptMessage(ctx context.Context, id core.ConversationID
 	if in.group != id {
 		return nil, mls.ErrWrongGroup
 	}
-	h, err := t.hold(ctx, id)
+	h, err := t.salvage(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -121,6 +121,8 @@ func (t *Transaction) decrypt(ctx context.Context, h *held, in *incoming) (Recei
 		result, err = t.mergeJoin(ctx, h)
 	case h.group == nil && h.head.join.exists():
 		return t.buffer(h, in, JoinPending)
+	case h.damaged != nil:
+		return nil, h.damaged
 	case h.group == nil:
 		return nil, ErrConversationNotFound
 	case h.head.pending.exists() && in.digest == h.head.pending.message:

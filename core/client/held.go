@@ -23,15 +23,29 @@ type held struct {
 	group   *mls.Group   // of the active incarnation; nil: not in the conversation
 	dirty   bool
 	retired []core.Secret
+	damaged error // why there is no group
 
 	sent    map[uint64][]mls.Floor  // epochs in which this segment encrypted
 	floors  map[uint64]core.Version // of the floors that were read
 	release func()
 }
 
-// hold takes a conversation for the open segment. It waits for one only if the
-// segment holds none, so that nobody waits in a circle.
+// hold takes a conversation for the open segment.
 func (t *Transaction) hold(ctx context.Context, id core.ConversationID) (*held, error) {
+	h, err := t.salvage(ctx, id)
+	if err == nil {
+		err = h.damaged
+	}
+	if err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// salvage is hold for who does without the group if it is damaged: to wipe the
+// conversation or to join it again. It waits for a conversation only if the segment
+// holds none, so that nobody waits in a circle.
+func (t *Transaction) salvage(ctx context.Context, id core.ConversationID) (*held, error) {
 	if h := t.held[id]; h != nil {
 		return h, nil
 	}
@@ -88,7 +102,11 @@ func (t *Transaction) load(ctx context.Context, id core.ConversationID) (*held, 
 	}
 	if h.head.active != 0 {
 		if h.group = t.client.cache.get(id, h.version); h.group == nil {
-			if h.group, err = t.loadGroup(ctx, h, h.head.active); err != nil {
+			h.group, err = t.loadGroup(ctx, h, h.head.active)
+			switch {
+			case errors.Is(err, core.ErrDamaged) && !errors.Is(err, core.ErrConflict):
+				h.group, h.damaged = nil, err
+			case err != nil:
 				return nil, err
 			}
 		}
@@ -188,7 +206,10 @@ func (t *Transaction) encrypted(h *held, g *mls.Group, ws *mls.WriteSet) {
 		if h.sent == nil {
 			h.sent = map[uint64][]mls.Floor{}
 		}
-		h.sent[epoch] = floors
+		// Another group of this id may have the same epoch, with ratchets of its own.
+		h.sent[epoch] = append(slices.DeleteFunc(h.sent[epoch], func(f mls.Floor) bool {
+			return slices.Equal(f.Context, floors[0].Context)
+		}), floors...)
 	}
 }
 

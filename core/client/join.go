@@ -184,7 +184,7 @@ func (t *Transaction) joinOnce(ctx context.Context, id core.ConversationID, info
 // readyToJoin holds the conversation with no earlier join waiting. If one turns out
 // to have been accepted, that is what was asked for.
 func (t *Transaction) readyToJoin(ctx context.Context, id core.ConversationID) (*held, *CommitResult, error) {
-	h, err := t.hold(ctx, id)
+	h, err := t.salvage(ctx, id)
 	if err != nil || !h.head.join.exists() {
 		return h, nil, err
 	}
@@ -198,7 +198,7 @@ func (t *Transaction) readyToJoin(ctx context.Context, id core.ConversationID) (
 	if err != nil {
 		return nil, nil, err
 	}
-	if h, err = t.hold(ctx, id); err != nil {
+	if h, err = t.salvage(ctx, id); err != nil {
 		return nil, nil, err
 	}
 	switch h.head.standing(joinKind, earlier) {
@@ -289,7 +289,7 @@ func (t *Transaction) mergeJoin(ctx context.Context, h *held) (*CommitResult, er
 		h.head.waiting.commit = false
 	}
 	t.segment.del(ofConversation(tableJoin, h.id), nil)
-	h.group, h.dirty = g, true
+	h.group, h.damaged, h.dirty = g, nil, true
 	h.head.merged, h.head.began = h.head.join.message, h.head.join.message
 	t.noPending(h)
 	h.head.join = pendingHead{}

@@ -179,7 +179,11 @@ func (c *Client) submitAfterOutbox(ctx context.Context, id core.ConversationID, 
 // nothing if the commit waits no longer.
 func (c *Client) change(ctx context.Context, id core.ConversationID, kind pendingKind, message digest, f func(context.Context, *Transaction, *held) error) (state standing, err error) {
 	err = c.transaction(ctx, func(ctx context.Context, t *Transaction) error {
-		h, err := t.hold(ctx, id)
+		hold := t.hold
+		if kind == joinKind {
+			hold = t.salvage
+		}
+		h, err := hold(ctx, id)
 		if err != nil {
 			return err
 		}

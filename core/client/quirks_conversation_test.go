@@ -267,6 +267,19 @@ func quirkUnreadable(t *testing.T) {
 				t.Errorf("%s, %s: %v", what, name, err)
 			}
 		}
+		// The two ways out.
+		if what == "gone" {
+			w.do(bob, func(ctx context.Context, tx *client.Transaction) error { return tx.WipeConversation(ctx, chat) })
+			if on, err := bob.ConversationExists(t.Context(), chat); on || err != nil {
+				t.Errorf("after it was wiped: %v %v", on, err)
+			}
+		}
+		r, err := bob.Rejoin(t.Context(), chat)
+		if err != nil || !r.Own {
+			t.Fatalf("%+v %v", r, err)
+		}
+		w.must(alice.Link.Drain(t.Context(), chat))
+		w.agree(alice, bob)
 	}
 }
 

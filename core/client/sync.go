@@ -31,7 +31,9 @@ func (t *Transaction) watch(h *held, in *incoming, err error) {
 // the delivery service has, after [OutOfSync] or whenever what we have of it is of no
 // use: our old leaf is removed by the same commit. What waits in the outbox is
 // encrypted again; what was sent to us in the epochs that we missed stays unread. The
-// transport must be a [GroupInfoSource], else it is core.ErrUnsupported.
+// transport must be a [GroupInfoSource], else it is core.ErrUnsupported. Of a
+// conversation that is damaged the configuration is lost: it is mls.DefaultConfig then,
+// and who needs another joins by [Transaction.JoinByExternalCommit].
 func (c *Client) Rejoin(ctx context.Context, id core.ConversationID) (result *CommitResult, err error) {
 	if !c.online() {
 		return nil, ErrNoTransport
@@ -48,7 +50,7 @@ func (c *Client) Rejoin(ctx context.Context, id core.ConversationID) (result *Co
 		}
 		return err
 	})
-	if err != nil && !errors.Is(err, ErrConversationNotFound) {
+	if err != nil && !errors.Is(err, ErrConversationNotFound) && !errors.Is(err, core.ErrDamaged) {
 		return nil, err
 	}
 	info, err := source.GroupInfo(c.outsideContext(ctx), id)
