@@ -118,13 +118,9 @@ func addMembers(ctx context.Context, i *instance, r *request) (result, error) {
 }
 
 func removeMembers(ctx context.Context, i *instance, r *request) (result, error) {
-	var asked []core.ClientID
-	for _, text := range r.ClientIDs {
-		id, err := parseClientID(text)
-		if err != nil {
-			return nil, err
-		}
-		asked = append(asked, id)
+	asked, err := r.clientIDs()
+	if err != nil {
+		return nil, err
 	}
 	return i.commit(ctx, r, func(ctx context.Context, c *client.Conversation) (*client.CommitResult, error) {
 		members, err := c.ClientIDs(ctx)
@@ -277,16 +273,16 @@ func identities(ctx context.Context, i *instance, r *request) (result, error) {
 	if err != nil {
 		return nil, err
 	}
+	asked, err := r.clientIDs()
+	if err != nil {
+		return nil, err
+	}
 	all, err := i.roster(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	list := []result{}
-	for _, text := range r.ClientIDs {
-		asked, err := parseClientID(text)
-		if err != nil {
-			return nil, err
-		}
+	for _, asked := range asked {
 		for _, m := range all.members {
 			if sameClient(asked, m.ClientID) {
 				list = append(list, all.identity(m.ClientID))

@@ -27,12 +27,27 @@ func normalClientID(text string) (core.ClientID, bool) {
 	return core.ClientID(strings.ToLower(m[1]+":"+device) + "@" + m[3]), true
 }
 
-func parseClientID(text string) (core.ClientID, error) {
+func parseClientID(name, text string) (core.ClientID, error) {
 	id, ok := normalClientID(text)
 	if !ok {
-		return "", bad("clientId: want <uuid>:<device id, hex>@<domain>")
+		return "", bad("%s: want <uuid>:<16 hex digits>@<domain>", name)
 	}
 	return id, nil
+}
+
+// clientIDs are those of a request. There may be none.
+func (r *request) clientIDs() (ids []core.ClientID, err error) {
+	if r.ClientIDs == nil {
+		return nil, bad("clientIds: list of client ids expected")
+	}
+	for _, text := range r.ClientIDs {
+		id, err := parseClientID("clientIds", text)
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
 }
 
 // newClientID is a random one. Its device does not begin with a zero.

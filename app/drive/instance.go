@@ -61,7 +61,7 @@ func initialize(ctx context.Context, e *engine, r *request) (_ result, err error
 	}
 	var id core.ClientID
 	if r.ClientID != "" {
-		if id, err = parseClientID(r.ClientID); err != nil {
+		if id, err = parseClientID("clientId", r.ClientID); err != nil {
 			return nil, err
 		}
 	}

@@ -55,6 +55,9 @@ func closeInstance(ctx context.Context, e *engine, r *request) (result, error) {
 }
 
 func addCredential(ctx context.Context, i *instance, r *request) (result, error) {
+	if r.Suite == 0 {
+		return nil, bad("ciphersuite: a number expected")
+	}
 	suite, err := i.suite(r)
 	if err != nil {
 		return nil, err

@@ -24,10 +24,8 @@ func encrypt(ctx context.Context, i *instance, r *request) (result, error) {
 }
 
 func encryptMany(ctx context.Context, i *instance, r *request) (result, error) {
-	for _, p := range r.Plaintexts {
-		if _, err := need("plaintexts", p); err != nil {
-			return nil, err
-		}
+	if err := needAll("plaintexts", r.Plaintexts); err != nil {
+		return nil, err
 	}
 	messages, err := i.encrypt(ctx, r, r.Plaintexts...)
 	return result{"messages": messages}, err
@@ -85,10 +83,8 @@ func decryptMany(ctx context.Context, i *instance, r *request) (result, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, m := range r.Messages {
-		if _, err := need("messages", m); err != nil {
-			return nil, err
-		}
+	if err := needAll("messages", r.Messages); err != nil {
+		return nil, err
 	}
 	var got []client.Replayed
 	err = i.transact(ctx, func(ctx context.Context, tx *client.Transaction) error {

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/conclave-mls/conclave/core"
@@ -72,6 +74,9 @@ func parse(f frame) (*request, error) {
 			want := strings.ReplaceAll(wrong.Type.String(), "[]uint8", "base64 string")
 			return r, bad("%s: %s, where there should be %s", wrong.Field, wrong.Value, want)
 		}
+		if name := unreadable(f.line); name != "" {
+			return r, bad("%s: %v", name, err)
+		}
 		return r, bad("not a request: %v", err)
 	}
 	switch r.Transport.Kind {
@@ -87,6 +92,22 @@ func parse(f frame) (*request, error) {
 	return r, nil
 }
 
+// unreadable is the field of a request that cannot be read, such as one that is not
+// base64; empty if it is not for a field.
+func unreadable(line []byte) string {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(line, &fields) != nil {
+		return ""
+	}
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		one, err := json.Marshal(map[string]json.RawMessage{name: fields[name]})
+		if err == nil && json.Unmarshal(one, &request{}) != nil {
+			return name
+		}
+	}
+	return ""
+}
+
 // conversation is the id that the request names.
 func (r *request) conversation() (core.ConversationID, error) {
 	id, err := need("conversation", r.Conversation)
@@ -99,6 +120,14 @@ func need(name string, value []byte) ([]byte, error) {
 		return nil, bad("%s: base64 string expected", name)
 	}
 	return value, nil
+}
+
+// needAll has a list be there, with nothing missing in it. It may be empty.
+func needAll(name string, list [][]byte) error {
+	if list == nil || slices.ContainsFunc(list, func(b []byte) bool { return b == nil }) {
+		return bad("%s: list of base64 strings expected", name)
+	}
+	return nil
 }
 
 // upTo reads a count that may be absent.
@@ -136,10 +165,10 @@ func messageHeader(f mls.WireFormat) []byte {
 
 // keyPackages makes MLSMessages of bare key packages.
 func (r *request) keyPackages() (list [][]byte, err error) {
+	if err := needAll("keyPackages", r.KeyPackages); err != nil {
+		return nil, err
+	}
 	for _, k := range r.KeyPackages {
-		if _, err := need("keyPackages", k); err != nil {
-			return nil, err
-		}
 		list = append(list, append(messageHeader(mls.WireKeyPackage), k...))
 	}
 	return list, nil
