@@ -55,16 +55,19 @@ func Service(c config.Config) fx.Option {
 	return fx.Options(common(c), modules.Keystore(), modules.DeliveryService(), fx.Invoke(func(*modules.Service) {}))
 }
 
+// LevelTrace is that of what the container has to say: below what the parts do.
+const LevelTrace = slog.LevelDebug - 4
+
 // common has what belongs to every program: a container that tells slog what it
-// does, at debug level, and nobody else.
+// does, at LevelTrace, and nobody else.
 func common(c config.Config) fx.Option {
 	return fx.Options(
 		fx.Supply(c),
 		fx.Provide(slog.Default),
 		fx.WithLogger(func(log *slog.Logger) fxevent.Logger {
 			l := &fxevent.SlogLogger{Logger: log}
-			l.UseLogLevel(slog.LevelDebug)
-			l.UseErrorLevel(slog.LevelDebug)
+			l.UseLogLevel(LevelTrace)
+			l.UseErrorLevel(LevelTrace)
 			return l
 		}))
 }

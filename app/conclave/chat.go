@@ -24,8 +24,8 @@ whole id where several have the name. The delivery service sees the id.`,
   conclave chat add friends bob carol
   conclave chat send friends "hello"
   conclave chat read friends`,
-		Args: cobra.NoArgs, // what is no command of ours is an error
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args: noCommand,
+		RunE: p.group,
 	}
 	cmd.AddCommand(p.chatCreate(), p.chatList(), p.chatAdd(), p.chatRemove(), p.chatLeave(), p.chatSend(),
 		p.chatRead(), p.chatMembers(), p.chatInfo(), p.chatJoin(), p.chatRejoin(), p.chatUpdate())
@@ -135,7 +135,11 @@ With basic credentials, anybody who is registered at the delivery service and kn
 the id can do this. The members are told: look at "conclave chat members".`,
 		"  conclave --home ~/laptop chat join friends-1f6b09c2", cobra.ExactArgs(1), nil,
 		func(ctx context.Context, m *messenger.Messenger, args []string) (deed, error) {
-			return after(ctx, m, args[0], deed{Done: "joined"}, m.Join(ctx, core.ConversationID(args[0])))
+			err := m.Join(ctx, core.ConversationID(args[0]))
+			if errors.Is(err, core.ErrNotFound) && !errors.Is(err, messenger.ErrNotRegistered) {
+				err = hint(err, "is the id right and whole, and the delivery service that of the members? They see it with conclave chat list; there is something to join once a member has committed, as in chat add or chat update")
+			}
+			return after(ctx, m, args[0], deed{Done: "joined"}, err)
 		})
 }
 

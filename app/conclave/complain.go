@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/conclave-mls/conclave/app/messenger"
+	"github.com/conclave-mls/conclave/app/modules"
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/mls"
@@ -27,8 +28,9 @@ var hints = []struct {
 	{messenger.ErrSuite, "they can join with an identity of the conversation's suite, in another home: conclave --home FOLDER init ID --suite N; or create a conversation in which all have the same suite. Nobody was added"},
 	{messenger.ErrNotRegistered, "make an identity first, or again if that did not come to its end: conclave init ID"},
 	{messenger.ErrFull, "read the conversations that have unread messages: conclave chat list, conclave chat read NAME"},
-	{messenger.ErrLeaving, "you have left it; another member's next command there completes that"},
+	{messenger.ErrLeaving, "you have left it; another member's next command there completes that. To come back after that, be added again, or: conclave chat join ID"},
 	{mls.ErrPendingProposals, "proposals wait to be committed first, try again"},
+	{modules.ErrNoKeyFile, noKey},
 	{core.ErrWrongKey, "the database is sealed with another key; nothing was changed"},
 	{core.ErrUnknownOutcome, "it is not known whether that happened; nothing is lost, and your next command in the conversation finds out. If you are not sure: conclave chat info NAME"},
 	{core.ErrUnavailable, "is the delivery service running, and its address right? Then run the command again"},

@@ -109,7 +109,7 @@ func (d *doctor) examine(ctx context.Context) {
 	}
 	c, err := d.program.configuration()
 	if err != nil {
-		d.fail("configuration", hintOr(err, "mend the file: the README and app/config/examples show what it has"), "%v", err)
+		d.fail("configuration", hintOr(err, mendFile), "%v", err)
 		return
 	}
 	file := filepath.Join(home, configName)
@@ -143,15 +143,24 @@ func hintOr(err error, otherwise string) string {
 	return otherwise
 }
 
+// noKey is what to do about a file of the key that is not there.
+const noKey = "put it back: nothing else opens the database. If it is lost, make a new identity in another home"
+
 // key looks for the file of the key.
 func (d *doctor) key(c config.Config) (usable bool) {
 	path, info, err := fileOf(c, c.Key, "file")
 	if path == "" && err == nil {
+		if file := d.program.passphraseFile; file != "" {
+			if err := d.program.private(); err != nil {
+				d.fail("key", "give yourself, and nobody else, access to it: chmod 600 "+word(file)+"; if somebody may have read it, they can read the database", "%v", err)
+				return false
+			}
+		}
 		d.ok("key", "%s", c.Key)
 		return true
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		d.fail("key", "put it back: nothing else opens the database. If it is lost, make a new identity in another home", "%s is missing", path)
+		d.fail("key", noKey, "%s is missing", path)
 		return false
 	}
 	if err != nil {
@@ -196,6 +205,8 @@ func (d *doctor) store(c config.Config) (usable bool) {
 func (d *doctor) audit(c config.Config) {
 	path, info, err := fileOf(c, c.Audit, "file")
 	switch {
+	case path == "" && err == nil && c.Audit == "log:":
+		d.tell(finding{"audit", "ok", "log:, which --verbose shows and nothing keeps", `to have a record of each use of a key, say in conclave.toml: audit = "file:audit.log"`})
 	case path == "" && err == nil:
 		d.ok("audit", "%s", c.Audit)
 	case errors.Is(err, fs.ErrNotExist):
@@ -253,7 +264,7 @@ func (d *doctor) inside(ctx context.Context, c config.Config) {
 		d.chats(h)
 		return nil
 	})
-	switch {
+	switch err = wrongPassphrase(c, err); {
 	case err == nil:
 	case opened:
 		d.warn("closing", "", "%v", err)
@@ -270,7 +281,7 @@ func (d *doctor) unsound(check string, err error) {
 	case errors.Is(err, core.ErrDamaged):
 		d.fail(check, "make a new identity in another home and join the conversations again; do not go on with an old copy (see SECURITY.md)", "the database is damaged: %v", err)
 	default:
-		d.fail(check, hintOr(err, "see the message; --verbose says more"), "%v", err)
+		d.fail(check, hintOr(err, "mend what the message names: in conclave.toml, or for once with the flag of that name"), "%v", err)
 	}
 }
 

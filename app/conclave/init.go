@@ -115,7 +115,7 @@ func (p *program) prepare(c config.Config, ask bool) (config.Config, error) {
 	}
 	asked := c
 	if c, err = config.Load(file); err != nil {
-		return config.Config{}, err
+		return config.Config{}, hint(err, mendFile)
 	}
 	differs := func(given bool, have, want string) bool { return given && !same(c, have, want) }
 	if chosen && c.Suite != asked.Suite || differs(ask || flags.Key != "", c.Key, asked.Key) ||
@@ -127,6 +127,9 @@ func (p *program) prepare(c config.Config, ask bool) (config.Config, error) {
 	key, err := c.URI(c.Key)
 	if err != nil || key.Scheme != "file" {
 		return c, err
+	}
+	if database, _, err := fileOf(c, c.Keystore, "sqlite"); database != "" && err == nil {
+		return c, nil // a fresh key would not open it
 	}
 	path, err := key.File()
 	if err != nil {

@@ -16,8 +16,8 @@ func (p *program) keys() *cobra.Command {
 		Use:     "keys",
 		Short:   "Look after your keys",
 		Example: "  conclave keys rotate",
-		Args:    cobra.NoArgs, // what is no command of ours is an error
-		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:    noCommand,
+		RunE:    p.group,
 	}
 	cmd.AddCommand(&cobra.Command{
 		Use:   "rotate",

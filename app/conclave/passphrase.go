@@ -5,11 +5,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/term"
 
+	"github.com/conclave-mls/conclave/app/config"
 	"github.com/conclave-mls/conclave/core"
 )
 
@@ -17,6 +20,9 @@ import (
 // terminal without showing it, twice where a new one is set. The last line break is not part of it.
 func (p *program) passphrase(context.Context) (core.Secret, error) {
 	if p.passphraseFile != "" {
+		if err := p.private(); err != nil {
+			return core.Secret{}, err
+		}
 		text, err := os.ReadFile(p.passphraseFile)
 		if err != nil {
 			return core.Secret{}, fmt.Errorf("passphrase: %w", err)
@@ -41,6 +47,27 @@ func (p *program) passphrase(context.Context) (core.Secret, error) {
 		return core.Secret{}, fmt.Errorf("the two passphrases differ: %w", core.ErrInvalid)
 	}
 	return text, nil
+}
+
+// private refuses a passphrase file that others can read, as a key file is refused; what
+// is no file, such as a pipe, has no reader but us.
+func (p *program) private() error {
+	info, err := os.Stat(p.passphraseFile)
+	if err != nil {
+		return fmt.Errorf("passphrase: %w", err)
+	}
+	if mode, open := openTo(info, 0o077); open && info.Mode().IsRegular() {
+		return fmt.Errorf("%s can be read by others (mode %#o); chmod 600 it: %w", p.passphraseFile, mode, core.ErrDenied)
+	}
+	return nil
+}
+
+// wrongPassphrase calls it so.
+func wrongPassphrase(c config.Config, err error) error {
+	if errors.Is(err, core.ErrWrongKey) && strings.HasPrefix(c.Key, "passphrase:") {
+		return hint(fmt.Errorf("wrong passphrase: %w", err), "the database is sealed with another passphrase, or with a key file instead; nothing was changed")
+	}
+	return err
 }
 
 func (p *program) ask(prompt string, terminal *os.File) (core.Secret, error) {

@@ -32,7 +32,7 @@ type program struct {
 
 	home           string
 	json           bool
-	verbose        bool
+	verbose        int // how often it was said
 	passphraseFile string
 	confirm        bool          // ask for the passphrase twice
 	flags          config.Config // over the configuration file
@@ -75,10 +75,15 @@ error has "error", "kind" and mostly "hint", a remark has "notice".`,
   conclave chat read friends --follow`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		Args:          noCommand,
+		RunE:          p.group,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			level := slog.LevelWarn
-			if p.verbose {
+			if p.verbose > 0 {
 				level = slog.LevelDebug
+			}
+			if p.verbose > 1 {
+				level = app.LevelTrace
 			}
 			slog.SetDefault(slog.New(slog.NewTextHandler(p.err, &slog.HandlerOptions{Level: level, ReplaceAttr: withoutTraces})))
 			p.progress.on = !p.json && isTerminal(p.err)
@@ -89,7 +94,7 @@ error has "error", "kind" and mostly "hint", a remark has "notice".`,
 	f := root.PersistentFlags()
 	f.StringVar(&p.home, "home", "", "folder of the identity")
 	f.BoolVar(&p.json, "json", false, "print JSON, one value a line; errors too, on the error output")
-	f.BoolVarP(&p.verbose, "verbose", "v", false, "log how the program is put together and what waits, on the error output")
+	f.CountVarP(&p.verbose, "verbose", "v", "log what happens and each use of a key, on the error output; -vv: also how the program is put together")
 	f.StringVar(&p.passphraseFile, "passphrase-file", "", "read the passphrase from this file instead of asking")
 	f.StringVar(&p.flags.Keystore, "keystore", "", "URI of the keystore, instead of the configuration's")
 	f.StringVar(&p.flags.Key, "key", "", "URI of the key that seals the keystore, instead of the configuration's")
@@ -98,8 +103,32 @@ error has "error", "kind" and mostly "hint", a remark has "notice".`,
 	root.AddCommand(p.init(), p.chat(), p.keys(), p.doctor(), p.delivery(), p.demo(), p.demoMember(), p.demoCiphertext(), p.demoOpen(),
 		p.vectors(), p.interopServer(), p.drive(), p.version())
 	withUsage(root)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return hint(err, "%s --help shows the flags that there are", c.CommandPath())
+	})
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	return root
+}
+
+// group is a command that has others below it, called without one of them.
+func (p *program) group(cmd *cobra.Command, _ []string) error {
+	if p.json {
+		return hint(fmt.Errorf("%s: which command? %w", cmd.CommandPath(), core.ErrInvalid), "%s --help shows those that there are", cmd.CommandPath())
+	}
+	return cmd.Help()
+}
+
+// noCommand refuses what is none of the commands below, and says which may be meant.
+func noCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	err := fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
+	cmd.SuggestionsMinimumDistance = 2
+	if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
+		return hint(err, "did you mean %s %s?", cmd.CommandPath(), strings.Join(like, ", or "))
+	}
+	return hint(err, "%s --help shows those that there are", cmd.CommandPath())
 }
 
 // wantsJSON looks for --json among the arguments.
@@ -178,6 +207,9 @@ func (p *program) findHome() error {
 	return err
 }
 
+// mendFile is what to do about a configuration that cannot be read.
+const mendFile = "mend the file: the README and app/config/examples show what it has"
+
 // configuration is that of the home folder with what the flags say.
 func (p *program) configuration() (config.Config, error) {
 	c, err := config.Load(filepath.Join(p.home, configName))
@@ -185,7 +217,7 @@ func (p *program) configuration() (config.Config, error) {
 		return config.Config{}, hint(err, "make an identity with conclave init ID, or say with --home where it is")
 	}
 	if err != nil {
-		return config.Config{}, err
+		return config.Config{}, hint(err, mendFile)
 	}
 	flags, err := fromHere(p.flags)
 	return c.Over(flags), err
@@ -211,11 +243,11 @@ func (p *program) openWith(ctx context.Context, c config.Config, f func(context.
 		fx.Replace(modules.Progress(p.progress.at)),
 		fx.Populate(&m),
 	}, p.options...)
-	return app.Run(ctx, app.New(c, options...), func(ctx context.Context) error {
+	return wrongPassphrase(c, app.Run(ctx, app.New(c, options...), func(ctx context.Context) error {
 		err := f(ctx, m)
 		for _, notice := range m.Notices() {
 			p.notice("%s", plain(notice))
 		}
 		return err
-	})
+	}))
 }

@@ -83,5 +83,8 @@ func (p *program) serve(ctx context.Context, c config.Config) error {
 	if errors.Is(err, core.ErrConflict) {
 		return hint(err, "does it run already? Another needs another --listen")
 	}
+	if errors.Is(err, core.ErrDenied) {
+		return hint(err, "beyond this machine it needs a certificate: --tls-cert FILE --tls-key FILE; without one, --listen 127.0.0.1:PORT or unix:PATH")
+	}
 	return err
 }

@@ -281,7 +281,7 @@ type Status struct {
 	Members     []core.ClientID // in leaf order
 	Fingerprint []byte          // of the epoch's exporter secret: equal for all who share it
 	Leaving     bool
-	Unread      int
+	Unread      int // texts, and those that could not be opened
 }
 
 // Status tells what is known here of a conversation, without asking the service.
@@ -300,7 +300,7 @@ func (m *Messenger) status(ctx context.Context, id core.ConversationID) (s Statu
 	}
 	s.ID, s.Leaving = id, n.chat(id).Leaving
 	for _, u := range n.Unread {
-		if string(u.Conversation) == string(id) {
+		if string(u.Conversation) == string(id) && (u.Item.Kind == Text || u.Item.Kind == Lost) {
 			s.Unread++
 		}
 	}

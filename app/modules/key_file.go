@@ -47,6 +47,9 @@ func NewKeyFile(path string) error {
 	return nil
 }
 
+// ErrNoKeyFile: the file of the key is missing.
+var ErrNoKeyFile = fmt.Errorf("%w", core.ErrNotFound)
+
 // openKeyFile refuses a file that others can read: core.ErrDenied.
 func openKeyFile(_ context.Context, u config.URI) (core.KeyWrapper, error) {
 	path, err := u.File()
@@ -55,7 +58,7 @@ func openKeyFile(_ context.Context, u config.URI) (core.KeyWrapper, error) {
 	}
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: %w", path, core.ErrNotFound)
+		return nil, fmt.Errorf("%s: %w", path, ErrNoKeyFile)
 	}
 	if err != nil {
 		return nil, err
