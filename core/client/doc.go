@@ -15,6 +15,9 @@
 // commit instead, see [Conversation.StageCommit]: it is sent after the transaction, and
 // its outcome is an event.
 //
+// What comes from the delivery service is for [Transaction.ProcessWelcome], first, and
+// [Transaction.DecryptMessage]; [All] has what one message makes readable.
+//
 // Who joins later may read what was said before, if the members share it: see
 // [Conversation.EnableHistorySharing] and [OpenHistory].
 //

@@ -31,7 +31,7 @@ type observer struct {
 // waits for it, and it must not close the client. Once stop has returned no call
 // begins.
 //
-// It has nothing to do with [mls.Observe], by which a server follows a group from
+// It has nothing to do with mls.Observe, by which a server follows a group from
 // outside.
 func (c *Client) Observe(observe func(Event)) (stop func()) {
 	return c.observers.add(observe)
