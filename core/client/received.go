@@ -17,7 +17,8 @@ import (
 type Received interface{ received() }
 
 // All is what a message turned out to be, and all that was replayed with it, in order.
-// A message that was replayed in vain is nil and its error; it was dropped.
+// A message that was replayed in vain is nil and its error; it was dropped. The result of
+// a commit of our own can have such messages as well.
 func All(r Received) iter.Seq2[Received, error] {
 	return func(yield func(Received, error) bool) {
 		if r == nil || !yield(r, nil) {
