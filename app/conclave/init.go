@@ -32,7 +32,8 @@ The folder gets conclave.toml, the encrypted database store.db and store.key, wh
 opens it and which only you can read. With --passphrase there is no key file: the
 passphrase is asked for each time, or read from --passphrase-file.
 
-If the service cannot be reached, run the same command again later.`,
+If the service cannot be reached, run the same command again later. As long as it has
+not accepted ID, another one can be taken in the same way, and --delivery be another.`,
 		Example: `  conclave init alice
   conclave init alice --delivery unix:///run/conclave/delivery.sock
   conclave --home ~/phone init alice-phone --passphrase`,

@@ -187,6 +187,34 @@ func TestLeaveAgain(t *testing.T) {
 	agree(t, id, alice)
 }
 
+// Who proposed to leave, in vain, and is removed in a later epoch has not left.
+func TestRemovedAfterProposing(t *testing.T) {
+	all := people(t, "alice", "bob", "carol")
+	alice, bob, carol := all[0], all[1], all[2]
+	id := conversation(t, "friends", all)
+	alice.network.set(failing("GET", "/v1/groups/"), nil) // alice does not see the proposal
+	_, err := bob.Leave(t.Context(), id)
+	must(t, err)
+	carol.network.set(failing("POST", "/v1/groups/"), nil) // carol sees it, and cannot commit it
+	if err := carol.Sync(t.Context()); err == nil {
+		t.Error("carol has committed")
+	}
+	for _, changes := range []client.Changes{{Update: true}, {Remove: []core.ClientID{"bob"}}} {
+		err := alice.client.Transaction(t.Context(), func(ctx context.Context, tx *client.Transaction) error {
+			c, err := tx.Conversation(ctx, core.ConversationID(id))
+			if err != nil {
+				return err
+			}
+			_, err = c.Commit(ctx, changes)
+			return err
+		})
+		must(t, err)
+	}
+	alice.network.set(nil, nil)
+	carol.network.set(nil, nil)
+	same(t, "carol", carol.reads(id), "changed alice", "changed alice")
+}
+
 func TestJoinAndRotate(t *testing.T) {
 	all := people(t, "alice", "bob", "bob-phone")
 	alice, bob, phone := all[0], all[1], all[2]
