@@ -17,8 +17,9 @@ const (
 // A Table separates kinds of records; the numbers are core's.
 type Table uint8
 
-// A Version is chosen by core at random for every put and never used twice.
-// Zero means absent.
+// A Version is chosen by core at random for every value and names it for good: no
+// other value has the same one. (What is sealed anew under another key is still the
+// same value, and put with the same version.) Zero means absent.
 type Version [16]byte
 
 // NewVersion draws a fresh version.
@@ -87,6 +88,24 @@ type Keystore interface {
 	Apply(ctx context.Context, b Batch) error
 	// Close waits for calls under way; calls after it are ErrClosed. Closing
 	// twice is not an error.
+	Close() error
+}
+
+// A Snapshotter is a Keystore that can show one state for as long as somebody
+// reads it: what is copied from it while it is in use is whole. It is not needed:
+// without it a copy is made twice as slowly, and refused if the store changed
+// meanwhile.
+type Snapshotter interface {
+	Keystore
+	// Snapshot holds the state of this moment. Close it soon: the store may have to
+	// keep what is deleted meanwhile.
+	Snapshot(ctx context.Context) (Snapshot, error)
+}
+
+// A Snapshot is a state of a Keystore.
+type Snapshot interface {
+	// Read is as that of the Keystore, and every call answers from the same state.
+	Read(ctx context.Context, queries []Query) ([][]Record, error)
 	Close() error
 }
 
