@@ -42,7 +42,7 @@ func FuzzStored(f *testing.F) {
 		_, err := seal.Open(t.Context(), &tampered{good, func(_ core.Table, r *core.Record) { r.Value = fuzzedRoot }}, wrapper(t, 1), "raw")
 		switch {
 		case err == nil && bytes.Equal(fuzzedRoot, root):
-		case errors.Is(err, core.ErrDamaged), errors.Is(err, core.ErrWrongKey), errors.Is(err, core.ErrUnsupported):
+		case errors.Is(err, core.ErrDamaged), errors.Is(err, core.ErrWrongKey), errors.Is(err, core.ErrUnsupported), errors.Is(err, seal.ErrMoved):
 		default:
 			t.Errorf("open: got error %v", err)
 		}

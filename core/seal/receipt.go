@@ -4,6 +4,7 @@ package seal
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
@@ -18,14 +19,32 @@ import (
 // batch at a time may replace; and who wants to know what became of a batch
 // tries to take its place. If that succeeds, the lost batch can never happen. If
 // it is a conflict, the receipt says whether the lost batch was first.
+//
+// The key of a receipt begins with the day on which it was made, so that those which a
+// killed process has left are found: nobody's batch is under way for receiptLife.
 
 // receipts is the scope of all receipts of a tenant.
 var receipts = []byte("receipts")
 
+const (
+	receiptLife = 60 // days
+	slotLife    = 7  // days after which a slot gets a new receipt
+)
+
+// today is the number of the day.
+func today() uint32 { return uint32(time.Now().Unix() / (24 * 60 * 60)) }
+
 // A slot is one receipt: one batch at a time goes with it.
 type slot struct {
 	key     []byte
+	day     uint32       // on which it was made
 	version core.Version // of the receipt; zero while there is none
+}
+
+// A lost batch is one whose outcome nobody has waited for.
+type lostBatch struct {
+	slot    *slot
+	version core.Version // of the receipt that it brings
 }
 
 // slots are the receipts of a Store, as many as it had batches under way at once.
@@ -33,17 +52,25 @@ type slots struct {
 	mu    sync.Mutex
 	free  []*slot
 	stray [][]byte // keys of receipts that are given up, for removal
+
+	lost     []lostBatch
+	settling chan struct{} // holds one while somebody finds out about the lost ones
 }
 
 func (s *Store) takeSlot() *slot {
 	s.slots.mu.Lock()
 	defer s.slots.mu.Unlock()
-	if n := len(s.slots.free); n > 0 {
+	day := today()
+	for n := len(s.slots.free); n > 0; n = len(s.slots.free) {
 		x := s.slots.free[n-1]
 		s.slots.free = s.slots.free[:n-1]
-		return x
+		if day-x.day < slotLife {
+			return x
+		}
+		s.slots.stray = append(s.slots.stray, x.key)
 	}
-	return &slot{key: join(s.blind(ownTable, receipts), random(8))}
+	key := binary.BigEndian.AppendUint32(s.ring.Load().blind(ownTable, receipts), day)
+	return &slot{key: append(key, random(8)...), day: day}
 }
 
 func (s *Store) giveSlot(x *slot) {
@@ -66,8 +93,16 @@ func (x *slot) replace(b core.Batch, with core.Version) core.Batch {
 	return b
 }
 
-// applyWithReceipt applies a batch and, if its outcome is unknown, finds it out.
-func (s *Store) applyWithReceipt(ctx context.Context, b core.Batch) error {
+// errOutdated: the data keys are others than the batch was sealed with.
+var errOutdated = errors.New("the data keys have changed")
+
+// applyWithReceipt applies a batch that was sealed with ring and, if its outcome is
+// unknown, finds it out.
+func (s *Store) applyWithReceipt(ctx context.Context, ring *keyring, b core.Batch) error {
+	if err := s.settle(ctx); err != nil {
+		return err
+	}
+	b.Expect = append(b.Expect, core.Expectation{Table: ownTable, Key: ownKey(s.tenant, generationRecord), Version: ring.generation})
 	for range 4 {
 		x := s.takeSlot()
 		fresh := core.NewVersion()
@@ -83,19 +118,50 @@ func (s *Store) applyWithReceipt(ctx context.Context, b core.Batch) error {
 			s.giveSlot(x)
 			return err
 		}
-		// Somebody's expectation failed: the caller's, unless the receipt is gone.
-		have, readErr := s.receipt(ctx, x)
+		// Somebody's expectation failed: the caller's, unless the receipt is gone or
+		// the data keys are others.
+		receipt, generation, readErr := s.receipt(ctx, x)
 		if readErr != nil {
 			s.giveUpSlot(x)
 			return fmt.Errorf("seal: after a conflict: %w", readErr)
 		}
-		if have == x.version {
-			s.giveSlot(x)
-			return err
+		if receipt != x.version {
+			s.giveUpSlot(x)
+			continue
 		}
-		s.giveUpSlot(x)
+		s.giveSlot(x)
+		if generation != ring.generation {
+			return errOutdated
+		}
+		return err
 	}
 	return fmt.Errorf("seal: receipts disappear: %w", core.ErrUnavailable)
+}
+
+// settle finds out about the batches whose callers have gone: none may land after
+// what is written now.
+func (s *Store) settle(ctx context.Context) error {
+	select {
+	case s.slots.settling <- struct{}{}:
+		defer func() { <-s.slots.settling }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for {
+		s.slots.mu.Lock()
+		n := len(s.slots.lost)
+		if n == 0 {
+			s.slots.mu.Unlock()
+			return nil
+		}
+		l := s.slots.lost[n-1]
+		s.slots.lost = s.slots.lost[:n-1]
+		s.slots.mu.Unlock()
+		err := s.resolve(ctx, l.slot, l.version, core.ErrUnknownOutcome)
+		if errors.Is(err, core.ErrUnknownOutcome) && ctx.Err() != nil {
+			return fmt.Errorf("seal: an earlier batch is lost: %w (%w)", core.ErrUnavailable, ctx.Err())
+		}
+	}
 }
 
 // resolve finds out what became of the batch that was to bring a receipt from
@@ -106,7 +172,7 @@ func (s *Store) resolve(ctx context.Context, x *slot, lost core.Version, cause e
 		err := s.apply(ctx, x.replace(core.Batch{}, instead))
 		have := instead
 		if errors.Is(err, core.ErrConflict) {
-			have, err = s.receipt(ctx, x)
+			have, _, err = s.receipt(ctx, x)
 		}
 		switch {
 		case errors.Is(err, core.ErrClosed):
@@ -131,19 +197,51 @@ func (s *Store) resolve(ctx context.Context, x *slot, lost core.Version, cause e
 			s.giveUpSlot(x)
 			return cause
 		case <-ctx.Done():
-			s.giveUpSlot(x)
+			s.slots.mu.Lock()
+			s.slots.lost = append(s.slots.lost, lostBatch{x, lost})
+			s.slots.mu.Unlock()
 			return fmt.Errorf("%w (%w)", cause, ctx.Err())
 		}
 	}
 }
 
-// receipt reads the version of a receipt, zero if there is none.
-func (s *Store) receipt(ctx context.Context, x *slot) (core.Version, error) {
-	found, err := s.ks.Read(ctx, []core.Query{{Table: ownTable, Prefix: x.key, KeysOnly: true}})
-	if err != nil || len(found) != 1 || len(found[0]) == 0 {
-		return core.Version{}, err
+// receipt reads the version of a receipt, zero if there is none, and that of the
+// generation record.
+func (s *Store) receipt(ctx context.Context, x *slot) (receipt, generation core.Version, err error) {
+	found, err := s.ks.Read(ctx, []core.Query{
+		{Table: ownTable, Prefix: x.key, KeysOnly: true},
+		{Table: ownTable, Prefix: ownKey(s.tenant, generationRecord), KeysOnly: true},
+	})
+	if err != nil {
+		return core.Version{}, core.Version{}, err
 	}
-	return found[0][0].Version, nil
+	if len(found) == 2 && len(found[0]) == 1 {
+		receipt = found[0][0].Version
+	}
+	if len(found) == 2 && len(found[1]) == 1 {
+		generation = found[1][0].Version
+	}
+	return receipt, generation, nil
+}
+
+// sweepReceipts removes what killed processes have left. That it fails is no matter:
+// the next one tries again.
+func (s *Store) sweepReceipts(ctx context.Context) {
+	scope := s.ring.Load().blind(ownTable, receipts)
+	found, err := s.ks.Read(ctx, []core.Query{{Table: ownTable, Prefix: scope, Limit: 1000, KeysOnly: true}})
+	if err != nil || len(found) != 1 {
+		return
+	}
+	var b core.Batch
+	for _, r := range found[0] { // the oldest first
+		if len(r.Key) < blindLen+4 || today()-binary.BigEndian.Uint32(r.Key[blindLen:]) < receiptLife {
+			break
+		}
+		b.Dels = append(b.Dels, core.Range{Table: ownTable, Prefix: r.Key})
+	}
+	if len(b.Dels) > 0 {
+		_ = s.apply(ctx, b)
+	}
 }
 
 // removeReceipts is for Close, which has no context of its own.

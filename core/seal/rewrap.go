@@ -11,9 +11,10 @@ import (
 )
 
 // Rewrap puts the tenant's keys under another wrapping key, by one write: whatever
-// happens, the store opens with one of the two. Stores that are open go on. The data
-// keys stay as they are, so that a copy of the store from before still opens with the
-// key of before.
+// happens, the store opens with one of the two. Stores that are open go on, until the
+// data key is rotated: this one then too, others are ErrWrongKey and have to be opened
+// again. The data keys stay as they are, so that a copy of the store from before still
+// opens with the key of before; see [Store.Rotate].
 //
 // ErrWrongKey: from is not the key that the store opens with; nothing is changed.
 // ErrConflict: somebody else did the same meanwhile. ErrInvalid: what to has wrapped it
@@ -24,41 +25,78 @@ func (s *Store) Rewrap(ctx context.Context, from, to core.KeyWrapper) error {
 	if s.closed {
 		return core.ErrClosed
 	}
-	r, err := s.root(ctx)
+	o, r, err := s.root(ctx)
 	if err != nil {
 		return err
 	}
-	plain, err := unsealRoot(ctx, r.Value, from, s.tenant)
+	secret, err := r.unwrap(ctx, from, s.tenant)
+	if err != nil {
+		return err
+	}
+	defer secret.Wipe()
+	plain, err := r.open(secret)
 	if err != nil {
 		return err
 	}
 	defer clear(plain)
-	value, err := sealRoot(ctx, to, s.tenant, plain)
+	fresh, err := newSealer(ctx, to, s.tenant)
 	if err != nil {
 		return err
 	}
-	again, err := unsealRoot(ctx, value, to, s.tenant)
-	defer clear(again)
-	if err != nil || !bytes.Equal(plain, again) { // nobody could open the store any more
+	defer fresh.secret.Wipe()
+	value, err := fresh.seal(s.tenant, plain)
+	if err != nil {
+		return err
+	}
+	if err := s.opensWith(ctx, value, to, plain); err != nil { // else nobody could open the store any more
 		return fmt.Errorf("seal: wrapping key %q does not unwrap what it wrapped (%v): %w", to.ID(), err, core.ErrInvalid)
 	}
-	return s.applyWithReceipt(ctx, core.Batch{
-		Expect: []core.Expectation{{Table: ownTable, Key: r.Key, Version: r.Version}},
-		Puts:   []core.Put{{Table: ownTable, Key: r.Key, Value: value, Version: core.NewVersion()}},
+	err = s.applyWithReceipt(ctx, &keyring{generation: o.generation}, core.Batch{
+		Expect: []core.Expectation{{Table: ownTable, Key: o.root.Key, Version: o.root.Version}},
+		Puts:   []core.Put{putRoot(s.tenant, value)},
 	})
+	if err != nil {
+		return conflictIfOutdated(err)
+	}
+	ring, err := newKeyring(fresh.secret.Clone(), plain)
+	if err != nil {
+		return err
+	}
+	s.keep(ring, o.generation)
+	return nil
 }
 
-// root reads the root record; ErrNotFound if the tenant was wiped.
-func (s *Store) root(ctx context.Context) (core.Record, error) {
-	found, err := s.ks.Read(ctx, []core.Query{{Table: ownTable, Prefix: rootKey(s.tenant)}})
+// opensWith says what is wrong with a root record that should hold a keyring.
+func (s *Store) opensWith(ctx context.Context, value []byte, w core.KeyWrapper, plain []byte) error {
+	r, err := parseRoot(value, s.tenant)
 	if err != nil {
-		return core.Record{}, err
+		return err
 	}
-	if len(found) != 1 || len(found[0]) > 1 {
-		return core.Record{}, fmt.Errorf("root record: more than one: %w", core.ErrDamaged)
+	secret, err := r.unwrap(ctx, w, s.tenant)
+	if err != nil {
+		return err
 	}
-	if len(found[0]) == 0 {
-		return core.Record{}, fmt.Errorf("root record: %w", core.ErrNotFound)
+	defer secret.Wipe()
+	again, err := r.open(secret)
+	defer clear(again)
+	if err == nil && !bytes.Equal(plain, again) {
+		err = errRoot
 	}
-	return found[0][0], nil
+	return err
+}
+
+// root reads the root record. ErrNotFound: the tenant was wiped. ErrMoved.
+func (s *Store) root(ctx context.Context) (own, root, error) {
+	o, err := readOwn(ctx, s.ks, s.tenant)
+	if err != nil {
+		return own{}, root{}, err
+	}
+	if o.root.Key == nil {
+		return own{}, root{}, noRoot(s.tenant)
+	}
+	r, err := parseRoot(o.root.Value, s.tenant)
+	if err == nil && r.moved {
+		err = ErrMoved
+	}
+	return o, r, err
 }

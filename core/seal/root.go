@@ -4,9 +4,7 @@ package seal
 
 import (
 	"context"
-	"crypto/cipher"
 	"crypto/rand"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 
@@ -17,190 +15,186 @@ import (
 	"github.com/conclave-mls/conclave/core/vlbytes"
 )
 
-// The root record of a tenant holds its keys: the blinding key, which stays, and
-// the data keys by generation, of which the newest seals. They are sealed with a
-// root secret, which the KeyWrapper wraps, so that opening a store costs one
-// call to it however many generations there are. A rotation, and another wrapping
-// key, write the record anew with a new root secret.
+// The root record of a tenant holds its keyring, sealed with a root secret, which the
+// KeyWrapper wraps: so opening a store costs one call to it however many data keys
+// there are, and a store that is open learns of a new data key without one. Another
+// wrapping key comes with a new root secret.
 //
-//	uint8  format = 1
+//	uint8  format = 1, or 2 once the tenant has moved to another keystore
 //	opaque wrapper_id<V>
 //	opaque wrapped_root_secret<V>
 //	opaque nonce[24]
 //	opaque sealed_keyring<V>
 //
-// and the keyring, which is sealed with all that stands before it and the tenant
-// as associated data:
-//
-//	opaque blinding_key[32]
-//	struct { uint32 generation; opaque key[32] } data_keys<V>
-const rootFormat = 1
+// The keyring has all that stands before it, with format 1, and the tenant as
+// associated data.
+const (
+	rootFormat = 1
+	rootMoved  = 2
+)
 
-const keyLen = chacha20poly1305.KeySize
-
-// A keyring is what the root record holds, ready for use.
-type keyring struct {
-	blinding core.Secret
-	keys     map[uint32]cipher.AEAD // by generation
-	newest   uint32
+// A root is a root record.
+type root struct {
+	moved    bool
+	wrapper  string // id of the wrapping key
+	wrapped  []byte
+	sealed   []byte
+	nonce    []byte
+	verified []byte // what is authenticated with the keyring
 }
 
-// wipe forgets the keys. The AEADs keep copies that nobody can reach to zero:
-// they are left to the garbage collector.
-func (r *keyring) wipe() {
-	r.blinding.Wipe()
-	r.keys = nil
+func parseRoot(value []byte, tenant string) (root, error) {
+	var r root
+	var format uint8
+	var id, wrapped, sealed cryptobyte.String
+	s := cryptobyte.String(value)
+	if s.ReadUint8(&format) && format != rootFormat && format != rootMoved {
+		return root{}, fmt.Errorf("root record: format %d: %w", format, core.ErrUnsupported)
+	}
+	ok := vlbytes.Read(&s, &id) && vlbytes.Read(&s, &wrapped) && s.ReadBytes(&r.nonce, chacha20poly1305.NonceSizeX)
+	head := len(value) - len(s)
+	if !ok || !vlbytes.Read(&s, &sealed) || !s.Empty() {
+		return root{}, errRoot
+	}
+	r.moved, r.wrapper, r.wrapped, r.sealed = format == rootMoved, string(id), wrapped, sealed
+	r.verified = verifiedOfRoot(value[:head], tenant)
+	return r, nil
 }
 
-// rootKey is where the root record is. It has to be found without a key, so a
-// store that guesses a tenant's name can see that it is right.
-func rootKey(tenant string) []byte {
-	sum := sha256.Sum256(append([]byte("conclave root record\x00"), tenant...))
-	return sum[:blindLen]
+func verifiedOfRoot(head []byte, tenant string) []byte {
+	out := join(head, []byte(tenant))
+	out[0] = rootFormat
+	return out
 }
+
+// unwrap gives the root secret. ErrWrongKey: w is not the key that wrapped it.
+func (r root) unwrap(ctx context.Context, w core.KeyWrapper, tenant string) (core.Secret, error) {
+	if r.wrapper != w.ID() {
+		return core.Secret{}, fmt.Errorf("sealed with wrapping key %q, not %q: %w", r.wrapper, w.ID(), core.ErrWrongKey)
+	}
+	secret, err := w.Unwrap(ctx, r.wrapped, rootAAD(tenant))
+	if err != nil {
+		return core.Secret{}, fmt.Errorf("wrapping key %q: %w", w.ID(), err)
+	}
+	return secret, nil
+}
+
+// open gives the keyring in plain; the caller wipes it.
+func (r root) open(secret core.Secret) ([]byte, error) {
+	aead, err := chacha20poly1305.NewX(secret.Bytes())
+	if err != nil {
+		return nil, errRoot
+	}
+	plain, err := aead.Open(nil, r.nonce, r.sealed, r.verified)
+	if err != nil {
+		return nil, errRoot
+	}
+	return plain, nil
+}
+
+var errRoot = fmt.Errorf("root record: %w", core.ErrDamaged)
 
 // rootAAD is what is authenticated beside the root secret, by the wrapper.
 func rootAAD(tenant string) []byte {
 	return append([]byte("conclave root secret\x00"), tenant...)
 }
 
-// openRoot reads the root record or makes it. Of several that make it at once,
-// one wins, and a batch of unknown outcome is one more that may win later: so
-// what counts is what a successful Apply or a read says.
-func openRoot(ctx context.Context, ks core.Keystore, w core.KeyWrapper, tenant string) (*keyring, error) {
-	key := rootKey(tenant)
-	for range 8 {
-		found, err := ks.Read(ctx, []core.Query{{Table: ownTable, Prefix: key}})
-		if err != nil {
-			return nil, err
-		}
-		if len(found) != 1 || len(found[0]) > 1 {
-			return nil, fmt.Errorf("root record: more than one: %w", core.ErrDamaged)
-		}
-		if len(found[0]) == 1 {
-			return readRoot(ctx, found[0][0].Value, w, tenant)
-		}
-		value, ring, err := makeRoot(ctx, w, tenant)
-		if err != nil {
-			return nil, err
-		}
-		err = ks.Apply(ctx, core.Batch{
-			Expect: []core.Expectation{{Table: ownTable, Key: key}},
-			Puts:   []core.Put{{Table: ownTable, Key: key, Value: value, Version: core.NewVersion()}},
-		})
-		if err == nil {
-			return ring, nil
-		}
-		ring.wipe()
-		if !errors.Is(err, core.ErrConflict) && !errors.Is(err, core.ErrUnknownOutcome) {
-			return nil, err
-		}
-	}
-	return nil, fmt.Errorf("root record: cannot be made: %w", core.ErrUnavailable)
+// A sealer is what a root record is made with.
+type sealer struct {
+	wrapper string
+	wrapped []byte
+	secret  core.Secret
 }
 
-func makeRoot(ctx context.Context, w core.KeyWrapper, tenant string) ([]byte, *keyring, error) {
-	plain := make([]byte, 0, keyLen+1+4+keyLen)
-	plain = append(plain, random(keyLen)...)
-	plain = vlbytes.AppendVector(plain, func(b []byte) []byte {
-		return append(append(b, 0, 0, 0, 1), random(keyLen)...)
-	})
-	defer clear(plain)
-	value, err := sealRoot(ctx, w, tenant, plain)
-	if err != nil {
-		return nil, nil, err
+// newSealer draws a root secret; the caller wipes it, or keeps it.
+func newSealer(ctx context.Context, w core.KeyWrapper, tenant string) (sealer, error) {
+	s := sealer{wrapper: w.ID(), secret: core.NewSecret(random(keyLen))}
+	var err error
+	if s.wrapped, err = w.Wrap(ctx, s.secret, rootAAD(tenant)); err != nil {
+		s.secret.Wipe()
+		return sealer{}, fmt.Errorf("wrapping key %q: %w", w.ID(), err)
 	}
-	ring, err := parseKeyring(plain)
-	return value, ring, err
+	return s, nil
 }
 
-// sealRoot makes the record of a keyring, with a root secret of its own.
-func sealRoot(ctx context.Context, w core.KeyWrapper, tenant string, plain []byte) ([]byte, error) {
-	root := core.NewSecret(random(keyLen))
-	defer root.Wipe()
-	wrapped, err := w.Wrap(ctx, root, rootAAD(tenant))
-	if err != nil {
-		return nil, fmt.Errorf("wrapping key %q: %w", w.ID(), err)
-	}
-	value := vlbytes.Append([]byte{rootFormat}, []byte(w.ID()))
-	value = vlbytes.Append(value, wrapped)
-	aead, err := chacha20poly1305.NewX(root.Bytes())
+// seal makes the root record of a keyring.
+func (s sealer) seal(tenant string, plain []byte) ([]byte, error) {
+	aead, err := chacha20poly1305.NewX(s.secret.Bytes())
 	if err != nil {
 		return nil, err
 	}
 	n := random(chacha20poly1305.NonceSizeX)
+	value := vlbytes.Append([]byte{rootFormat}, []byte(s.wrapper))
+	value = vlbytes.Append(value, s.wrapped)
 	value = append(value, n...)
-	return vlbytes.Append(value, aead.Seal(nil, n, plain, append(value[:len(value):len(value)], tenant...))), nil
+	return vlbytes.Append(value, aead.Seal(nil, n, plain, verifiedOfRoot(value, tenant))), nil
 }
 
-func readRoot(ctx context.Context, value []byte, w core.KeyWrapper, tenant string) (*keyring, error) {
-	plain, err := unsealRoot(ctx, value, w, tenant)
+// openRoot reads the root record or makes it. Of several that make it at once,
+// one wins, and a batch of unknown outcome is one more that may win later: so
+// what counts is what a successful Apply or a read says.
+func openRoot(ctx context.Context, ks core.Keystore, w core.KeyWrapper, tenant string) (*keyring, own, error) {
+	for range maxTries {
+		o, err := readOwn(ctx, ks, tenant)
+		if err != nil {
+			return nil, own{}, err
+		}
+		if o.root.Key != nil {
+			ring, err := unlock(ctx, o, w, tenant)
+			return ring, o, err
+		}
+		ring, value, err := makeRoot(ctx, w, tenant)
+		if err != nil {
+			return nil, own{}, err
+		}
+		ring.generation = core.NewVersion()
+		err = ks.Apply(ctx, core.Batch{
+			Expect: o.expect(tenant),
+			Puts:   []core.Put{putRoot(tenant, value), putGeneration(tenant, ring.generation)},
+		})
+		if err == nil {
+			return ring, o, nil
+		}
+		ring.wipe()
+		if !errors.Is(err, core.ErrConflict) && !errors.Is(err, core.ErrUnknownOutcome) {
+			return nil, own{}, err
+		}
+	}
+	return nil, own{}, fmt.Errorf("root record: cannot be made: %w", core.ErrUnavailable)
+}
+
+// unlock opens the keyring of a tenant with its wrapping key.
+func unlock(ctx context.Context, o own, w core.KeyWrapper, tenant string) (*keyring, error) {
+	r, err := parseRoot(o.root.Value, tenant)
 	if err != nil {
 		return nil, err
 	}
-	defer clear(plain)
-	return parseKeyring(plain)
-}
-
-// unsealRoot is the reverse of sealRoot. The caller wipes the keyring.
-func unsealRoot(ctx context.Context, value []byte, w core.KeyWrapper, tenant string) ([]byte, error) {
-	s := cryptobyte.String(value)
-	var format uint8
-	var id, wrapped, sealed cryptobyte.String
-	var n []byte
-	if s.ReadUint8(&format) && format != rootFormat {
-		return nil, fmt.Errorf("root record: format %d: %w", format, core.ErrUnsupported)
-	}
-	if !vlbytes.Read(&s, &id) || !vlbytes.Read(&s, &wrapped) || !s.ReadBytes(&n, chacha20poly1305.NonceSizeX) {
-		return nil, fmt.Errorf("root record: %w", core.ErrDamaged)
-	}
-	aad := append(value[:len(value)-len(s):len(value)-len(s)], tenant...)
-	if !vlbytes.Read(&s, &sealed) || !s.Empty() {
-		return nil, fmt.Errorf("root record: %w", core.ErrDamaged)
-	}
-	if string(id) != w.ID() {
-		return nil, fmt.Errorf("sealed with wrapping key %q, not %q: %w", id, w.ID(), core.ErrWrongKey)
-	}
-	root, err := w.Unwrap(ctx, wrapped, rootAAD(tenant))
+	secret, err := r.unwrap(ctx, w, tenant)
 	if err != nil {
-		return nil, fmt.Errorf("wrapping key %q: %w", w.ID(), err)
+		return nil, err
 	}
-	defer root.Wipe()
-	aead, err := chacha20poly1305.NewX(root.Bytes())
+	ring, err := r.keyring(secret, o.generation)
 	if err != nil {
-		return nil, fmt.Errorf("root record: %w", core.ErrDamaged)
-	}
-	plain, err := aead.Open(nil, n, sealed, aad)
-	if err != nil {
-		return nil, fmt.Errorf("root record: %w", core.ErrDamaged)
-	}
-	return plain, nil
-}
-
-// parseKeyring copies what it keeps.
-func parseKeyring(plain []byte) (*keyring, error) {
-	s := cryptobyte.String(plain)
-	var blinding []byte
-	var keys cryptobyte.String
-	ok := s.ReadBytes(&blinding, keyLen) && vlbytes.Read(&s, &keys) && s.Empty()
-	ring := &keyring{blinding: core.NewSecret(append([]byte(nil), blinding...)), keys: map[uint32]cipher.AEAD{}}
-	for ok && !keys.Empty() {
-		var generation uint32
-		var key []byte
-		if ok = keys.ReadUint32(&generation) && keys.ReadBytes(&key, keyLen); !ok {
-			break
-		}
-		aead, err := chacha20poly1305.NewX(key)
-		if err != nil {
-			return nil, err
-		}
-		ring.keys[generation] = aead
-		ring.newest = max(ring.newest, generation)
-	}
-	if !ok || len(ring.keys) == 0 {
-		return nil, fmt.Errorf("keyring: %w", core.ErrDamaged)
+		secret.Wipe()
+		return nil, err
 	}
 	return ring, nil
+}
+
+// makeRoot makes the keys of a new tenant.
+func makeRoot(ctx context.Context, w core.KeyWrapper, tenant string) (*keyring, []byte, error) {
+	plain := encodeKeyring(random(keyLen), []dataKey{{1, random(keyLen)}})
+	defer clear(plain)
+	s, err := newSealer(ctx, w, tenant)
+	if err != nil {
+		return nil, nil, err
+	}
+	value, err := s.seal(tenant, plain)
+	if err != nil {
+		return nil, nil, err
+	}
+	ring, err := newKeyring(s.secret, plain)
+	return ring, value, err
 }
 
 func random(n int) []byte {

@@ -10,15 +10,19 @@
 // What it can do is to leave records out and to show older ones; the keys and
 // versions of a KeysOnly query are its word alone.
 //
-// A key in the store is 16 bytes of HMAC-SHA-256 over tenant, table and scope and
-// then the caller's own 0 to 32 bytes in clear, so that the records of a scope
-// lie together in the caller's order. Put nothing secret there. Within a table
-// and scope no key may be the beginning of another.
+// A key in the store is 16 bytes of HMAC-SHA-256, 6 for the tenant and 10 for table
+// and scope, and then the caller's own 0 to 32 bytes in clear, so that the records of
+// a scope lie together in the caller's order, and those of a tenant too. Put nothing
+// secret there. Within a table and scope no key may be the beginning of another.
 //
 // A value is sealed with XChaCha20-Poly1305. The nonce is the record's version,
 // which is 16 random bytes drawn here and never used twice; tenant, table, key
 // and version are authenticated with it. The data key is made when a store is
-// first opened and kept there, under a [core.KeyWrapper].
+// first opened and kept there, under a [core.KeyWrapper]. [Store.Rotate] replaces it
+// while the store is in use, [Store.Rewrap] puts it under another wrapping key.
+//
+// [Store.Backup] and [Restore], and [Move], carry the records of a tenant as they are,
+// sealed.
 //
 // Table 0 is this package's own. Closing a Store does not close the keystore:
 // several tenants may share one.
@@ -27,9 +31,6 @@ package seal
 import (
 	"bytes"
 	"context"
-	"crypto/cipher"
-	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -53,9 +54,6 @@ const (
 	headerLen    = 1 + 4 // format, generation of the data key
 	recordFormat = 1
 )
-
-// ownTable holds the root record and the receipts.
-const ownTable core.Table = 0
 
 // A Query asks for the records of a table and scope whose key begins with
 // Prefix, ascending by key; see [core.Query].
@@ -109,15 +107,19 @@ type Stats struct {
 
 // A Store seals for one tenant of a keystore. It is safe for concurrent use.
 type Store struct {
-	ks     core.Keystore
-	tenant string
+	ks          core.Keystore
+	tenant      string
+	incarnation core.Version
 
 	mu      sync.RWMutex // held for reading by each call, for writing by Close
 	closed  bool
 	closing chan struct{} // closed by Close before it waits
 	close   sync.Once
-	ring    *keyring
+	ring    atomic.Pointer[keyring]
 	slots   slots
+
+	reloading sync.Mutex
+
 	batches atomic.Int64
 	bytes   atomic.Int64
 }
@@ -125,14 +127,30 @@ type Store struct {
 // Open opens the records of a tenant. If there are none, it makes the tenant's
 // keys and has w wrap them. ErrWrongKey: they were wrapped by another key than
 // w's; nothing is changed. ErrDamaged: the record that holds them is broken.
-// ErrUnsupported: a newer version of this package made it.
+// ErrUnsupported: a newer version of this package made it. ErrMoved.
 func Open(ctx context.Context, ks core.Keystore, w core.KeyWrapper, tenant string) (*Store, error) {
-	ring, err := openRoot(ctx, ks, w, tenant)
+	ring, o, err := openRoot(ctx, ks, w, tenant)
 	if err != nil {
 		return nil, fmt.Errorf("seal: open: %w", err)
 	}
-	return &Store{ks: ks, tenant: tenant, ring: ring, closing: make(chan struct{})}, nil
+	s := &Store{ks: ks, tenant: tenant, incarnation: o.incarnation, closing: make(chan struct{})}
+	s.slots.settling = make(chan struct{}, 1)
+	s.ring.Store(ring)
+	if ring.moved {
+		ring.wipe()
+		return nil, fmt.Errorf("seal: open: %w", ErrMoved)
+	}
+	s.sweepReceipts(ctx)
+	return s, nil
 }
+
+// ErrMoved: the tenant has moved to another keystore; see [Move]. It wraps
+// core.ErrDenied.
+var ErrMoved = fmt.Errorf("the records have moved to another keystore: %w", core.ErrDenied)
+
+// maxTries bounds how often something is tried again because somebody else, or a
+// batch that was lost, has changed what it was based on.
+const maxTries = 8
 
 // Read answers all queries from one consistent state. ErrDamaged: a record does
 // not authenticate, or is not one that was asked for.
@@ -142,34 +160,29 @@ func (s *Store) Read(ctx context.Context, queries []Query) ([][]Record, error) {
 	if s.closed {
 		return nil, core.ErrClosed
 	}
+	ring := s.ring.Load() // what blinds is the same in all
 	blinded := make([]core.Query, len(queries))
 	for i, q := range queries {
 		if q.Table == ownTable {
 			return nil, errOwnTable
 		}
-		scope := s.blind(q.Table, q.Scope)
+		scope := ring.blind(q.Table, q.Scope)
 		blinded[i] = core.Query{Table: q.Table, Prefix: join(scope, q.Prefix), Limit: q.Limit, KeysOnly: q.KeysOnly}
 		if len(q.After) > 0 {
 			blinded[i].After = join(scope, q.After)
 		}
 	}
-	found, err := s.ks.Read(ctx, blinded)
+	found, ring, err := s.read(ctx, blinded)
 	if err != nil {
 		return nil, err
-	}
-	if len(found) != len(queries) {
-		return nil, damaged(0, "the store gave %d answers to %d queries", len(found), len(queries))
 	}
 	answers := make([][]Record, len(queries))
 	for i, q := range queries {
 		answers[i] = make([]Record, len(found[i]))
 		for j, r := range found[i] {
-			if !bytes.HasPrefix(r.Key, blinded[i].Prefix) {
-				return nil, damaged(q.Table, "a record that was not asked for")
-			}
 			out := Record{Key: r.Key[blindLen:], Version: r.Version}
 			if !q.KeysOnly {
-				if out.Value, err = s.open(q.Table, r); err != nil {
+				if out.Value, err = s.open(ring, q.Table, r); err != nil {
 					return nil, err
 				}
 			}
@@ -179,30 +192,119 @@ func (s *Store) Read(ctx context.Context, queries []Query) ([][]Record, error) {
 	return answers, nil
 }
 
+// read gives what the keystore has, and the keys that open it: if another process has
+// made a new one, it is learnt, and what is there now is read again.
+func (s *Store) read(ctx context.Context, queries []core.Query) ([][]core.Record, *keyring, error) {
+	for try := 1; ; try++ {
+		ring := s.ring.Load()
+		found, err := s.ks.Read(ctx, queries)
+		if err != nil {
+			return nil, nil, err
+		}
+		if len(found) != len(queries) {
+			return nil, nil, damaged(0, "the store gave %d answers to %d queries", len(found), len(queries))
+		}
+		unknown := false
+		for i, q := range queries {
+			for _, r := range found[i] {
+				if !bytes.HasPrefix(r.Key, q.Prefix) || len(r.Key) < blindLen {
+					return nil, nil, damaged(q.Table, "a record that was not asked for")
+				}
+				unknown = unknown || generationOf(r.Value) > ring.newest
+			}
+		}
+		if !unknown || try == maxTries {
+			return found, ring, nil
+		}
+		if err := s.reload(ctx); err != nil {
+			return nil, nil, err
+		}
+		if s.ring.Load().newest == ring.newest { // nobody has made one: see open
+			return found, ring, nil
+		}
+	}
+}
+
+// reload learns of data keys that another process has made or destroyed.
+// ErrWrongKey: the wrapping key is another one since.
+func (s *Store) reload(ctx context.Context) error {
+	s.reloading.Lock() // so that what was read last is what stays
+	defer s.reloading.Unlock()
+	o, err := readOwn(ctx, s.ks, s.tenant)
+	if err != nil {
+		return err
+	}
+	if o.root.Key == nil {
+		return noRoot(s.tenant)
+	}
+	r, err := parseRoot(o.root.Value, s.tenant)
+	if err != nil {
+		return err
+	}
+	ring, err := r.keyring(s.ring.Load().secret, o.generation)
+	if err != nil {
+		return fmt.Errorf("seal: there is a new data key, under another wrapping key: open the store again with that: %w", core.ErrWrongKey)
+	}
+	s.keep(ring, o.generation)
+	return nil
+}
+
+// keep makes ring the one in use. The old one may be in use by others, so only its
+// entry is replaced; the blinding key is the same, and wiped once, by Close.
+func (s *Store) keep(ring *keyring, generation core.Version) {
+	ring.blinding.Wipe()
+	ring.blinding, ring.generation = s.ring.Load().blinding, generation
+	s.ring.Store(ring)
+}
+
+// conflictIfOutdated is for who has read the root record: that the data keys are
+// others since is a conflict like any other.
+func conflictIfOutdated(err error) error {
+	if errors.Is(err, errOutdated) {
+		return fmt.Errorf("seal: %w: %w", err, core.ErrConflict)
+	}
+	return err
+}
+
 // Apply seals and applies a batch, and returns the versions of its puts in their
 // order. ErrConflict: an expectation failed, nothing changed. ErrUnavailable: it
 // did not happen, and a later try may succeed. ErrUnknownOutcome is left only
 // where the context ends, or the store is closed, before the outcome of a batch
-// that was lost on its way is found out. ErrInvalid: table 0, or a key that is
-// put twice. ErrTooLarge: a key over MaxKey, a value over MaxValue, or a batch
-// over core.MaxBatch.
+// that was lost on its way is found out; later batches of this Store wait until it
+// is. ErrInvalid: table 0, or a key that is put twice. ErrTooLarge: a key over
+// MaxKey, a value over MaxValue, or a batch over core.MaxBatch. ErrMoved.
 func (s *Store) Apply(ctx context.Context, b Batch) ([]core.Version, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.closed {
 		return nil, core.ErrClosed
 	}
-	sealed, versions, err := s.sealBatch(b)
-	if err != nil {
-		return nil, err
+	for try := 1; ; try++ {
+		ring := s.ring.Load()
+		if ring.moved {
+			return nil, ErrMoved
+		}
+		sealed, versions, err := s.sealBatch(ring, b)
+		if err != nil {
+			return nil, err
+		}
+		if len(b.Dels)+len(b.Puts) == 0 {
+			return nil, s.check(ctx, sealed)
+		}
+		err = s.applyWithReceipt(ctx, ring, sealed)
+		if err == nil {
+			return versions, nil
+		}
+		if !errors.Is(err, errOutdated) {
+			return nil, err
+		}
+		if try == maxTries {
+			return nil, fmt.Errorf("seal: the data key changes all the time: %w", core.ErrUnavailable)
+		}
+		if err := s.reload(ctx); err != nil {
+			return nil, err
+		}
 	}
-	if len(b.Dels)+len(b.Puts) == 0 {
-		return nil, s.check(ctx, sealed)
-	}
-	if err := s.applyWithReceipt(ctx, sealed); err != nil {
-		return nil, err
-	}
-	return versions, nil
 }
 
 // check applies a batch that changes nothing, so that it does not matter whether
@@ -250,13 +352,13 @@ func (s *Store) Close() error {
 	}
 	s.closed = true
 	err := s.removeReceipts()
-	s.ring.wipe()
+	s.ring.Load().wipe()
 	return err
 }
 
-func (s *Store) sealBatch(b Batch) (core.Batch, []core.Version, error) {
+func (s *Store) sealBatch(ring *keyring, b Batch) (core.Batch, []core.Version, error) {
 	out := core.Batch{
-		Expect: make([]core.Expectation, len(b.Expect), len(b.Expect)+1), // one more for the receipt
+		Expect: make([]core.Expectation, len(b.Expect), len(b.Expect)+2), // the receipt and the data keys
 		Dels:   make([]core.Range, len(b.Dels)),
 		Puts:   make([]core.Put, len(b.Puts), len(b.Puts)+1),
 	}
@@ -264,13 +366,13 @@ func (s *Store) sealBatch(b Batch) (core.Batch, []core.Version, error) {
 		if e.Table == ownTable {
 			return core.Batch{}, nil, errOwnTable
 		}
-		out.Expect[i] = core.Expectation{Table: e.Table, Key: join(s.blind(e.Table, e.Scope), e.Key), Version: e.Version}
+		out.Expect[i] = core.Expectation{Table: e.Table, Key: join(ring.blind(e.Table, e.Scope), e.Key), Version: e.Version}
 	}
 	for i, d := range b.Dels {
 		if d.Table == ownTable {
 			return core.Batch{}, nil, errOwnTable
 		}
-		out.Dels[i] = core.Range{Table: d.Table, Prefix: join(s.blind(d.Table, d.Scope), d.Prefix)}
+		out.Dels[i] = core.Range{Table: d.Table, Prefix: join(ring.blind(d.Table, d.Scope), d.Prefix)}
 	}
 	versions := make([]core.Version, len(b.Puts))
 	for i, p := range b.Puts {
@@ -281,42 +383,40 @@ func (s *Store) sealBatch(b Batch) (core.Batch, []core.Version, error) {
 			return core.Batch{}, nil, fmt.Errorf("seal: value of %d bytes in table %d: %w", len(p.Value), p.Table, core.ErrTooLarge)
 		}
 		versions[i] = core.NewVersion()
-		key := join(s.blind(p.Table, p.Scope), p.Key)
-		out.Puts[i] = core.Put{Table: p.Table, Key: key, Value: s.seal(p.Table, key, p.Value, versions[i]), Version: versions[i]}
+		key := join(ring.blind(p.Table, p.Scope), p.Key)
+		out.Puts[i] = core.Put{Table: p.Table, Key: key, Value: s.seal(ring, p.Table, key, p.Value, versions[i]), Version: versions[i]}
 	}
 	return out, versions, nil
 }
 
-// blind hides a scope: 16 bytes that nobody can match to it without the key.
-func (s *Store) blind(table core.Table, scope []byte) []byte {
-	mac := hmac.New(sha256.New, s.ring.blinding.Bytes())
-	mac.Write(append(vlbytes.Append(nil, []byte(s.tenant)), byte(table)))
-	mac.Write(scope)
-	return mac.Sum(nil)[:blindLen]
-}
-
 // seal makes a stored value: format, generation, ciphertext.
-func (s *Store) seal(table core.Table, key, value []byte, v core.Version) []byte {
+func (s *Store) seal(ring *keyring, table core.Table, key, value []byte, v core.Version) []byte {
 	out := make([]byte, headerLen, headerLen+len(value)+chacha20poly1305.Overhead)
 	out[0] = recordFormat
-	binary.BigEndian.PutUint32(out[1:], s.ring.newest)
-	return s.ring.keys[s.ring.newest].Seal(out, nonce(v), value, s.associated(table, key, v))
+	binary.BigEndian.PutUint32(out[1:], ring.newest)
+	return ring.keys[ring.newest].Seal(out, nonce(v), value, s.associated(table, key, v))
 }
 
 // open is the reverse of seal. It never says which check failed.
-func (s *Store) open(table core.Table, r core.Record) ([]byte, error) {
-	if len(r.Value) < headerLen || r.Value[0] != recordFormat {
-		return nil, damaged(table, "unknown format")
-	}
-	var aead cipher.AEAD = s.ring.keys[binary.BigEndian.Uint32(r.Value[1:])]
+func (s *Store) open(ring *keyring, table core.Table, r core.Record) ([]byte, error) {
+	aead := ring.keys[generationOf(r.Value)]
 	if aead == nil {
-		return nil, damaged(table, "no such data key")
+		return nil, damaged(table, "no such format or data key")
 	}
 	value, err := aead.Open(nil, nonce(r.Version), r.Value[headerLen:], s.associated(table, r.Key, r.Version))
 	if err != nil {
 		return nil, damaged(table, "does not authenticate")
 	}
 	return value, nil
+}
+
+// generationOf is the data key that a stored value says to be sealed with; 0, which
+// there is not, if it says nothing.
+func generationOf(value []byte) uint32 {
+	if len(value) < headerLen || value[0] != recordFormat {
+		return 0
+	}
+	return binary.BigEndian.Uint32(value[1:])
 }
 
 func (s *Store) associated(table core.Table, key []byte, v core.Version) []byte {
