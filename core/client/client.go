@@ -43,6 +43,8 @@ type Config struct {
 	// takes the secret out and asks ParseHistorySecret and CheckHistorySecret.
 	PrepareHistory func(core.ConversationID, HistorySecret) ([]byte, error)
 
+	// RolledBack is what to do if the store was put back to an older state.
+	RolledBack AfterRollback
 	// MaxLifetime is the longest range of a key package's lifetime with which we add
 	// a client; 0 is DefaultMaxLifetime, less than 0 is no limit.
 	MaxLifetime time.Duration
@@ -70,7 +72,8 @@ type Config struct {
 // A Client is one device of a person: its keys and its conversations. It is safe
 // for concurrent use, also with other clients, in other processes, on one store.
 type Client struct {
-	store     *seal.Store
+	store     *guardedStore
+	accidents uint32 // of the store, that the client knows of
 	suites    core.SuiteSource
 	keys      core.CryptoProvider
 	auth      core.Authenticator
@@ -105,13 +108,14 @@ type Client struct {
 }
 
 // Open opens a client on its store. It touches no network; see [Client.Resume].
-// Keys outside the store that a crash left without a name are deleted.
+// Keys outside the store that a crash left without a name are deleted. A store that was
+// put back to an older state is core.ErrRolledBack: see [AfterRollback].
 func Open(ctx context.Context, cfg Config) (*Client, error) {
 	if cfg.Store == nil || cfg.Suites == nil || cfg.Keys == nil {
 		return nil, fmt.Errorf("client: a store, suites and a crypto provider are needed: %w", core.ErrInvalid)
 	}
 	c := &Client{
-		store: cfg.Store, suites: cfg.Suites, keys: cfg.Keys, auth: cfg.Authenticator,
+		store: &guardedStore{Store: cfg.Store}, suites: cfg.Suites, keys: cfg.Keys, auth: cfg.Authenticator,
 		now: cfg.Clock, log: cfg.Logger, admitted: cfg.Admit, grease: !cfg.NoGrease, longest: cfg.MaxLifetime, initial: cfg.InitialKeyPackages, maxLag: cfg.MaxOutboxLag, lease: cfg.Lease,
 		noRenewal: cfg.NoRenewal, backoff: cfg.Backoff, prepare: cfg.PrepareHistory, idle: make(chan struct{}),
 	}
@@ -143,6 +147,20 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	if c.lease == 0 {
 		c.lease = 3 * time.Second
+	}
+	recovering, err := c.meetAccident(ctx, cfg.RolledBack)
+	if err != nil {
+		return nil, err
+	}
+	if recovering {
+		c.entered(ctx)
+	}
+	kept, err := c.keepsKeys(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if kept {
+		return c, nil
 	}
 	if err := c.sweep(ctx); err != nil {
 		if !errors.Is(err, core.ErrUnavailable) && !errors.Is(err, core.ErrUnsupported) {

@@ -46,15 +46,23 @@ type Conversation struct {
 func (t *Transaction) conversation(id core.ConversationID) *Conversation {
 	c := &Conversation{tx: t}
 	c.View = View{id: id, view: func(ctx context.Context, f func(view) error) error {
-		return c.with(ctx, func(h *held) error { return f(view{h.group, t.own(h), h.head}) })
+		return t.do(ctx, func() error {
+			h, err := t.memberToRead(ctx, id)
+			if err != nil {
+				return err
+			}
+			return t.explain(ctx, h, f(view{h.group, t.own(h), h.head}))
+		})
 	}}
 	return c
 }
 
-// Conversation opens a conversation that we are in; ErrConversationNotFound.
+// Conversation opens a conversation that we are in; ErrConversationNotFound. After an
+// accident of the store, until it is joined again, it answers questions and can be wiped,
+// and the rest is [ErrRecovering].
 func (t *Transaction) Conversation(ctx context.Context, id core.ConversationID) (*Conversation, error) {
 	return in(ctx, t, func() (*Conversation, error) {
-		if _, err := t.member(ctx, id); err != nil {
+		if _, err := t.memberToRead(ctx, id); err != nil {
 			return nil, err
 		}
 		return t.conversation(id), nil
@@ -128,6 +136,7 @@ func (t *Transaction) inhabit(ctx context.Context, h *held, incarnation uint32, 
 	h.head.next = max(h.head.next, incarnation+1)
 	t.noPending(h)
 	h.head.merged, h.head.began = digest{}, digest{}
+	h.head.lost = false
 	h.head.waiting.ready = h.head.waiting.count > 0
 	t.advance(h, g, ws)
 	t.events = append(t.events, EpochChanged{h.id, g.Epoch()})
@@ -223,7 +232,7 @@ func (t *Transaction) forget(ctx context.Context, h *held, reason string) error 
 		}
 	}
 	h.exists = false
-	h.head = head{id: h.id, next: h.head.next}
+	h.head = head{id: h.id, next: h.head.next, accidents: h.head.accidents}
 	return nil
 }
 
@@ -236,8 +245,11 @@ func (t *Transaction) WipeConversation(ctx context.Context, id core.Conversation
 		if err != nil {
 			return err
 		}
-		if h.group == nil && h.damaged == nil {
+		if h.group == nil && h.damaged == nil && !h.head.lost {
 			return ErrConversationNotFound
+		}
+		if err := t.clear(ctx, h); err != nil {
+			return err
 		}
 		if h.head.join.exists() { // of which forget would keep what it takes to go on
 			if err := t.dropJoin(ctx, h); err != nil {
@@ -267,7 +279,7 @@ func (c *Conversation) with(ctx context.Context, f func(h *held) error) error {
 // Nothing but [View.Parent] depends on it.
 func (c *Conversation) SetParent(ctx context.Context, parent core.ConversationID) error {
 	return c.with(ctx, func(h *held) error {
-		p, err := c.tx.hold(ctx, parent)
+		p, err := c.tx.holdToRead(ctx, parent)
 		if err != nil {
 			return err
 		}

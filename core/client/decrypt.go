@@ -19,7 +19,7 @@ import (
 // A message that cannot be processed yet is *Buffered, which is no error. After an
 // error nothing has changed; the errors that an application meets in the ordinary
 // course are mls.ErrDuplicateMessage and mls.ErrOwnMessage (it was processed, or
-// is ours), [ErrStaleCommit], [ErrStaleProposal] and mls.ErrTooOld (too late),
+// is ours), [ErrRecovering] (it can never be read), [ErrStaleCommit], [ErrStaleProposal] and mls.ErrTooOld (too late),
 // mls.ErrWrongEpoch (commits were missed: drain, or join again) and
 // [ErrConversationNotFound]: we are out of the conversation, or not in it yet. Nothing
 // is kept then. Process Welcomes before messages, and upon this error see whether a
@@ -39,6 +39,9 @@ func (t *Transaction) decryptMessage(ctx context.Context, id core.ConversationID
 	}
 	h, err := t.salvage(ctx, id)
 	if err != nil {
+		return nil, err
+	}
+	if err := h.refuses(in); err != nil {
 		return nil, err
 	}
 	result, err = t.decrypt(ctx, h, in)
@@ -111,6 +114,22 @@ func (in *incoming) content() mls.ContentType {
 	return in.parsed.PrivateMessage.ContentType
 }
 
+// refuses is for a conversation whose keys may have been used since: it takes nothing
+// but our way back, and what comes behind that.
+func (h *held) refuses(in *incoming) error {
+	join := h.head.join
+	if !h.head.lost || join.exists() && (in.digest == join.message || in.epoch > join.epoch) {
+		return nil
+	}
+	switch in.content() {
+	case mls.ContentCommit:
+		return fmt.Errorf("%w: %w", ErrRecovering, ErrStaleCommit)
+	case mls.ContentProposal:
+		return fmt.Errorf("%w: %w", ErrRecovering, ErrStaleProposal)
+	}
+	return ErrRecovering
+}
+
 // decrypt is DecryptMessage for a conversation that is held. Our own commits are
 // known by their bytes, before anything is asked of the engine.
 func (t *Transaction) decrypt(ctx context.Context, h *held, in *incoming) (Received, error) {
@@ -119,7 +138,7 @@ func (t *Transaction) decrypt(ctx context.Context, h *held, in *incoming) (Recei
 	switch {
 	case h.head.join.exists() && in.digest == h.head.join.message:
 		result, err = t.mergeJoin(ctx, h)
-	case h.group == nil && h.head.join.exists():
+	case (h.group == nil || h.head.lost) && h.head.join.exists():
 		return t.buffer(h, in, JoinPending)
 	case h.damaged != nil:
 		return nil, h.damaged

@@ -101,6 +101,15 @@ func (d *delivery) pass(ctx context.Context) (done bool, err error) {
 	if d.lease, err = decodeLease(answers[1]); err != nil {
 		return false, err
 	}
+	var h head
+	if len(answers[0]) > 0 {
+		if h, err = d.c.decodeHead(answers[0][0].Value); err != nil {
+			return false, err
+		}
+	}
+	if h.lost { // what lies there must not leave
+		return true, nil
+	}
 	items := answers[2]
 	if len(items) == 0 {
 		if d.mine() {
@@ -116,12 +125,6 @@ func (d *delivery) pass(ctx context.Context) (done bool, err error) {
 	}
 	if err := d.renew(ctx); err != nil {
 		return false, err
-	}
-	var h head
-	if len(answers[0]) > 0 {
-		if h, err = decodeHead(answers[0][0].Value); err != nil {
-			return false, err
-		}
 	}
 	for i, r := range items {
 		o, err := decodeOutgoing(r.Value)

@@ -69,6 +69,19 @@ var (
 	ErrPendingUnresolved = errors.New("client: the pending commit cannot be resolved")
 	// ErrHistoryClient: a history client only reads; see OpenHistory.
 	ErrHistoryClient = fmt.Errorf("client: a history client only reads: %w", core.ErrDenied)
+	// ErrRecovering: the store was put back to an older state, and the conversation has
+	// not been joined again since: its keys may have been used. See AfterRollback. A
+	// message is lost; process Welcomes that wait, as after ErrConversationNotFound.
+	ErrRecovering = fmt.Errorf("client: the conversation has to be joined again: %w", core.ErrRolledBack)
+	// ErrNoExternalPub: nobody can join the conversation from outside; a member has to
+	// remove us and to add us again.
+	ErrNoExternalPub = fmt.Errorf("client: the GroupInfo has no external_pub: %w", core.ErrUnsupported)
+	// ErrLeafGone and ErrLeafMoves: see JoinConfig.
+	ErrLeafGone  = fmt.Errorf("client: we are no longer a member: %w", core.ErrDenied)
+	ErrLeafMoves = fmt.Errorf("client: our new leaf would be at another place than the old one: %w", core.ErrDenied)
+	// ErrKeyGone: the provider of one of our signature keys does not have it any more.
+	// Make another credential.
+	ErrKeyGone = fmt.Errorf("client: private key of a signature key: %w", core.ErrNotFound)
 	// ErrBufferFull: as many messages as may wait for another epoch wait already.
 	ErrBufferFull = fmt.Errorf("client: buffer of a conversation is full: %w", core.ErrTooLarge)
 )
@@ -91,6 +104,9 @@ func (e *RefusedError) Is(target error) bool { return target == core.ErrDenied }
 // message once more; what Blames says of the second error holds.
 func Blames(err error) bool {
 	is := func(target error) bool { return errors.Is(err, target) }
+	if is(ErrRecovering) { // of an epoch that we have no way into
+		return true
+	}
 	ours := []error{
 		core.ErrUnavailable, core.ErrUnknownOutcome, core.ErrConflict, core.ErrDamaged, core.ErrClosed,
 		core.ErrWrongKey, core.ErrRolledBack, context.Canceled, context.DeadlineExceeded,

@@ -6,7 +6,7 @@ import "github.com/conclave-mls/conclave/core"
 
 // An Event tells what became durable. It is one of EpochChanged, Left,
 // JoinedByLastResort, HistoryClientCreated, Undelivered, Lapsed, Committed,
-// CommitFailed and OutOfSync; see [Client.Observe].
+// CommitFailed, OutOfSync and RolledBack; see [Client.Observe].
 type Event interface{ event() }
 
 // EpochChanged: the conversation is in a new epoch, or was joined.
@@ -74,6 +74,11 @@ type OutOfSync struct {
 	Seen         uint64 // of the message
 }
 
+// RolledBack: the store was put back to an older state, and the client has entered
+// recovery: see AfterRollback. It is told once, by [Open].
+type RolledBack struct{}
+
+func (RolledBack) event()           {}
 func (Committed) event()            {}
 func (CommitFailed) event()         {}
 func (OutOfSync) event()            {}

@@ -49,7 +49,7 @@ type BufferQuery struct {
 }
 
 // NewBuffer opens one.
-func NewBuffer(store *seal.Store) *Buffer { return &Buffer{newSegment(store)} }
+func NewBuffer(store *seal.Store) *Buffer { return &Buffer{newSegment(&guardedStore{Store: store})} }
 
 // Put, Del, Read, Get, GetExpected and Apply are those of the segment.
 func (b *Buffer) Put(place int, key, value []byte) { b.s.put(bufferPlaces[place], key, value) }

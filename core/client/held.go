@@ -30,8 +30,21 @@ type held struct {
 	release func()
 }
 
-// hold takes a conversation for the open segment.
+// hold takes a conversation for the open segment. After an accident of the store it is
+// ErrRecovering.
 func (t *Transaction) hold(ctx context.Context, id core.ConversationID) (*held, error) {
+	h, err := t.holdToRead(ctx, id)
+	if err == nil && h.head.lost {
+		err = ErrRecovering
+	}
+	if err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// holdToRead is hold for who does not use the keys of the group.
+func (t *Transaction) holdToRead(ctx context.Context, id core.ConversationID) (*held, error) {
 	h, err := t.salvage(ctx, id)
 	if err == nil {
 		err = h.damaged
@@ -73,12 +86,20 @@ func (t *Transaction) salvage(ctx context.Context, id core.ConversationID) (*hel
 
 // member is hold for a conversation that we are in.
 func (t *Transaction) member(ctx context.Context, id core.ConversationID) (*held, error) {
-	h, err := t.hold(ctx, id)
+	return inside(t.hold(ctx, id))
+}
+
+// memberToRead is holdToRead for one.
+func (t *Transaction) memberToRead(ctx context.Context, id core.ConversationID) (*held, error) {
+	return inside(t.holdToRead(ctx, id))
+}
+
+func inside(h *held, err error) (*held, error) {
+	if err == nil && h.group == nil {
+		err = ErrConversationNotFound
+	}
 	if err != nil {
 		return nil, err
-	}
-	if h.group == nil {
-		return nil, ErrConversationNotFound
 	}
 	return h, nil
 }
@@ -93,10 +114,10 @@ func (t *Transaction) load(ctx context.Context, id core.ConversationID) (*held, 
 	if err != nil {
 		return nil, err
 	}
-	h := &held{id: id, head: head{id: id, next: 1}, floors: map[uint64]core.Version{}}
+	h := &held{id: id, head: head{id: id, next: 1, accidents: t.client.accidents}, floors: map[uint64]core.Version{}}
 	if len(answers[0]) > 0 {
 		h.exists, h.version = true, answers[0][0].Version
-		if h.head, err = decodeHead(answers[0][0].Value); err != nil {
+		if h.head, err = t.client.decodeHead(answers[0][0].Value); err != nil {
 			return nil, err
 		}
 	}
@@ -137,7 +158,7 @@ func (t *Transaction) peek(ctx context.Context, id core.ConversationID) (*held, 
 	}
 	h := &held{id: id, version: r.Version, exists: found, head: head{id: id}}
 	if found {
-		if h.head, err = decodeHead(r.Value); err != nil {
+		if h.head, err = t.client.decodeHead(r.Value); err != nil {
 			return nil, err
 		}
 	}

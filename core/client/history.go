@@ -69,25 +69,28 @@ func ofHistory(c core.Credential) bool {
 // group that is made up, of the same id: the Welcome and the messages are to come from
 // the delivery service, and who wrote them is as sure as the members' credentials are.
 func (v View) CheckHistorySecret(ctx context.Context, s HistorySecret) error {
-	return v.view(ctx, func(v view) error {
-		b, err := openHistory(v.env.Suites, s.Data.Bytes())
-		if err != nil {
-			return err
-		}
-		wipeBundle(b)
-		members, err := v.group.Members(ctx, v.env)
-		if err != nil {
-			return err
-		}
-		leaf := b.KeyPackage.LeafNode
-		if !slices.ContainsFunc(members, func(m mls.Member) bool {
-			return forHistory(m) && bytes.Equal(m.Credential.Identity, leaf.Credential.Identity) &&
-				bytes.Equal(m.SignatureKey, leaf.SignatureKey)
-		}) {
-			return fmt.Errorf("history client: %w", ErrClientNotFound)
-		}
-		return nil
-	})
+	_, err := askKeys(ctx, v, func(v view) (struct{}, error) { return struct{}{}, v.checkHistory(ctx, s) })
+	return err
+}
+
+func (v view) checkHistory(ctx context.Context, s HistorySecret) error {
+	b, err := openHistory(v.env.Suites, s.Data.Bytes())
+	if err != nil {
+		return err
+	}
+	wipeBundle(b)
+	members, err := v.group.Members(ctx, v.env)
+	if err != nil {
+		return err
+	}
+	leaf := b.KeyPackage.LeafNode
+	if !slices.ContainsFunc(members, func(m mls.Member) bool {
+		return forHistory(m) && bytes.Equal(m.Credential.Identity, leaf.Credential.Identity) &&
+			bytes.Equal(m.SignatureKey, leaf.SignatureKey)
+	}) {
+		return fmt.Errorf("history client: %w", ErrClientNotFound)
+	}
+	return nil
 }
 
 // An era is what a commit that adds a history client has beside it: its secret, and

@@ -59,6 +59,7 @@ func OpenHistory(ctx context.Context, cfg Config, secret HistorySecret) (*Client
 		return nil, err
 	}
 	cfg.Keys, cfg.Transport, cfg.PrepareHistory = onlyReads{}, nil, nil
+	cfg.RolledBack = NothingLost // who only reads uses no key twice
 	c, err := Open(ctx, cfg)
 	if err != nil {
 		return nil, err

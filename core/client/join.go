@@ -20,12 +20,21 @@ type JoinConfig struct {
 	PSKs       [][]byte            // external commit: ids of pre-shared keys to mix in
 
 	CredentialRef CredentialRef // external commit; not 0: this one of ours, instead of the newest of the type
+
+	// Member has an external commit be ErrLeafGone, with nothing sent, if the fetched tree
+	// has no leaf of ours: who has left, or was removed, does not come back by it.
+	Member bool
+	// InPlace has it be ErrLeafMoves if a blank leaf lies before ours, so that our new leaf
+	// would be there: members with Core Crypto 10.3 take such a commit in another way than
+	// RFC 9420 says, and go on without the others.
+	InPlace bool
 }
 
 // ProcessWelcome joins a conversation that a member has added us to. The key
 // package that was used is gone, unless it is a last resort. ErrOrphanWelcome: we
 // have none that fits. ErrConversationExists: we are in it, or about to join; the
-// key package stays. See [Conversation.Replay] for messages that came before.
+// key package stays. After an accident of the store, the Welcome of a member who has
+// removed us and added us again replaces what we had. See [Conversation.Replay] for messages that came before.
 func (t *Transaction) ProcessWelcome(ctx context.Context, message []byte, cfg JoinConfig) (*Conversation, error) {
 	return in(ctx, t, func() (*Conversation, error) { return t.processWelcome(ctx, message, cfg) })
 }
@@ -60,12 +69,15 @@ func (t *Transaction) processWelcome(ctx context.Context, message []byte, cfg Jo
 		return nil, mls.ErrDuplicateMessage
 	}
 	id := core.ConversationID(g.GroupID())
-	h, err := t.hold(ctx, id)
+	h, err := t.holdToRead(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	if h.group != nil || h.head.join.exists() {
+	if h.group != nil && !h.head.lost || h.head.join.exists() {
 		return nil, ErrConversationExists
+	}
+	if h.group != nil && g.Epoch() <= h.head.epoch {
+		return nil, fmt.Errorf("Welcome: %w", &mls.EpochError{Message: g.Epoch(), Group: h.head.epoch})
 	}
 	suite, err := t.client.suites.Suite(joined.KeyPackage.Suite)
 	if err != nil {
@@ -78,6 +90,9 @@ func (t *Transaction) processWelcome(ctx context.Context, message []byte, cfg Jo
 	if joined.KeyPackage.IsLastResort() {
 		t.segment.expect(seen, theOnly, core.Version{})
 		t.segment.put(seen, theOnly, newEncoder())
+	}
+	if err := t.clear(ctx, h); err != nil {
+		return nil, err
 	}
 	if err := t.inhabit(ctx, h, h.head.next, g, ws, own); err != nil {
 		return nil, err
@@ -150,6 +165,9 @@ func (t *Transaction) joinOnce(ctx context.Context, id core.ConversationID, info
 		return nil, err
 	}
 	message := digestOf(commit)
+	if err := t.clear(ctx, h); err != nil {
+		return nil, err
+	}
 	if err := t.enlist(ctx, h); err != nil {
 		return nil, err
 	}
@@ -228,18 +246,33 @@ func (t *Transaction) makeJoin(ctx context.Context, h *held, info *mls.GroupInfo
 	if err != nil {
 		return fail(err)
 	}
+	if _, open := info.Extensions.Find(mls.ExtensionExternalPub); !open {
+		return fail(ErrNoExternalPub)
+	}
+	var next mls.LeafIndex
+	member, moves := false, false
 	p := mls.ExternalParams{
 		GroupInfo: info, Tree: cfg.Tree, Signer: signer, Credential: own.Credential,
 		Capabilities: mls.DefaultCapabilities(t.client.suites.Suites()), Config: orDefault(cfg.Group),
 		Replace: func(m mls.Member) bool {
+			moves = moves || m.Leaf != next
+			next = m.Leaf + 1
 			id, err := identify(env, m.Credential, m.SignatureKey)
-			return err == nil && id == me
+			member = err == nil && id == me
+			return member
 		},
 	}
 	for _, id := range cfg.PSKs {
 		p.PSKs = append(p.PSKs, mls.PreSharedKeyID{Type: mls.PSKExternal, ID: id, Nonce: RandomBytes(suite.Parameters().Nh)})
 	}
 	g, commit, ws, err := mls.JoinExternal(ctx, env, p)
+	switch {
+	case err != nil:
+	case cfg.Member && !member:
+		return fail(ErrLeafGone)
+	case cfg.InPlace && member && moves:
+		return fail(ErrLeafMoves)
+	}
 	return g, own.Ref, commit, ws, err
 }
 
@@ -290,6 +323,7 @@ func (t *Transaction) mergeJoin(ctx context.Context, h *held) (*CommitResult, er
 	}
 	t.segment.del(ofConversation(tableJoin, h.id), nil)
 	h.group, h.damaged, h.dirty = g, nil, true
+	h.head.lost = false
 	h.head.merged, h.head.began = h.head.join.message, h.head.join.message
 	t.noPending(h)
 	h.head.join = pendingHead{}
@@ -307,7 +341,7 @@ func (t *Transaction) dropJoin(ctx context.Context, h *held) error {
 	t.segment.del(ofConversation(tableJoin, h.id), nil)
 	t.segment.del(ofGroup(h.id, h.head.staged), nil)
 	h.head.join, h.head.staged, h.dirty = pendingHead{}, 0, true
-	if h.head.active != 0 || h.head.waiting.count > 0 {
+	if h.head.active != 0 || h.head.waiting.count > 0 || h.head.lost {
 		return nil
 	}
 	return t.forget(ctx, h, "the join was refused")
@@ -318,7 +352,7 @@ func (t *Transaction) dropJoin(ctx context.Context, h *held) error {
 // none waits.
 func (t *Transaction) DiscardPendingJoin(ctx context.Context, id core.ConversationID) error {
 	return t.do(ctx, func() error {
-		h, err := t.hold(ctx, id)
+		h, err := t.holdToRead(ctx, id)
 		if err != nil {
 			return err
 		}

@@ -71,7 +71,7 @@ func (c *Client) readHead(ctx context.Context, id core.ConversationID) (h head, 
 	if err != nil || !found {
 		return head{id: id}, err
 	}
-	return decodeHead(r.Value)
+	return c.decodeHead(r.Value)
 }
 
 // maxRounds bounds how often a commit is submitted in one go.

@@ -34,6 +34,16 @@ func ask[T any](ctx context.Context, v View, f func(view) (T, error)) (answer T,
 	return answer, err
 }
 
+// askKeys is ask for a question that is answered with the keys of the group.
+func askKeys[T any](ctx context.Context, v View, f func(view) (T, error)) (answer T, err error) {
+	return ask(ctx, v, func(v view) (T, error) {
+		if v.head.lost {
+			return *new(T), ErrRecovering
+		}
+		return f(v)
+	})
+}
+
 // View returns the questions about a conversation, answered with what is durable:
 // what a transaction has done and not finished is not seen. It waits for no
 // transaction and may be used in one, in an observer and in a transport. It is good
@@ -78,7 +88,7 @@ func (c *Client) look(ctx context.Context, id core.ConversationID, f func(view) 
 }
 
 func (c *Client) viewOf(ctx context.Context, s *segment, id core.ConversationID, version core.Version, value []byte, f func(view) error) error {
-	h, err := decodeHead(value)
+	h, err := c.decodeHead(value)
 	if err != nil {
 		return err
 	}
@@ -149,6 +159,7 @@ type Info struct {
 	BufferedSince time.Time
 	Parent        core.ConversationID
 	Config        mls.Config
+	Recovering    bool        // the store was put back: nothing works but to join again
 	ReInit        *mls.ReInit // set: the conversation has ended; see CommitResult
 }
 
@@ -157,10 +168,13 @@ func (v view) info(ctx context.Context) (Info, error) {
 		ID: v.head.id, Suite: v.group.Suite(), Epoch: v.group.Epoch(), EpochAuthenticator: v.group.EpochAuthenticator(),
 		PendingCommit: v.head.pending.exists(), PendingJoin: v.head.join.exists(),
 		Buffered: int(v.head.waiting.count), BufferedCommit: v.head.waiting.commit,
-		Parent: v.head.parent, Config: v.group.Config(), ReInit: v.group.ReInit(),
+		Parent: v.head.parent, Config: v.group.Config(), ReInit: v.group.ReInit(), Recovering: v.head.lost,
 	}
 	if v.head.waiting.some() {
 		i.BufferedSince = time.Unix(int64(v.head.waiting.since), 0)
+	}
+	if v.head.lost { // none of its proposals will be committed
+		return i, nil
 	}
 	for _, err := range v.group.PendingProposals(ctx, v.env) {
 		if err != nil {
@@ -231,7 +245,7 @@ func (v View) ExportSecret(ctx context.Context, length int) (core.Secret, error)
 // suite's hash length, else core.ErrTooLarge; another one for each epoch, label and
 // context, the same for all members.
 func (v View) Export(ctx context.Context, label string, exporterContext []byte, length int) (core.Secret, error) {
-	return ask(ctx, v, func(v view) (core.Secret, error) { return v.group.Export(label, exporterContext, length) })
+	return askKeys(ctx, v, func(v view) (core.Secret, error) { return v.group.Export(label, exporterContext, length) })
 }
 
 // ExternalSender is the public key of the first who may propose from outside, as one
@@ -257,12 +271,12 @@ func (v View) ExternalSender(ctx context.Context) ([]byte, error) {
 // GroupInfo makes the GroupInfo of the current epoch, an MLSMessage, for those who
 // join by external commit.
 func (v View) GroupInfo(ctx context.Context) ([]byte, error) {
-	return ask(ctx, v, func(v view) ([]byte, error) { return v.group.GroupInfo(ctx, v.env, mls.GroupInfoParams{}) })
+	return askKeys(ctx, v, func(v view) ([]byte, error) { return v.group.GroupInfo(ctx, v.env, mls.GroupInfoParams{}) })
 }
 
 // PendingProposals lists what waits to be committed.
 func (v View) PendingProposals(ctx context.Context) ([]mls.ReceivedProposal, error) {
-	return ask(ctx, v, func(v view) (list []mls.ReceivedProposal, err error) {
+	return askKeys(ctx, v, func(v view) (list []mls.ReceivedProposal, err error) {
 		for p, err := range v.group.PendingProposals(ctx, v.env) {
 			if err != nil {
 				return nil, err

@@ -36,6 +36,9 @@ type head struct {
 	parent  core.ConversationID
 	waiting buffered
 	stale   bool // a history client stands that somebody knows who was removed
+
+	accidents uint32 // of the store, that nothing beside the head is from before
+	lost      bool   // the group is from before one: its keys may have been used since
 }
 
 // pendingHead is a commit of ours that waits for the delivery service's answer.
@@ -77,7 +80,7 @@ func (h *head) encode() []byte {
 	if h.waiting.some() {
 		e = e.u64(h.waiting.since)
 	}
-	return e.flag(h.stale)
+	return e.flag(h.stale).u32(h.accidents).flag(h.lost)
 }
 
 func decodeHead(value []byte) (h head, err error) {
@@ -102,6 +105,7 @@ func decodeHead(value []byte) (h head, err error) {
 			h.waiting.since = d.u64()
 		}
 		h.stale = d.flag()
+		h.accidents, h.lost = d.u32(), d.flag()
 	})
 	return h, err
 }

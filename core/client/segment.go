@@ -5,6 +5,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"errors"
 	"maps"
 	"slices"
 
@@ -16,7 +17,7 @@ import (
 // see the committed state and what the segment did so far, in order: what was
 // deleted and then put is there.
 type segment struct {
-	store    *seal.Store
+	store    *guardedStore
 	changes  map[place]*change
 	expected map[place]map[string]core.Version
 	steps    int   // puts and dels so far
@@ -42,7 +43,7 @@ type query struct {
 // one asks for one record.
 func one(p place, key []byte) query { return query{place: p, prefix: key, limit: 1} }
 
-func newSegment(store *seal.Store) *segment {
+func newSegment(store *guardedStore) *segment {
 	return &segment{store: store, changes: map[place]*change{}, expected: map[place]map[string]core.Version{}}
 }
 
@@ -164,6 +165,7 @@ func (c *change) touches(key []byte) bool {
 // apply makes the segment durable. The result tells the versions of what was put.
 func (s *segment) apply(ctx context.Context) (map[place]map[string]core.Version, error) {
 	var b seal.Batch
+	s.expect(accidentsPlace, theOnly, s.store.accidents)
 	for p, keys := range s.expected {
 		for key, version := range keys {
 			b.Expect = append(b.Expect, seal.Expectation{Table: p.table, Scope: []byte(p.scope), Key: []byte(key), Version: version})
@@ -197,6 +199,9 @@ func (s *segment) apply(ctx context.Context) (map[place]map[string]core.Version,
 		}
 	}
 	versions, err := s.store.Apply(ctx, b)
+	if errors.Is(err, core.ErrConflict) {
+		err = s.store.outdated(ctx, err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -240,6 +240,10 @@ func (c *Client) forgetKeys(ctx context.Context, list []droppedKey) {
 		if k.queued == nil {
 			continue
 		}
+		if kept, err := c.keepsKeys(ctx); kept || err != nil {
+			c.log.Warn("a key that nothing names stays", "error", err)
+			continue
+		}
 		if err := c.sweepKey(ctx, *k.queued); err != nil {
 			c.log.Warn("a key that nothing names stays until the next start", "error", err)
 		}
@@ -291,6 +295,9 @@ func (c *Client) signer(ctx context.Context, s *segment, public []byte) (core.Si
 		if _, found, again := s.get(ctx, p, theOnly); again == nil && !found {
 			return nil, gone
 		}
+	}
+	if errors.Is(err, core.ErrNotFound) {
+		return nil, fmt.Errorf("%w: %w", ErrKeyGone, err)
 	}
 	if err != nil {
 		return nil, err

@@ -33,8 +33,14 @@ func (t *Transaction) watch(h *held, in *incoming, err error) {
 // encrypted again; what was sent to us in the epochs that we missed stays unread. The
 // transport must be a [GroupInfoSource], else it is core.ErrUnsupported. Of a
 // conversation that is damaged the configuration is lost: it is mls.DefaultConfig then,
-// and who needs another joins by [Transaction.JoinByExternalCommit].
-func (c *Client) Rejoin(ctx context.Context, id core.ConversationID) (result *CommitResult, err error) {
+// and who needs another says so by [Client.RejoinWith]. ErrNoExternalPub: only a member
+// can add us again. ErrKeyGone: make another credential first.
+func (c *Client) Rejoin(ctx context.Context, id core.ConversationID) (*CommitResult, error) {
+	return c.RejoinWith(ctx, id, JoinConfig{})
+}
+
+// RejoinWith is [Client.Rejoin] where something is to be other than it was.
+func (c *Client) RejoinWith(ctx context.Context, id core.ConversationID, cfg JoinConfig) (result *CommitResult, err error) {
 	if !c.online() {
 		return nil, ErrNoTransport
 	}
@@ -42,13 +48,18 @@ func (c *Client) Rejoin(ctx context.Context, id core.ConversationID) (result *Co
 	if !ok {
 		return nil, fmt.Errorf("the transport cannot fetch a GroupInfo: %w", core.ErrUnsupported)
 	}
-	var cfg JoinConfig
 	err = c.view(ctx, id, func(v view) error {
 		leaf, err := v.group.OwnLeafNode(ctx, v.env)
-		if err == nil {
-			cfg = JoinConfig{Group: v.group.Config(), Credential: leaf.Credential.Type}
+		if err != nil {
+			return err
 		}
-		return err
+		if cfg.Group == (mls.Config{}) {
+			cfg.Group = v.group.Config()
+		}
+		if cfg.Credential == 0 {
+			cfg.Credential = leaf.Credential.Type
+		}
+		return nil
 	})
 	if err != nil && !errors.Is(err, ErrConversationNotFound) && !errors.Is(err, core.ErrDamaged) {
 		return nil, err

@@ -34,6 +34,7 @@ const (
 	tableParts                                 // scope of another table; its key, number u16: see long.go
 	tableUse                                   // scope conversation; ref u64: a credential that it may use
 	tableIntention                             // scope conversation: what our pending commit is for
+	tableAccidents                             // no scope: what happened to the store; beside it, that keys are kept
 )
 
 // theOnly is the key of a record that is alone in its place, or its head. Items

@@ -12,7 +12,7 @@ import (
 // to be sent, or for the answer of the delivery service; [Client.Settle] tries again. Of
 // the commits it counts those that [Conversation.StageCommit] has put into the outbox, and
 // the one that was made, which is also PendingCommit of [Info]. It is 0 for a conversation
-// that we are not in.
+// that we are not in, or that has to be joined again.
 func (c *Client) Unsent(ctx context.Context, id core.ConversationID) (int, error) {
 	if err := c.open(); err != nil {
 		return 0, err
@@ -20,9 +20,15 @@ func (c *Client) Unsent(ctx context.Context, id core.ConversationID) (int, error
 	defer c.done()
 	answers, err := newSegment(c.store).read(ctx,
 		query{place: ofConversation(tableOutbox, id), keysOnly: true},
-		query{place: ofConversation(tableIntention, id), keysOnly: true}) // there is one while a commit is pending
+		query{place: ofConversation(tableIntention, id), keysOnly: true}, // there is one while a commit is pending
+		one(ofConversation(tableConversation, id), theOnly))
 	if err != nil {
 		return 0, err
+	}
+	if len(answers[2]) > 0 {
+		if h, err := c.decodeHead(answers[2][0].Value); err != nil || h.lost {
+			return 0, err
+		}
 	}
 	return len(answers[0]) + len(answers[1]), nil
 }
