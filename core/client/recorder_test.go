@@ -103,6 +103,14 @@ func (o *outgoing) SendMessage(by core.ClientID, id core.ConversationID, key str
 // made with the same key: a generation of an epoch has one key.
 func noKeyTwice(t testing.TB, path string, left [][]byte) {
 	t.Helper()
+	if what := keyTwice(t, path, left); what != "" {
+		t.Fatal(what)
+	}
+}
+
+// keyTwice says which do; nothing if none.
+func keyTwice(t testing.TB, path string, left [][]byte) string {
+	t.Helper()
 	file, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
@@ -130,8 +138,9 @@ func noKeyTwice(t testing.TB, path string, left [][]byte) {
 			t.Fatal("a message left whose making was not recorded")
 		}
 		if other, again := used[key]; again && other != ciphertext {
-			t.Fatalf("two messages of epoch %d, content type %d, have the same key", m.PrivateMessage.Epoch, m.PrivateMessage.ContentType)
+			return fmt.Sprintf("two messages of epoch %d, content type %d, have the same key", m.PrivateMessage.Epoch, m.PrivateMessage.ContentType)
 		}
 		used[key] = ciphertext
 	}
+	return ""
 }
