@@ -77,7 +77,7 @@ func (t *Transaction) processWelcome(ctx context.Context, message []byte, cfg Jo
 		return nil, ErrConversationExists
 	}
 	if h.group != nil && g.Epoch() <= h.head.epoch {
-		return nil, fmt.Errorf("Welcome: %w", &mls.EpochError{Message: g.Epoch(), Group: h.head.epoch})
+		return nil, fmt.Errorf("epoch of a Welcome: %w", &mls.EpochError{Message: g.Epoch(), Group: h.head.epoch})
 	}
 	suite, err := t.client.suites.Suite(joined.KeyPackage.Suite)
 	if err != nil {

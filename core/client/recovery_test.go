@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
@@ -105,6 +106,7 @@ func newLostHour(t testing.TB, policy mls.Config, blank bool) *lostHour {
 	w := newWorld(t, clienttest.Options{RefuseRepeats: blank})
 	w.policy = policy
 	h := &lostHour{world: w, keys: filepath.Join(t.TempDir(), "keys"), cfg: config()}
+	h.cfg.Lease = 20 * time.Millisecond // of a process that is no more
 	h.out = &outgoing{Backend: w.service, who: "alice"}
 	suites, err := newRecorder(h.keys)
 	w.must(err)
@@ -434,8 +436,9 @@ func TestNothingLost(t *testing.T) {
 	t.Parallel()
 	bothPolicies(t, func(t *testing.T, policy mls.Config) {
 		w, alice, bob, _ := trio(t, policy, clienttest.Options{})
-		ks := memory.New()
-		dave := w.deviceOn("dave", ks, config())
+		ks, cfg := memory.New(), config()
+		cfg.Lease = 20 * time.Millisecond
+		dave := w.deviceOn("dave", ks, cfg)
 		w.add(alice, dave)
 		k := w.keyPackage(dave)
 		dave.Link.SetOffline(true)
@@ -446,7 +449,6 @@ func TestNothingLost(t *testing.T) {
 		})
 		w.must(dave.Close(t.Context()))
 		restored := putBack(t, photo(t, ks))
-		cfg := config()
 		cfg.RolledBack = client.NothingLost
 		dave = clienttest.NewDevice(t, w.service, "dave", restored, cfg)
 		dave.Join.Group = policy
