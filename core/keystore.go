@@ -97,15 +97,17 @@ type Keystore interface {
 // meanwhile.
 type Snapshotter interface {
 	Keystore
-	// Snapshot holds the state of this moment. Close it soon: the store may have to
-	// keep what is deleted meanwhile.
+	// Snapshot holds the state of this moment; the context is that of the call alone.
+	// Close it soon: the store may have to keep what is deleted meanwhile.
 	Snapshot(ctx context.Context) (Snapshot, error)
 }
 
 // A Snapshot is a state of a Keystore.
 type Snapshot interface {
 	// Read is as that of the Keystore, and every call answers from the same state.
+	// When the store is closed it may be ErrClosed.
 	Read(ctx context.Context, queries []Query) ([][]Record, error)
+	// Close lets the state go. Closing twice, or after the store, is not an error.
 	Close() error
 }
 

@@ -34,16 +34,22 @@ var keystoreChecks = []check[core.Keystore]{
 	{"a failed batch changes nothing", keystoreAtomic},
 	{"random batches", keystoreModel},
 	{"readers see whole batches", keystoreSnapshots},
+	{"a sealed value is sealed anew", keystoreResealed},
+	{"expectations twice", keystoreExpectTwice},
 	{"no update is lost", keystoreCounter},
+	{"two batches that expect the other's absence", keystoreSkew},
+	{"ranges beside puts", keystoreRangeRaces},
 	{"one of many creates", keystoreCreate},
 	{"malformed batches", keystoreMalformed},
 	{"limits of a record", keystoreRecordLimits},
 	{"limits of a batch", keystoreBatchLimits},
+	{"many records at once", keystoreMany},
 	{"slices are neither kept nor changed", keystoreSlices},
 	{"cancellation", keystoreCancelled},
 	{"cancelled on the way", keystoreCancelledMidway},
 	{"close", keystoreClose},
 	{"close waits", keystoreCloseWaits},
+	{"snapshots", keystoreStates},
 }
 
 // A kit is an open store with the shorthands of the checks. Its calls run with

@@ -59,6 +59,46 @@ func keystoreExpectations(t testing.TB, open func() core.Keystore) {
 	k.has(p)
 }
 
+// keystoreResealed puts other values with the versions that the records have: the
+// same plaintext under a newer data key.
+func keystoreResealed(t testing.TB, open func() core.Keystore) {
+	k := newKit(t, open)
+	p := put(1, "a", "sealed once")
+	beside := put(1, "b", "another record")
+	k.puts(p, beside)
+	for _, value := range []string{"sealed twice, with a longer header", "thrice", ""} {
+		again := p
+		again.Value = []byte(value)
+		k.apply(core.Batch{Expect: []core.Expectation{expect(1, "a", p.Version)}, Puts: []core.Put{again}})
+		k.has(again)
+	}
+	// Whoever read it before the change may still go on from there.
+	k.apply(core.Batch{Expect: []core.Expectation{expect(1, "a", p.Version)}, Puts: []core.Put{put(1, "c", "")}})
+	k.refused("expected absent", core.ErrConflict, core.Batch{Expect: []core.Expectation{expect(1, "a", core.Version{})}})
+	next := put(1, "a", "next")
+	k.apply(core.Batch{Expect: []core.Expectation{expect(1, "a", p.Version)}, Puts: []core.Put{next}})
+	k.has(next)
+	k.has(beside)
+}
+
+// keystoreExpectTwice has the same expectation more than once, and expectations
+// that cannot both hold.
+func keystoreExpectTwice(t testing.TB, open func() core.Keystore) {
+	k := newKit(t, open)
+	v := k.puts(put(1, "a", "1"))[0]
+	is, absent := expect(1, "a", v), expect(1, "b", core.Version{})
+	k.apply(core.Batch{Expect: []core.Expectation{is, absent, is, is, absent}, Puts: []core.Put{put(1, "c", "")}})
+	isNot, present := expect(1, "a", core.NewVersion()), expect(1, "b", core.NewVersion())
+	for name, b := range map[string][]core.Expectation{
+		"two versions":         {is, isNot},
+		"two versions, turned": {isNot, is},
+		"there and absent":     {is, expect(1, "a", core.Version{})},
+		"absent and there":     {absent, present},
+	} {
+		k.refused(name, core.ErrConflict, core.Batch{Expect: b, Puts: []core.Put{put(1, "c", "refused")}})
+	}
+}
+
 func keystoreRecreated(t testing.TB, open func() core.Keystore) {
 	k := newKit(t, open)
 	old := k.puts(put(1, "a", "same"))[0]

@@ -116,6 +116,9 @@ func keystoreShared(t testing.TB, open func() OpenAt) {
 	one.has(q)
 	one.refused("overtaken", core.ErrConflict, core.Batch{Expect: []core.Expectation{expect(1, "a", p.Version)}})
 
+	noSkew(t, one, two)
+	noRangeRaces(t, one, two)
+
 	counter := func(n uint64) core.Put { return put(1, "n", strings.Repeat("\x00", 7)+string([]byte{byte(n)})) }
 	one.puts(counter(0))
 	const each = 20

@@ -97,6 +97,14 @@ func TestDurableCatchesWrong(t *testing.T) {
 			catchesWrong(t, durableChecks, func(testing.TB) OpenAt { return openFiled(wrong) }, check)
 		})
 	}
+	for _, wrong := range []string{"absence outside the lock", "ranges outside the lock"} {
+		t.Run("shared, "+wrong, func(t *testing.T) {
+			one := newNaive(wrong)
+			catchesWrong(t, durableChecks, func(testing.TB) OpenAt {
+				return func(context.Context, string) (core.Keystore, error) { return one, nil }
+			}, "open twice")
+		})
+	}
 	for _, wrong := range []string{"", "writes half a batch first", "writes a little later", "writes when closed"} {
 		t.Run("killed "+wrong, func(t *testing.T) {
 			if location := os.Getenv(killedAt); location != "" {

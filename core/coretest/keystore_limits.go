@@ -86,6 +86,51 @@ func keystoreBatchLimits(t testing.TB, open func() core.Keystore) {
 	k.apply(core.Batch{Dels: []core.Range{del(1, "k")}})
 }
 
+// lots of records: with four parameters each more than 16 bits can count.
+var lots = 20_000
+
+// keystoreMany has as many puts, expectations, ranges and queries as fit easily:
+// there is no limit to their number but that of bytes.
+func keystoreMany(t testing.TB, open func() core.Keystore) {
+	k := newKit(t, open)
+	n := lots
+	var b core.Batch
+	for i := range n {
+		b.Puts = append(b.Puts, put(1, fmt.Sprintf("k%05d", i), "v"))
+	}
+	k.apply(b)
+	all := core.Batch{Puts: []core.Put{put(2, "head", "")}}
+	var queries []core.Query
+	for i, p := range b.Puts {
+		all.Expect = append(all.Expect, core.Expectation{Table: 1, Key: p.Key, Version: p.Version})
+		if i%20 == 0 {
+			queries = append(queries, core.Query{Table: 1, Prefix: p.Key})
+			all.Dels = append(all.Dels, core.Range{Table: 1, Prefix: p.Key})
+		}
+	}
+	for i, answer := range k.read(queries...) {
+		if len(answer) != 1 || answer[0].Version != b.Puts[20*i].Version {
+			t.Fatalf("query %d of %d gives %s", i, len(queries), keysOf(answer))
+		}
+	}
+	all.Expect[n-1].Version[0] ^= 1
+	if err := k.store.Apply(t.Context(), all); !errors.Is(err, core.ErrConflict) {
+		t.Errorf("the last of %d expectations: got error %v, want ErrConflict", n, err)
+	}
+	all.Expect[n-1].Version[0] ^= 1
+	k.apply(all)
+	if got := k.read(core.Query{Table: 1, KeysOnly: true})[0]; len(got) != n-len(all.Dels) {
+		t.Errorf("%d of %d records are left after %d ranges", len(got), n, len(all.Dels))
+	}
+}
+
+// roomy copies a slice into an array that goes on after it; the second slice is
+// what must not be written to.
+func roomy(s string) (given, beyond []byte) {
+	a := append([]byte(s), "not yours"...)
+	return a[:len(s)], a[len(s):]
+}
+
 // keystoreSlices overwrites everything it gave and was given, then looks again.
 func keystoreSlices(t testing.TB, open func() core.Keystore) {
 	k := newKit(t, open)
@@ -128,6 +173,23 @@ func keystoreSlices(t testing.TB, open func() core.Keystore) {
 		wreck(r.Key, r.Value)
 	}
 	intact("after an answer was overwritten")
+
+	// What comes after a slice is somebody else's.
+	var lent, beyond [6][]byte
+	for i, text := range []string{"key", "key one", "absent", "gone", "key one", "value one"} {
+		lent[i], beyond[i] = roomy(text)
+	}
+	_ = k.read(core.Query{Table: 1, Prefix: lent[0], After: lent[1]})
+	k.apply(core.Batch{
+		Expect: []core.Expectation{{Table: 1, Key: lent[2]}},
+		Dels:   []core.Range{{Table: 2, Prefix: lent[3]}},
+		Puts:   []core.Put{{Table: 1, Key: lent[4], Value: lent[5], Version: core.NewVersion()}},
+	})
+	for i := range beyond {
+		if string(beyond[i]) != "not yours" {
+			t.Errorf("the store wrote beyond %q, which it was given: %q", lent[i], beyond[i])
+		}
+	}
 
 	// The answer must not change under the caller either.
 	got = intact("before a change")

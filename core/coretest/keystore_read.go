@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"crypto/rand"
 	"errors"
+	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -109,8 +111,11 @@ func withPrefix(prefix string) (want []string) {
 func keystorePages(t testing.TB, open func() core.Keystore) {
 	k := newKit(t, open)
 	k.inOrder()
-	afters := append(slices.Clone(orderKeys), "", "\x00", "a", "a\xff", "\xff\xff\xff\xff", "absent", "\xff", "b\x00")
-	for _, prefix := range orderPrefixes {
+	// Also after what no key is, below and above everything with the prefix, and
+	// with prefixes that are a full key.
+	afters := append(slices.Clone(orderKeys), "", "\x00", "a", "a\xff", "\xff\xff\xff\xff", "absent", "\xff", "b\x00",
+		strings.Repeat("\xff", core.MaxKey), strings.Repeat("\x00", core.MaxKey))
+	for _, prefix := range append(slices.Clone(orderPrefixes), "A", "b", "\x00\x00", "a\xff\xff\xff", "\xff\xff\xff") {
 		for _, after := range afters {
 			var want []string
 			for _, key := range withPrefix(prefix) {
@@ -118,13 +123,17 @@ func keystorePages(t testing.TB, open func() core.Keystore) {
 					want = append(want, key)
 				}
 			}
-			for _, limit := range []int{0, 1, 2, len(want), len(want) + 1} {
+			limits := []int{0, 1, 2, len(want), len(want) + 1, math.MaxInt32, math.MaxInt}
+			var queries []core.Query
+			for _, limit := range limits {
+				queries = append(queries, core.Query{Table: 1, Prefix: []byte(prefix), After: []byte(after), Limit: limit})
+			}
+			for i, got := range k.read(queries...) {
 				cut := want
-				if limit > 0 && limit < len(cut) {
-					cut = cut[:limit]
+				if limits[i] > 0 && limits[i] < len(cut) {
+					cut = cut[:limits[i]]
 				}
-				got := k.read(core.Query{Table: 1, Prefix: []byte(prefix), After: []byte(after), Limit: limit})[0]
-				sameKeys(t, "prefix "+prefix+", after "+after, got, cut)
+				sameKeys(t, fmt.Sprintf("prefix %q, after %q, limit %d", prefix, after, limits[i]), got, cut)
 			}
 		}
 	}

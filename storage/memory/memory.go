@@ -26,7 +26,7 @@ type Store struct {
 	tables map[core.Table][]core.Record // ascending by key
 }
 
-var _ core.Keystore = (*Store)(nil)
+var _ core.Snapshotter = (*Store)(nil)
 
 // New returns an empty store.
 func New() *Store {
@@ -131,6 +131,24 @@ func (s *Store) Apply(ctx context.Context, b core.Batch) error {
 		}
 	}
 	return nil
+}
+
+// Snapshot implements [core.Snapshotter]. It is a copy, which takes as much memory
+// as the store and is not closed with it.
+func (s *Store) Snapshot(ctx context.Context) (core.Snapshot, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if err := s.usable(ctx); err != nil {
+		return nil, fail("snapshot", err)
+	}
+	out := New()
+	for table, records := range s.tables {
+		out.tables[table] = slices.Clone(records)
+		for i, r := range records {
+			out.tables[table][i].Value = bytes.Clone(r.Value) // the store's own is zeroed when it goes
+		}
+	}
+	return out, nil
 }
 
 // Close implements [core.Keystore]. What the store held is zeroed.
