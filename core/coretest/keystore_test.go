@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -485,4 +486,7 @@ func (p *naiveSnapshot) Close() error {
 }
 
 // The naive store looks at each record for each, and takes no time otherwise.
-func init() { lots, hangs = 2000, time.Second }
+func TestMain(m *testing.M) {
+	lots, hangs = 2000, time.Second
+	os.Exit(m.Run())
+}
