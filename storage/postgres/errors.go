@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package postgres
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/conclave-mls/conclave/core"
+)
+
+// fail gives an error its place and its sentinel.
+func fail(ctx context.Context, op string, err error) error {
+	switch s := sentinel(err); {
+	case s == core.ErrUnavailable && ctx.Err() != nil:
+		err = fmt.Errorf("%w: %v", ctx.Err(), err) // the call was cancelled, without effect
+	case !errors.Is(err, s):
+		err = fmt.Errorf("%w: %v", s, err)
+	}
+	return &core.ProviderError{Provider: "postgres", Op: op, Err: err}
+}
+
+// sentinel says what the caller should do about an error.
+func sentinel(err error) error {
+	for _, s := range []error{
+		core.ErrUnknownOutcome, core.ErrConflict, core.ErrInvalid, core.ErrTooLarge, core.ErrClosed, core.ErrDamaged,
+		core.ErrUnsupported, core.ErrDenied, core.ErrNotFound, core.ErrRolledBack,
+	} {
+		if errors.Is(err, s) {
+			return s
+		}
+	}
+	if e := (*tls.CertificateVerificationError)(nil); errors.As(err, &e) {
+		return core.ErrDenied
+	}
+	if e := (*pgconn.PgError)(nil); errors.As(err, &e) {
+		switch {
+		case strings.HasPrefix(e.Code, "28"), e.Code == "42501": // authorization, privileges
+			return core.ErrDenied
+		case e.Code == "3D000": // no such database
+			return core.ErrNotFound
+		case strings.HasPrefix(e.Code, "42"), strings.HasPrefix(e.Code, "3F"), strings.HasPrefix(e.Code, "XX00"):
+			return core.ErrDamaged // a table is gone or not as it should be, or its pages
+		}
+	}
+	// Time-outs, a disk or memory that is full, too many connections, a server that
+	// starts, ends or only reads, serialisation failures, and the network.
+	return core.ErrUnavailable
+}
+
+// lost says that the connection is broken.
+func lost(err error) bool {
+	if err == nil {
+		return false
+	}
+	if e := (*pgconn.PgError)(nil); errors.As(err, &e) {
+		return e.SeverityUnlocalized == "FATAL" || e.SeverityUnlocalized == "PANIC" || e.Code == "25006" // not a primary any more
+	}
+	if e := (net.Error)(nil); errors.As(err, &e) {
+		return true
+	}
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || pgconn.SafeToRetry(err)
+}
