@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
+	"regexp"
 
 	"github.com/conclave-mls/conclave/core"
 )
@@ -22,25 +23,38 @@ type URI struct {
 func (c Config) URI(text string) (URI, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme == "" {
-		return URI{}, fmt.Errorf("%q is not a URI such as \"sqlite:store.db\": %w", text, core.ErrInvalid)
+		return URI{}, fmt.Errorf("%q is not a URI such as \"sqlite:store.db\": %w", withoutSecrets(text), core.ErrInvalid)
 	}
 	path := u.Path
 	if u.Opaque != "" {
 		if path, err = url.PathUnescape(u.Opaque); err != nil {
-			return URI{}, fmt.Errorf("%q: %w: %w", text, core.ErrInvalid, err)
+			return URI{}, fmt.Errorf("%q: %w: %w", withoutSecrets(text), core.ErrInvalid, err)
 		}
 	}
 	return URI{Scheme: u.Scheme, text: text, path: path, folder: c.Folder}, nil
 }
 
-// String is the URI as it was written.
-func (u URI) String() string { return u.text }
+// String is the URI to show: a password in it is left out.
+func (u URI) String() string { return withoutSecrets(u.text) }
+
+// Text is the URI as it was written.
+func (u URI) Text() string { return u.text }
+
+var (
+	passwordBefore = regexp.MustCompile(`(://[^:/?#@]*:).*@`)
+	passwordAmong  = regexp.MustCompile(`(?i)((?:password|passphrase|secret|pin-value)=)[^&;\s]*`)
+)
+
+// withoutSecrets also takes what is no URI: the password may be what is wrong with it.
+func withoutSecrets(text string) string {
+	return passwordAmong.ReplaceAllString(passwordBefore.ReplaceAllString(text, "${1}xxxxx@"), "${1}xxxxx")
+}
 
 // File is the path in a URI that names a file: "scheme:relative/path" or
 // "scheme:///absolute/path". core.ErrInvalid: there is none.
 func (u URI) File() (string, error) {
 	if u.path == "" {
-		return "", fmt.Errorf("%q: a path is missing: %w", u.text, core.ErrInvalid)
+		return "", fmt.Errorf("%q: a path is missing: %w", u, core.ErrInvalid)
 	}
 	return Config{Folder: u.folder}.File(u.path), nil
 }
@@ -57,7 +71,7 @@ func (c Config) File(path string) string {
 // core.ErrInvalid: something follows the scheme.
 func (u URI) Nothing() error {
 	if u.text != u.Scheme+":" {
-		return fmt.Errorf("%q: write %q, nothing follows: %w", u.text, u.Scheme+":", core.ErrInvalid)
+		return fmt.Errorf("%q: write %q, nothing follows: %w", u, u.Scheme+":", core.ErrInvalid)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ package postgres
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -37,8 +38,11 @@ func sentinel(err error) error {
 			return s
 		}
 	}
-	if e := (*tls.CertificateVerificationError)(nil); errors.As(err, &e) {
+	if distrusted(err) {
 		return core.ErrDenied
+	}
+	if e := (*net.DNSError)(nil); errors.As(err, &e) && e.IsNotFound {
+		return core.ErrNotFound
 	}
 	if e := (*pgconn.PgError)(nil); errors.As(err, &e) {
 		switch {
@@ -46,6 +50,8 @@ func sentinel(err error) error {
 			return core.ErrDenied
 		case e.Code == "3D000": // no such database
 			return core.ErrNotFound
+		case strings.HasPrefix(e.Code, "22"), e.Code == "42704": // of a parameter in the data source name
+			return core.ErrInvalid
 		case strings.HasPrefix(e.Code, "42"), strings.HasPrefix(e.Code, "3F"), strings.HasPrefix(e.Code, "XX00"):
 			return core.ErrDamaged // a table is gone or not as it should be, or its pages
 		}
@@ -53,6 +59,15 @@ func sentinel(err error) error {
 	// Time-outs, a disk or memory that is full, too many connections, a server that
 	// starts, ends or only reads, serialisation failures, and the network.
 	return core.ErrUnavailable
+}
+
+// distrusted says that there is no TLS, or none with whom it should be.
+func distrusted(err error) bool {
+	var verification *tls.CertificateVerificationError
+	var authority x509.UnknownAuthorityError // by itself with sslmode=verify-ca
+	var invalid x509.CertificateInvalidError
+	return errors.As(err, &verification) || errors.As(err, &authority) || errors.As(err, &invalid) ||
+		strings.Contains(err.Error(), "server refused TLS connection")
 }
 
 // lost says that the connection is broken.

@@ -250,7 +250,7 @@ func create(bin string, conf ...string) (*Server, error) {
 	}
 	conf = append([]string{"max_wal_senders = 4", "shared_buffers = 32MB", "max_connections = 200"}, conf...)
 	hba := "local all all trust\nlocal replication all trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
-	if err := errors.Join(s.Append("postgresql.conf", strings.Join(conf, "\n")+"\n"), os.WriteFile(s.data("pg_hba.conf"), []byte(hba), 0o600)); err != nil {
+	if err := errors.Join(s.add("postgresql.conf", strings.Join(conf, "\n")+"\n"), os.WriteFile(s.data("pg_hba.conf"), []byte(hba), 0o600)); err != nil {
 		return nil, err
 	}
 	if err := s.run(); err != nil {
@@ -264,14 +264,29 @@ func create(bin string, conf ...string) (*Server, error) {
 	return s, nil
 }
 
-// Append adds to one of the files of the server's data, such as postgresql.conf.
-func (s *Server) Append(file, text string) error {
+// add adds to one of the files of the server's data.
+func (s *Server) add(file, text string) error {
 	f, err := os.OpenFile(s.data(file), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
 	_, err = f.WriteString(text)
 	return errors.Join(err, f.Close())
+}
+
+// WriteFile writes a file, such as a key, into the server's folder, for its owner only,
+// and returns its path.
+func (s *Server) WriteFile(t testing.TB, name string, content []byte) string {
+	t.Helper()
+	path := filepath.Join(s.Folder, name)
+	err := os.WriteFile(path, content, 0o600)
+	if err == nil && s.owner != nil {
+		err = os.Chown(path, int(s.owner.Uid), int(s.owner.Gid))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // tool runs a program of PostgreSQL as the owner.
