@@ -22,6 +22,7 @@ import (
 	"github.com/conclave-mls/conclave/app/messenger"
 	"github.com/conclave-mls/conclave/app/modules"
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/storage/postgres"
 )
 
 func (p *program) doctor() *cobra.Command {
@@ -156,7 +157,7 @@ func (d *doctor) key(c config.Config) (usable bool) {
 				return false
 			}
 		}
-		d.ok("key", "%s", c.Key)
+		d.ok("key", "%s", shown(c, c.Key))
 		return true
 	}
 	if errors.Is(err, fs.ErrNotExist) {
@@ -182,7 +183,7 @@ const noStore = "if there was an identity, do not restore an old copy (see SECUR
 func (d *doctor) store(c config.Config) (usable bool) {
 	path, info, err := fileOf(c, c.Keystore, "sqlite")
 	if path == "" && err == nil {
-		d.ok("database", "%s", c.Keystore)
+		d.ok("database", "%s", shown(c, c.Keystore))
 		return true
 	}
 	if errors.Is(err, fs.ErrNotExist) {
@@ -208,7 +209,7 @@ func (d *doctor) audit(c config.Config) {
 	case path == "" && err == nil && c.Audit == "log:":
 		d.tell(finding{"audit", "ok", "log:, which --verbose shows and nothing keeps", `to have a record of each use of a key, say in conclave.toml: audit = "file:audit.log"`})
 	case path == "" && err == nil:
-		d.ok("audit", "%s", c.Audit)
+		d.ok("audit", "%s", shown(c, c.Audit))
 	case errors.Is(err, fs.ErrNotExist):
 		d.ok("audit", "%s, from now on", path)
 	case err != nil:
@@ -235,6 +236,15 @@ func fileOf(c config.Config, text, scheme string) (path string, info fs.FileInfo
 	return path, info, err
 }
 
+// shown is a URI without a password.
+func shown(c config.Config, text string) string {
+	u, err := c.URI(text)
+	if err != nil {
+		return "no URI"
+	}
+	return u.String()
+}
+
 // dial is the way to the service without anything else.
 func dial(c config.Config) (s *delivery.Client, err error) {
 	a := fx.New(fx.NopLogger, fx.Supply(c), modules.Delivery(), fx.Populate(&s))
@@ -245,11 +255,13 @@ func dial(c config.Config) (s *delivery.Client, err error) {
 func (d *doctor) inside(ctx context.Context, c config.Config) {
 	var m *messenger.Messenger
 	var service *delivery.Client
+	var keystore core.Keystore
 	opened := false
-	options := []fx.Option{modules.Messenger(), fx.Replace(modules.Passphrase(d.program.passphrase)), fx.Populate(&m, &service)}
+	options := []fx.Option{modules.Messenger(), fx.Replace(modules.Passphrase(d.program.passphrase)), fx.Populate(&m, &service, &keystore)}
 	err := app.Run(ctx, app.New(c, append(options, d.program.options...)...), func(ctx context.Context) error {
 		opened = true
 		d.ok("opening", "the key opens the database")
+		d.durability(ctx, keystore)
 		h, err := m.Health(ctx)
 		if err != nil {
 			d.unsound("records", err)
@@ -270,6 +282,26 @@ func (d *doctor) inside(ctx context.Context, c config.Config) {
 		d.warn("closing", "", "%v", err)
 	default:
 		d.unsound("opening", err)
+	}
+}
+
+// durability asks a store that is a server's whether it keeps what it acknowledges.
+func (d *doctor) durability(ctx context.Context, keystore core.Keystore) {
+	store, ok := keystore.(*postgres.Store)
+	if !ok {
+		return
+	}
+	warnings, err := store.Warnings(ctx)
+	if err != nil {
+		d.unsound("durability", err)
+		return
+	}
+	for _, w := range warnings {
+		what, do, _ := strings.Cut(w, "; ")
+		d.warn("durability", do, "%s", what)
+	}
+	if len(warnings) == 0 {
+		d.ok("durability", "the database server keeps what it acknowledges")
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/conclave-mls/conclave/core/coretest"
+	"github.com/conclave-mls/conclave/storage/postgres/pgtest"
 )
 
 func TestMain(m *testing.M) {
@@ -35,6 +36,20 @@ func TestScripts(t *testing.T) {
 		},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HOME", e.WorkDir)
+			return nil
+		},
+	})
+}
+
+// An identity whose state is in PostgreSQL.
+func TestPostgresScripts(t *testing.T) {
+	dsn := strings.Replace(pgtest.Shared(t), "conclave@", "conclave:hunter2@", 1)
+	testscript.Run(t, testscript.Params{
+		Dir:  "testdata/postgres",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"waitfor": waitFor},
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("HOME", e.WorkDir)
+			e.Setenv("STORE", dsn)
 			return nil
 		},
 	})

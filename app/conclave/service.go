@@ -52,7 +52,7 @@ you can open, or on a loopback address.`,
 	}
 	cmd.Flags().StringVar(&file, "config", "", "read this TOML file first")
 	cmd.Flags().StringVar(&flags.Listen, "listen", "", `where to listen: "unix:///PATH" or "HOST:PORT" (default "127.0.0.1:9420")`)
-	cmd.Flags().StringVar(&flags.Keystore, "store", "", `where to keep state: "sqlite:///PATH" or "memory:" (default "sqlite:delivery.db")`)
+	cmd.Flags().StringVar(&flags.Keystore, "store", "", `where to keep state: "sqlite:///PATH", "postgres://USER@HOST/DATABASE" or "memory:" (default "sqlite:delivery.db")`)
 	cmd.Flags().StringVar(&flags.Certificate, "tls-cert", "", "PEM file of the certificate, to listen beyond this machine")
 	cmd.Flags().StringVar(&flags.PrivateKey, "tls-key", "", "PEM file of the certificate's private key")
 	return cmd

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -136,5 +137,42 @@ func TestURI(t *testing.T) {
 	}
 	if _, err := uri.File(); !errors.Is(err, core.ErrInvalid) {
 		t.Errorf("a file in %v: %v", uri, err)
+	}
+}
+
+// What is shown of a URI has no password, also where it is none.
+func TestURIWithoutPassword(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"postgres://alice:hunter2@db:5432/x?sslmode=require":  "postgres://alice:xxxxx@db:5432/x?sslmode=require",
+		"postgres://alice@db/x?sslpassword=hunter2&schema=a":  "postgres://alice@db/x?sslpassword=xxxxx&schema=a",
+		"postgres://db/x?user=alice&Password=hunter2":         "postgres://db/x?user=alice&Password=xxxxx",
+		"postgres://alice:hunter2@a:1,b:2/x":                  "postgres://alice:xxxxx@a:1,b:2/x",
+		"postgres://alice:hunt@er2@db/x":                      "postgres://alice:xxxxx@db/x",
+		"pkcs11:token=t;object=o?pin-value=hunter2&x=y":       "pkcs11:token=t;object=o?pin-value=xxxxx&x=y",
+		"http://127.0.0.1:9420":                               "http://127.0.0.1:9420",
+		"sqlite:store.db":                                     "sqlite:store.db",
+		"file:/home/alice@example.org:8080/password/store.db": "file:/home/alice@example.org:8080/password/store.db",
+	} {
+		u, err := config.Config{}.URI(text)
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if got := fmt.Sprint(u); got != want || u.Text() != text {
+			t.Errorf("%s: shown as %s, its text is %s", text, got, u.Text())
+		}
+	}
+	for _, text := range []string{"postgres://alice:hunter2%@db/x", "postgres://alice:hunter2/@db/x", "postgres://a:b:hunter2@db: /x"} {
+		if _, err := (config.Config{}).URI(text); !errors.Is(err, core.ErrInvalid) || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	u, err := config.Config{}.URI("memory://alice:hunter2@db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := u.File(); strings.Contains(fmt.Sprint(err, u.Nothing()), "hunter2") {
+		t.Errorf("%v, %v", err, u.Nothing())
 	}
 }

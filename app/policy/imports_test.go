@@ -25,6 +25,7 @@ var arrows = []struct {
 	{"core/coretest", []string{"core", "core/vlbytes", "core/seal"}},
 	{"core", nil},
 	{"providers/*", []string{"core", "core/*"}},
+	{"storage/postgres/pgtest", []string{"core/coretest"}},
 	{"storage/*", []string{"core", "core/*"}},
 	{"hsm", []string{"core", "core/*"}},
 	{"plugins/examples/*", []string{"core", "core/*", "providers/*", "storage/*", "hsm", "plugins/*"}},
@@ -34,7 +35,7 @@ var arrows = []struct {
 }
 
 // Packages that import testing: for tests, and for those who bring tests.
-var forTests = []string{"core/coretest", "core/client/clienttest", "softhsm-test"}
+var forTests = []string{"core/coretest", "core/client/clienttest", "storage/postgres/pgtest", "softhsm-test"}
 
 // Where a module may be imported, directly, tests included.
 var placement = []struct {

@@ -8,9 +8,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Warnings says in what way the server is less durable than a store of keys should be:
-// after a crash or a failover that loses what it has acknowledged, keys would be used
-// again. ErrUnavailable: the server does not answer.
+// Warnings says in what way the server is less durable than a store of keys should be,
+// and after a semicolon what to do: after a crash or a failover that loses what was
+// acknowledged, keys would be used again. ErrUnavailable: the server does not answer.
 func (s *Store) Warnings(ctx context.Context) (warnings []string, err error) {
 	var commit, fsync, pages, standbys string
 	err = s.again(ctx, func(c *pgx.Conn) (bool, error) {
