@@ -8,8 +8,12 @@ import (
 	"database/sql/driver"
 	"errors"
 	"io"
+	"net/url"
+	"path/filepath"
+	"strings"
 
 	"modernc.org/sqlite"
+	lib "modernc.org/sqlite/lib"
 
 	"github.com/conclave-mls/conclave/core"
 )
@@ -18,9 +22,12 @@ import (
 // at a time. It speaks to the driver directly: database/sql would add its own
 // pool, locks and conversions to every row, several times the cost of reading one.
 type conn struct {
-	db     connection
-	args   []driver.NamedValue
-	broken bool // it may still be in a transaction
+	db       connection
+	path     string // of the file
+	args     []driver.NamedValue
+	broken   bool  // it may still be in a transaction
+	marked   bool  // the file has the open mark
+	nextTrim int64 // the size of the log at which it is worth trying again
 
 	begin, beginWrite, commit, rollback  statement
 	scan, scanKeys, version, remove, put statement
@@ -31,6 +38,8 @@ type connection interface {
 	driver.ConnPrepareContext
 	driver.ExecerContext
 	driver.QueryerContext
+	sqlite.FileControl
+	IsReadOnly(schema string) (bool, error)
 }
 
 type statement interface {
@@ -44,15 +53,41 @@ const busyTimeout = "10000"
 
 // dial opens a connection. Statements are prepared when they are first used:
 // when the file is new, there is no table yet.
-func dial(ctx context.Context, dsn string) (*conn, error) {
+func dial(ctx context.Context, path string) (*conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	db, err := new(sqlite.Driver).Open(dsn)
+	db, err := new(sqlite.Driver).Open(dsn(path))
 	if err != nil {
 		return nil, err
 	}
-	return &conn{db: db.(connection)}, nil
+	c := &conn{db: db.(connection), path: path}
+	// Whoever is last would remove the log: only unmark may allow that.
+	if _, err := c.db.FileControlPersistWAL("main", 1); err != nil {
+		return nil, errors.Join(err, c.close())
+	}
+	return c, nil
+}
+
+// dsn asks for an existing file and sets what every connection needs. A limit of
+// the log's size is not among it: closing would cut the log to nothing (mark.go).
+func dsn(path string) string {
+	path = filepath.ToSlash(path)
+	if !strings.HasPrefix(path, "/") {
+		path = "/" + path // a drive letter
+	}
+	u := url.URL{Scheme: "file", Path: path, RawQuery: url.Values{
+		"mode": {"rw"},
+		"_pragma": {
+			"busy_timeout(" + busyTimeout + ")",
+			"synchronous(FULL)",
+			"fullfsync(ON)", // macOS: fsync alone does not reach the medium
+			"secure_delete(ON)",
+			"trusted_schema(OFF)",
+			"cell_size_check(ON)",
+		},
+	}.Encode()}
+	return u.String()
 }
 
 // close closes the connection; nil has none.
@@ -102,6 +137,16 @@ func (c *conn) exec(ctx context.Context, s *statement, query string, values ...d
 	return err
 }
 
+// all runs statements that are rarely needed.
+func (c *conn) all(statements ...string) error {
+	for _, sql := range statements {
+		if _, err := c.db.ExecContext(context.Background(), sql, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // rows runs a query and calls each with every row. The slices are each's to keep.
 func (c *conn) rows(s *statement, query string, columns int, each func(row []driver.Value) error, values ...driver.Value) (err error) {
 	stmt, err := c.prepared(s, query)
@@ -140,31 +185,38 @@ func (c *conn) inTransaction(ctx context.Context, begin *statement, query string
 		}
 		err = &commitError{err}
 	}
-	if c.exec(context.Background(), &c.rollback, "ROLLBACK") != nil {
-		c.broken = true // or the error has rolled back already: it is not worth telling apart
+	// A plain error says that the one before has rolled back already.
+	if again := c.exec(context.Background(), &c.rollback, "ROLLBACK"); again != nil && !isCode(again, lib.SQLITE_ERROR) {
+		c.broken = true
 	}
 	return err
 }
 
 // read answers the queries from one state: a single one is a state of its own.
-func (c *conn) read(ctx context.Context, queries []core.Query) ([][]core.Record, error) {
+func (c *conn) read(ctx context.Context, queries []core.Query) (answers [][]core.Record, err error) {
+	if len(queries) <= 1 {
+		return c.answer(ctx, queries)
+	}
+	err = c.inTransaction(ctx, &c.begin, "BEGIN", func() error {
+		answers, err = c.answer(ctx, queries)
+		return err
+	})
+	return answers, err
+}
+
+func (c *conn) answer(ctx context.Context, queries []core.Query) ([][]core.Record, error) {
 	answers := make([][]core.Record, len(queries))
 	room := core.MaxBatch
-	all := func() (err error) {
-		for i := range queries {
-			if err = ctx.Err(); err != nil {
-				return err
-			}
-			if answers[i], err = c.records(&queries[i], &room); err != nil {
-				return err
-			}
+	for i := range queries {
+		if err := ctx.Err(); err != nil {
+			return nil, err
 		}
-		return nil
+		var err error
+		if answers[i], err = c.records(&queries[i], &room); err != nil {
+			return nil, err
+		}
 	}
-	if len(queries) <= 1 {
-		return answers, all()
-	}
-	return answers, c.inTransaction(ctx, &c.begin, "BEGIN", all)
+	return answers, nil
 }
 
 func (c *conn) records(q *core.Query, room *int) (found []core.Record, err error) {
@@ -226,8 +278,7 @@ func (c *conn) apply(ctx context.Context, b core.Batch) error {
 			}
 		}
 		for i := range b.Puts {
-			p := &b.Puts[i]
-			if err := c.exec(background, &c.put, putSQL, int64(p.Table), p.Key, p.Version[:], p.Value); err != nil {
+			if err := c.putRecord(&b.Puts[i]); err != nil {
 				return err
 			}
 		}
@@ -235,14 +286,8 @@ func (c *conn) apply(ctx context.Context, b core.Batch) error {
 	})
 }
 
-// truncateLog does nothing if that would mean to wait.
-func (c *conn) truncateLog() error {
-	for _, sql := range []string{"PRAGMA busy_timeout(0)", "PRAGMA wal_checkpoint(TRUNCATE)", "PRAGMA busy_timeout(" + busyTimeout + ")"} {
-		if _, err := c.db.ExecContext(context.Background(), sql, nil); err != nil && sentinel(err) != core.ErrUnavailable {
-			return err
-		}
-	}
-	return nil
+func (c *conn) putRecord(p *core.Put) error {
+	return c.exec(context.Background(), &c.put, putSQL, int64(p.Table), p.Key, p.Version[:], p.Value)
 }
 
 // bounds gives the least key with a prefix and the least key above all of them.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"syscall"
 
 	"modernc.org/sqlite"
 	lib "modernc.org/sqlite/lib"
@@ -14,8 +15,10 @@ import (
 	"github.com/conclave-mls/conclave/core"
 )
 
-// A commitError is a commit that failed: unless it says that a lock was missing,
-// the log may hold the whole batch, and a crash now would bring it to life.
+// A commitError is a commit that failed. The log may hold the whole batch, and a
+// crash now would bring it to life. Not so where a lock was missing: then nothing
+// was written. Nor where the disk was full: the frame that makes the batch count
+// is the last one, and a part of it or of one before it is missing.
 type commitError struct{ err error }
 
 func (e *commitError) Error() string { return "commit: " + e.err.Error() }
@@ -34,6 +37,7 @@ func fail(op string, err error) error {
 func sentinel(err error) error {
 	for _, s := range []error{
 		core.ErrConflict, core.ErrInvalid, core.ErrTooLarge, core.ErrClosed, core.ErrDamaged, core.ErrUnsupported,
+		core.ErrRolledBack, core.ErrDenied, core.ErrUnavailable,
 	} {
 		if errors.Is(err, s) {
 			return s
@@ -44,7 +48,7 @@ func sentinel(err error) error {
 	}
 	if e := (*sqlite.Error)(nil); errors.As(err, &e) {
 		code := e.Code() & 0xff
-		if c := (*commitError)(nil); errors.As(err, &c) && code != lib.SQLITE_BUSY {
+		if c := (*commitError)(nil); errors.As(err, &c) && code != lib.SQLITE_BUSY && code != lib.SQLITE_FULL {
 			return core.ErrUnknownOutcome
 		}
 		switch code {
@@ -58,10 +62,18 @@ func sentinel(err error) error {
 		return core.ErrUnavailable // busy, disk full, input and output, memory
 	}
 	switch {
-	case errors.Is(err, fs.ErrPermission):
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 		return core.ErrDenied
 	case errors.Is(err, fs.ErrNotExist):
 		return core.ErrNotFound
 	}
 	return core.ErrUnavailable
 }
+
+// isCode reports whether an error is of a kind that SQLite names.
+func isCode(err error, code int) bool {
+	e := (*sqlite.Error)(nil)
+	return errors.As(err, &e) && e.Code()&0xff == code
+}
+
+func isFull(err error) bool { return isCode(err, lib.SQLITE_FULL) }

@@ -5,6 +5,7 @@ package sqlite
 import (
 	"context"
 	"database/sql/driver"
+	"embed"
 	"errors"
 	"fmt"
 	"io"
@@ -16,19 +17,15 @@ import (
 const (
 	// applicationID marks the file as ours ("CNCL"), in the header of the file.
 	applicationID = 0x434e434c
-	// schemaVersion is the newest schema that this package knows.
-	schemaVersion = 1
+	// schemaVersion is the newest schema that this package knows: the number of
+	// files in the folder schema, each of which leads from one version to the next.
+	schemaVersion = 2
 )
 
-// One rowid table holds all records: WITHOUT ROWID would write twice the bytes.
-// The version stands before the value, so that reading it never touches the
-// pages that a long value overflows into.
-const (
-	schemaSQL = `
-CREATE TABLE record (tbl INTEGER NOT NULL, key BLOB NOT NULL, version BLOB NOT NULL, value BLOB, UNIQUE (tbl, key));
-PRAGMA application_id = 1129202508;
-PRAGMA user_version = 1;`
+//go:embed schema/*.sql
+var schemas embed.FS
 
+const (
 	scanSQL     = "SELECT key, version, value FROM record WHERE tbl = ? AND key >= ? AND key < ? ORDER BY key LIMIT ?"
 	scanKeysSQL = "SELECT key, version FROM record WHERE tbl = ? AND key >= ? AND key < ? ORDER BY key LIMIT ?"
 	versionSQL  = "SELECT version FROM record WHERE tbl = ? AND key = ?"
@@ -38,65 +35,72 @@ PRAGMA user_version = 1;`
 		" ON CONFLICT (tbl, key) DO UPDATE SET version = excluded.version, value = excluded.value"
 )
 
-// prepareFile makes the schema in a new file, and else refuses, without changing
+// prepareFile brings the file to the newest schema, and refuses, without changing
 // anything, what this package did not write or does not understand.
 func prepareFile(ctx context.Context, c *conn) error {
-	// In a transaction, because another process may make the schema meanwhile.
-	var fresh bool
-	err := c.inTransaction(ctx, &c.begin, "BEGIN", func() (err error) {
-		fresh, err = isNew(c)
-		return err
-	})
+	version, err := c.schemaVersion(ctx)
 	if err != nil {
 		return err
 	}
+	if readOnly, err := c.db.IsReadOnly("main"); err != nil {
+		return err
+	} else if readOnly {
+		return fmt.Errorf("the file is read-only: %w", core.ErrDenied)
+	}
 	// The mode is kept in the file, but a copy made by VACUUM INTO has lost it.
-	if err := useLog(ctx, c); err != nil || !fresh {
+	if err := useLog(ctx, c); err != nil || version == schemaVersion {
 		return err
 	}
-	// Whoever comes second finds it done.
 	return c.inTransaction(ctx, &c.beginWrite, "BEGIN IMMEDIATE", func() error {
-		fresh, err := isNew(c)
-		if err != nil || !fresh {
+		version, err := c.schemaVersion(ctx) // another process may have been faster
+		if err != nil {
 			return err
 		}
-		_, err = c.db.ExecContext(context.Background(), schemaSQL, nil)
-		return err
+		return c.migrate(version)
 	})
 }
 
-// isNew reports whether the file is an empty database, and refuses foreign ones.
-func isNew(c *conn) (bool, error) {
-	id, err := c.pragma("application_id")
-	if err != nil {
-		return false, err
+// migrate leads from a version to the newest, in the transaction of the caller.
+func (c *conn) migrate(version int64) error {
+	for ; version < schemaVersion; version++ {
+		sql, err := schemas.ReadFile(fmt.Sprintf("schema/%d.sql", version+1))
+		if err != nil {
+			return err
+		}
+		sql = fmt.Appendf(sql, "PRAGMA user_version = %d;", version+1)
+		if _, err := c.db.ExecContext(context.Background(), string(sql), nil); err != nil {
+			return err
+		}
 	}
-	version, err := c.pragma("user_version")
+	return nil
+}
+
+// schemaVersion reads the version of the file and refuses foreign and newer ones.
+func (c *conn) schemaVersion(ctx context.Context) (int64, error) {
+	// The schema is read too: without it, the header says nothing.
+	id, err := c.number(ctx, "SELECT application_id FROM pragma_application_id, (SELECT count(*) FROM sqlite_schema)")
 	if err != nil {
-		return false, err
+		return 0, err
 	}
-	objects, err := c.value("SELECT count(*) FROM sqlite_schema")
-	if err != nil {
-		return false, err
-	}
+	version, err := c.number(ctx, "PRAGMA user_version")
 	switch {
-	case id == int64(0) && version == int64(0) && objects == int64(0):
-		return true, nil
-	case id != int64(applicationID):
-		return false, fmt.Errorf("the file is the database of another program: %w", core.ErrInvalid)
-	case version.(int64) > schemaVersion:
-		return false, fmt.Errorf("the file has schema version %d, this program knows %d: %w", version, schemaVersion, core.ErrUnsupported)
-	case version != int64(schemaVersion):
-		return false, fmt.Errorf("the file has schema version %d: %w", version, core.ErrDamaged)
+	case err != nil:
+		return 0, err
+	case id != applicationID:
+		return 0, fmt.Errorf("the file is the database of another program: %w", core.ErrInvalid)
+	case version > schemaVersion:
+		return 0, fmt.Errorf("the file has schema version %d, this program knows %d: %w", version, schemaVersion, core.ErrUnsupported)
+	case version < 1:
+		return 0, fmt.Errorf("the file has schema version %d: %w", version, core.ErrDamaged)
 	}
-	return false, nil
+	return version, nil
 }
 
 // useLog switches the file to a write-ahead log. SQLite does not wait for
 // another connection that is about to do the same, so this does.
 func useLog(ctx context.Context, c *conn) error {
 	for delay := time.Millisecond; ; delay *= 2 {
-		mode, err := c.pragma("journal_mode = WAL")
+		mode, err := c.value(ctx, "PRAGMA journal_mode = WAL")
 		switch {
 		case err == nil && mode != "wal":
 			return fmt.Errorf("the file has journal mode %v and cannot have a write-ahead log here: %w", mode, core.ErrUnsupported)
@@ -111,21 +115,31 @@ func useLog(ctx context.Context, c *conn) error {
 	}
 }
 
-func (c *conn) pragma(name string) (driver.Value, error) { return c.value("PRAGMA " + name) }
-
-// value runs a query that gives one value.
-func (c *conn) value(query string) (_ driver.Value, err error) {
-	rows, err := c.db.QueryContext(context.Background(), query, nil)
+// value runs a query and gives the first value of its first row.
+func (c *conn) value(ctx context.Context, query string) (_ driver.Value, err error) {
+	rows, err := c.db.QueryContext(ctx, query, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
-	row := make([]driver.Value, 1)
+	row := make([]driver.Value, len(rows.Columns()))
 	if err := rows.Next(row); err != nil {
 		if errors.Is(err, io.EOF) {
-			err = core.ErrDamaged
+			err = fmt.Errorf("no row: %w", core.ErrDamaged)
 		}
 		return nil, err
 	}
 	return row[0], nil
+}
+
+func (c *conn) number(ctx context.Context, query string) (int64, error) {
+	v, err := c.value(ctx, query)
+	if err != nil {
+		return 0, err
+	}
+	n, ok := v.(int64)
+	if !ok {
+		return 0, fmt.Errorf("%T for a number: %w", v, core.ErrDamaged)
+	}
+	return n, nil
 }

@@ -19,97 +19,142 @@ package sqlite
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/conclave-mls/conclave/core"
 )
 
-const (
-	// readers is how many reads can be under way at once.
-	readers = 4
-	// idleAfter is how long after the last batch the log is emptied.
-	idleAfter = 2 * time.Second
-)
+// readers is how many reads can be under way at once.
+const readers = 4
 
 // A Store is a keystore in a SQLite file.
 type Store struct {
-	dsn     string
+	path    string
 	writer  chan *conn // the one connection that writes, nil if it has to be opened
 	readers chan *conn // the connections that read, nil those that are not open
 	idle    *time.Timer
 	closing chan struct{}
 	close   sync.Once
 	err     error // of Close
+
+	mu        sync.Mutex
+	snapshots map[*snapshot]bool // nil when closed
 }
 
-var _ core.Keystore = (*Store)(nil)
+var _ core.Snapshotter = (*Store)(nil)
 
 // Open opens the store in a file, and makes the file if there is none; the
 // folder must exist. ErrDamaged: the file is no database or is broken.
-// ErrInvalid: it is the database of another program. ErrUnsupported: a newer
-// version of this package wrote it. ErrDenied: it cannot be written.
-// ErrUnavailable: another process holds it locked for too long.
+// ErrRolledBack: it was in use when its log was lost, or it is a copy made
+// without the log while it was in use; see [OpenRolledBack]. ErrInvalid: it is
+// the database of another program. ErrUnsupported: a newer version of this
+// package wrote it. ErrDenied: it cannot be written. ErrUnavailable: another
+// process holds it locked for too long, or the disk is full.
+//
+// A file with an older schema is brought to the newest one; programs that know
+// only the older one must not have it open meanwhile.
 func Open(ctx context.Context, path string) (*Store, error) {
+	return open(ctx, path, func(c *conn) error {
+		lost, err := c.examine(ctx)
+		if err == nil && lost {
+			err = fmt.Errorf("the file was in use, and the log that belongs to it (%s-wal) is missing or empty: %w",
+				filepath.Base(path), core.ErrRolledBack)
+		}
+		return err
+	})
+}
+
+// OpenRolledBack opens a store for which Open says ErrRolledBack, or whose owner
+// knows that it is a state from the past, and puts a new incarnation into it
+// ([core.NewIncarnation]): every client in it learns that it has to recover.
+// From then on Open opens it too.
+func OpenRolledBack(ctx context.Context, path string) (*Store, error) {
+	return open(ctx, path, func(c *conn) error {
+		if _, err := c.examine(ctx); err != nil {
+			return err
+		}
+		return c.newIncarnation(ctx)
+	})
+}
+
+func open(ctx context.Context, path string, admit func(*conn) error) (*Store, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fail("open", err)
 	}
-	// An existing file is left to SQLite alone: in this process it may be open
-	// already, and closing any descriptor of it would drop that one's locks.
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err == nil {
-		err = f.Close()
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err = create(ctx, path)
+	case err == nil && info.Size() == 0:
+		// SQLite would take it for a new database.
+		err = fmt.Errorf("the file is empty: %w", core.ErrDamaged)
 	}
-	if err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, fail("open", err)
-	}
-
-	s := &Store{
-		dsn:     dsn(path),
-		writer:  make(chan *conn, 1),
-		readers: make(chan *conn, readers),
-		closing: make(chan struct{}),
-	}
-	c, err := dial(ctx, s.dsn)
 	if err != nil {
 		return nil, fail("open", err)
 	}
-	if err := prepareFile(ctx, c); err != nil {
+	c, err := dial(ctx, path)
+	if err != nil {
+		return nil, fail("open", err)
+	}
+	if err = prepareFile(ctx, c); err == nil {
+		err = admit(c)
+	}
+	if err != nil {
 		return nil, fail("open", errors.Join(err, c.close()))
+	}
+	s := &Store{
+		path:      path,
+		writer:    make(chan *conn, 1),
+		readers:   make(chan *conn, readers),
+		closing:   make(chan struct{}),
+		snapshots: map[*snapshot]bool{},
 	}
 	s.writer <- c
 	for range readers {
 		s.readers <- nil
 	}
-	s.idle = time.AfterFunc(idleAfter, s.truncateLog)
+	s.idle = time.AfterFunc(idleAfter, s.trimWhenIdle)
 	return s, nil
 }
 
-// dsn asks for an existing file and sets what every connection needs.
-func dsn(path string) string {
-	path = filepath.ToSlash(path)
-	if !strings.HasPrefix(path, "/") {
-		path = "/" + path // a drive letter
+// create makes the file whole or not at all: an empty one is damage, not a
+// store that is new. Of several that try, one succeeds.
+func create(ctx context.Context, path string) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-*")
+	if err != nil {
+		return err
 	}
-	u := url.URL{Scheme: "file", Path: path, RawQuery: url.Values{
-		"mode": {"rw"},
-		"_pragma": {
-			"busy_timeout(" + busyTimeout + ")",
-			"synchronous(FULL)",
-			"fullfsync(ON)", // macOS: fsync alone does not reach the medium
-			"secure_delete(ON)",
-			"trusted_schema(OFF)",
-			"cell_size_check(ON)",
-			"journal_size_limit(4194304)", // what a large batch leaves of the log
-		},
-	}.Encode()}
-	return u.String()
+	made := f.Name()
+	defer func() { _ = os.Remove(made) }()
+	if err := f.Close(); err != nil {
+		return err
+	}
+	c, err := dial(ctx, made)
+	if err != nil {
+		return err
+	}
+	err = c.all("PRAGMA journal_mode = WAL")
+	if err == nil {
+		err = c.inTransaction(ctx, &c.beginWrite, "BEGIN IMMEDIATE", func() error { return c.migrate(0) })
+	}
+	if err == nil {
+		err = c.unmark()
+	}
+	if err = errors.Join(err, c.close()); err != nil {
+		return err
+	}
+	if err := os.Link(made, path); err == nil || errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	// A file system without links: of two that make the same store at the same
+	// moment here, one would lose it.
+	return os.Rename(made, path)
 }
 
 // take waits for a connection of a pool and opens it if need be. Whoever took it
@@ -137,7 +182,7 @@ func (s *Store) opened(ctx context.Context, pool chan *conn, c *conn) (*conn, er
 	if c != nil {
 		return c, nil
 	}
-	c, err := dial(ctx, s.dsn)
+	c, err := dial(ctx, s.path)
 	if err != nil {
 		pool <- nil
 	}
@@ -147,7 +192,8 @@ func (s *Store) opened(ctx context.Context, pool chan *conn, c *conn) (*conn, er
 // give returns a connection to its pool. After an error that says nothing about
 // the state of the connection it is closed instead.
 func give(pool chan *conn, c *conn, err error) {
-	if c.broken || err != nil && !errors.Is(err, core.ErrConflict) && !errors.Is(err, core.ErrTooLarge) {
+	fit := err == nil || errors.Is(err, core.ErrConflict) || errors.Is(err, core.ErrTooLarge) || isFull(err)
+	if c.broken || !fit {
 		_ = c.close() // a transaction still open is rolled back
 		c = nil
 	}
@@ -182,8 +228,12 @@ func (s *Store) Apply(ctx context.Context, b core.Batch) error {
 	if err != nil {
 		return fail("apply", err)
 	}
-	err = c.apply(ctx, b)
-	s.idle.Reset(idleAfter)
+	if err = c.mark(ctx); err == nil {
+		if err = c.apply(ctx, b); err == nil {
+			c.limitLog()
+		}
+		s.idle.Reset(idleAfter)
+	}
 	give(s.writer, c, err)
 	if err != nil {
 		return fail("apply", err)
@@ -191,25 +241,37 @@ func (s *Store) Apply(ctx context.Context, b core.Batch) error {
 	return nil
 }
 
-// truncateLog moves the log into the database and empties it, unless somebody is
-// busy: whoever is writing now will start the clock again.
-func (s *Store) truncateLog() {
+// trimWhenIdle leaves the log as small as it can be, unless somebody is writing
+// now, who will start the clock again.
+func (s *Store) trimWhenIdle() {
 	select {
 	case c := <-s.writer:
-		if c != nil {
-			give(s.writer, c, c.truncateLog())
+		if c == nil || !c.marked {
+			s.writer <- c // nothing was written
 			return
 		}
-		s.writer <- nil
+		err := c.trimLog("0")
+		if sentinel(err) == core.ErrUnavailable {
+			s.idle.Reset(idleAfter) // somebody is reading, or the disk is full
+			err = nil
+		}
+		give(s.writer, c, err)
 	default:
 	}
 }
 
-// Close implements [core.Keystore]. The last process to close the file leaves no
-// log beside it.
+// Close implements [core.Keystore], and ends snapshots. The last process to close
+// the file leaves no log beside it.
 func (s *Store) Close() error {
 	s.close.Do(func() {
 		close(s.closing)
+		s.mu.Lock()
+		snapshots := s.snapshots
+		s.snapshots = nil
+		s.mu.Unlock()
+		for x := range snapshots {
+			s.err = errors.Join(s.err, x.end())
+		}
 		// Whoever holds a connection gives it back. The writer goes last, so
 		// that it can empty the log.
 		for range readers {
@@ -217,7 +279,14 @@ func (s *Store) Close() error {
 		}
 		c := <-s.writer
 		s.idle.Stop()
-		s.err = errors.Join(s.err, c.close())
+		if c == nil { // after an error
+			var err error
+			if c, err = dial(context.Background(), s.path); err != nil {
+				s.err = errors.Join(s.err, err)
+				return
+			}
+		}
+		s.err = errors.Join(s.err, c.unmark(), c.close())
 	})
 	if s.err != nil {
 		return fail("close", s.err)
