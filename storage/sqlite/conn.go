@@ -22,12 +22,12 @@ import (
 // at a time. It speaks to the driver directly: database/sql would add its own
 // pool, locks and conversions to every row, several times the cost of reading one.
 type conn struct {
-	db       connection
-	path     string // of the file
-	args     []driver.NamedValue
-	broken   bool  // it may still be in a transaction
-	marked   bool  // the file has the open mark
-	nextTrim int64 // the size of the log at which it is worth trying again
+	db      connection
+	path    string // of the file
+	args    []driver.NamedValue
+	broken  bool  // it may still be in a transaction
+	marked  bool  // the file has the open mark
+	written int64 // about as many bytes since it looked at the log
 
 	begin, beginWrite, commit, rollback  statement
 	scan, scanKeys, version, remove, put statement

@@ -37,18 +37,22 @@ func (c *conn) trimLog(wait string) error {
 	return err
 }
 
-// limitLog is called after each batch. A reader that stays is tried again when
-// the log has grown by as much again.
-func (c *conn) limitLog() {
-	size, err := c.logSize()
-	if err != nil || size < max(c.nextTrim, logLimit) {
+// limitLog is called after each batch. It looks at the log when about as much
+// was written as a log may hold, because to ask for its size costs half as much
+// as a batch. A reader that stays is tried again as rarely.
+func (c *conn) limitLog(b *core.Batch) {
+	for i := range b.Puts {
+		c.written += int64(len(b.Puts[i].Value)) + 4096
+	}
+	if c.written += 4096; c.written < logLimit/2 {
 		return
 	}
-	c.nextTrim = 0
-	if err := c.trimLog("250"); err != nil {
-		c.nextTrim = size + logLimit
-		if sentinel(err) != core.ErrUnavailable {
-			c.broken = true // the batch is safe; the next one will say what is wrong
-		}
+	c.written = 0
+	size, err := c.logSize()
+	if err == nil && size > logLimit {
+		err = c.trimLog("250")
+	}
+	if err != nil && sentinel(err) != core.ErrUnavailable {
+		c.broken = true // the batch is safe; the next one will say what is wrong
 	}
 }

@@ -230,7 +230,7 @@ func (s *Store) Apply(ctx context.Context, b core.Batch) error {
 	}
 	if err = c.mark(ctx); err == nil {
 		if err = c.apply(ctx, b); err == nil {
-			c.limitLog()
+			c.limitLog(&b)
 		}
 		s.idle.Reset(idleAfter)
 	}

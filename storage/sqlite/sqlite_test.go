@@ -24,7 +24,12 @@ import (
 	"github.com/conclave-mls/conclave/storage/sqlite"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if job := os.Getenv(childOf); job != "" {
+		childMain(job)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func TestStore(t *testing.T) {
 	coretest.TestDurableKeystore(t, func(ctx context.Context, folder string) (core.Keystore, error) {
@@ -233,7 +238,7 @@ func TestLockedByAnother(t *testing.T) {
 	defer s.Close()
 	apply(t, s, "a", "before")
 	other := connect(t, path)
-	exec(t, other, "BEGIN IMMEDIATE")
+	execute(t, other, "BEGIN IMMEDIATE")
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	start := time.Now()
@@ -244,7 +249,7 @@ func TestLockedByAnother(t *testing.T) {
 	if got, err := s.Read(t.Context(), []core.Query{{Table: 1}}); err != nil || string(got[0][0].Value) != "before" {
 		t.Errorf("a reader does not pass a writer: %v", err)
 	}
-	time.AfterFunc(50*time.Millisecond, func() { exec(t, other, "COMMIT") })
+	time.AfterFunc(50*time.Millisecond, func() { execute(t, other, "COMMIT") })
 	apply(t, s, "a", "after")
 }
 
@@ -301,7 +306,7 @@ func connect(t *testing.T, path string) driver.Conn {
 	return c
 }
 
-func exec(t *testing.T, c driver.Conn, sql string) {
+func execute(t *testing.T, c driver.Conn, sql string) {
 	t.Helper()
 	if _, err := c.(driver.ExecerContext).ExecContext(context.Background(), sql, nil); err != nil {
 		t.Errorf("%s: %v", sql, err)
@@ -315,7 +320,7 @@ func raw(t *testing.T, path, sql string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	exec(t, c, sql)
+	execute(t, c, sql)
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
