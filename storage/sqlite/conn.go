@@ -7,10 +7,12 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"io"
 	"net/url"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"modernc.org/sqlite"
 	lib "modernc.org/sqlite/lib"
@@ -48,8 +50,8 @@ type statement interface {
 	driver.StmtQueryContext
 }
 
-// busyTimeout is how many milliseconds a connection waits for another process.
-const busyTimeout = "10000"
+// busyTimeout is how long a connection waits for another process.
+const busyTimeout = 10 * time.Second
 
 // dial opens a connection. Statements are prepared when they are first used:
 // when the file is new, there is no table yet.
@@ -79,7 +81,7 @@ func dsn(path string) string {
 	u := url.URL{Scheme: "file", Path: path, RawQuery: url.Values{
 		"mode": {"rw"},
 		"_pragma": {
-			"busy_timeout(" + busyTimeout + ")",
+			waitSQL(busyTimeout),
 			"synchronous(FULL)",
 			"fullfsync(ON)", // macOS: fsync alone does not reach the medium
 			"secure_delete(ON)",
@@ -136,6 +138,9 @@ func (c *conn) exec(ctx context.Context, s *statement, query string, values ...d
 	_, err = stmt.ExecContext(ctx, c.bind(values...))
 	return err
 }
+
+// waitSQL sets how long a lock is waited for.
+func waitSQL(d time.Duration) string { return fmt.Sprintf("busy_timeout(%d)", d.Milliseconds()) }
 
 // all runs statements that are rarely needed.
 func (c *conn) all(statements ...string) error {

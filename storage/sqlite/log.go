@@ -21,15 +21,15 @@ const (
 // trimLog copies the log into the file and leaves one page of it: the log of an
 // open file is not empty, see mark.go. It waits for readers as long as it may,
 // and writers wait for it.
-func (c *conn) trimLog(wait string) error {
-	err := c.all("PRAGMA busy_timeout(" + wait + ")")
+func (c *conn) trimLog(wait time.Duration) error {
+	err := c.all("PRAGMA " + waitSQL(wait))
 	if err == nil {
 		if err = c.checkpoint(context.Background(), "RESTART"); err == nil {
 			// The first frame of a log that begins anew cuts off the old one.
 			err = c.all("PRAGMA journal_size_limit(0)", "UPDATE mark SET turn = turn + 1")
 		}
 	}
-	for _, sql := range []string{"PRAGMA journal_size_limit(-1)", "PRAGMA busy_timeout(" + busyTimeout + ")"} {
+	for _, sql := range []string{"PRAGMA journal_size_limit(-1)", "PRAGMA " + waitSQL(busyTimeout)} {
 		if again := c.all(sql); again != nil {
 			c.broken = true
 		}
@@ -50,7 +50,7 @@ func (c *conn) limitLog(b *core.Batch) {
 	c.written = 0
 	size, err := c.logSize()
 	if err == nil && size > logLimit {
-		err = c.trimLog("250")
+		err = c.trimLog(250 * time.Millisecond)
 	}
 	if err != nil && sentinel(err) != core.ErrUnavailable {
 		c.broken = true // the batch is safe; the next one will say what is wrong

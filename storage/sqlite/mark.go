@@ -50,7 +50,7 @@ func (c *conn) mark(ctx context.Context) error {
 	}
 	state, err := c.advanceMark(ctx, markClosed, markOpening)
 	if err == nil && state != markOpen {
-		if err = c.checkpoint(ctx, "FULL"); err == nil {
+		if err = c.awaitCheckpoint(ctx); err == nil {
 			_, err = c.advanceMark(ctx, markOpening, markOpen)
 		}
 	}
@@ -77,7 +77,7 @@ func (c *conn) advanceMark(ctx context.Context, from int64, to int) (state int64
 // the log stays and is complete.
 func (c *conn) unmark() error {
 	background := context.Background()
-	if err := c.all("PRAGMA busy_timeout(0)", "PRAGMA locking_mode = EXCLUSIVE"); err != nil {
+	if err := c.all("PRAGMA "+waitSQL(0), "PRAGMA locking_mode = EXCLUSIVE"); err != nil {
 		return err
 	}
 	// Of several that close at once, each gives up at another time.
@@ -107,6 +107,22 @@ func (c *conn) unmark() error {
 	}
 	_, err = c.db.FileControlPersistWAL("main", 0)
 	return err
+}
+
+// awaitCheckpoint copies the log into the file. SQLite waits for readers and
+// writers, not for another checkpoint.
+func (c *conn) awaitCheckpoint(ctx context.Context) error {
+	for end := time.Now().Add(busyTimeout); ; {
+		err := c.checkpoint(ctx, "FULL")
+		if err == nil || sentinel(err) != core.ErrUnavailable || isFull(err) || time.Now().After(end) {
+			return err
+		}
+		select {
+		case <-time.After(rand.N(5 * time.Millisecond)):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // checkpoint copies the log into the file, all of it or it is an error.

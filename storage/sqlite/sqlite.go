@@ -250,7 +250,7 @@ func (s *Store) trimWhenIdle() {
 			s.writer <- c // nothing was written
 			return
 		}
-		err := c.trimLog("0")
+		err := c.trimLog(0)
 		if sentinel(err) == core.ErrUnavailable {
 			s.idle.Reset(idleAfter) // somebody is reading, or the disk is full
 			err = nil
