@@ -91,8 +91,8 @@ func open(ctx context.Context, path string, admit func(*conn) error) (*Store, er
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		err = create(ctx, path)
-	case err == nil && info.Size() == 0:
-		// SQLite would take it for a new database.
+	case err == nil && info.Size() <= 1:
+		// SQLite would take it for a new database, one byte too.
 		err = fmt.Errorf("the file is empty: %w", core.ErrDamaged)
 	}
 	if err != nil {
