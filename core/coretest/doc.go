@@ -8,6 +8,9 @@
 //		coretest.TestKeystore(t, func(t *testing.T) core.Keystore { return openMine(t) })
 //	}
 //
+// For a store that outlives its process, TestDurableKeystore does more; for what the
+// client does when the connection to it breaks, TestFaultyKeystore.
+//
 // The suites are the definition of the contracts in code. Each is itself tested
 // against deliberately wrong implementations, which it must catch.
 package coretest

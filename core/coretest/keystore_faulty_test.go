@@ -3,7 +3,9 @@
 package coretest
 
 import (
+	"context"
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/conclave-mls/conclave/core"
@@ -76,4 +78,48 @@ func TestFaulty(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestFaultyKeystoreAcceptsRight(t *testing.T) {
+	TestFaultyKeystore(t, func(*testing.T) core.Keystore { return newNaive("") })
+}
+
+// What only those find out who look for lost batches: the receipt is the last
+// expectation and the last put.
+func TestFaultyKeystoreCatchesWrong(t *testing.T) {
+	for _, wrong := range []string{"forgets the last expectation", "expectations outside the lock", "applies up to the failed expectation"} {
+		t.Run(wrong, func(t *testing.T) {
+			t.Parallel()
+			catchesWrong(t, faultyChecks, func(testing.TB) core.Keystore { return newNaive(wrong) })
+		})
+	}
+	// Every fault happens, and does harm to those who only try again.
+	seen := map[Fault]bool{}
+	f := breaking(newNaive(""), 1)
+	for n := range 100 {
+		seen[f.Plan(n, core.Batch{})] = true
+	}
+	if len(seen) != int(FaultTooLate)+1 {
+		t.Errorf("only these faults happen: %v", seen)
+	}
+	for _, c := range []string{"no update is lost", "random batches"} {
+		only := slices.DeleteFunc(slices.Clone(keystoreChecks), func(k keystoreCheck) bool { return k.name != c })
+		catchesWrong(t, only, func(testing.TB) core.Keystore { return &impatient{breaking(newNaive(""), 1)} }, c)
+	}
+}
+
+// An impatient takes an unknown outcome for none.
+type impatient struct{ *Faulty }
+
+func (i *impatient) Apply(ctx context.Context, b core.Batch) error {
+	for {
+		err := i.Faulty.Apply(ctx, b)
+		if !errors.Is(err, core.ErrUnavailable) && !errors.Is(err, core.ErrUnknownOutcome) {
+			return err
+		}
+	}
+}
+
+func (i *impatient) Read(ctx context.Context, queries []core.Query) ([][]core.Record, error) {
+	return i.Keystore.Read(ctx, queries)
 }

@@ -310,7 +310,7 @@ func (s *naive) Apply(ctx context.Context, b core.Batch) error {
 func (s *naive) accepts(b core.Batch) error {
 	err := b.Check()
 	for _, p := range b.Puts {
-		if s.is("few records only") && len(b.Puts) > 1000 {
+		if s.is("few records only") && len(b.Puts) > 200 {
 			return core.ErrTooLarge
 		}
 		if s.is("small values only") && len(p.Value) >= core.MaxValue || s.is("short keys only") && len(p.Key) > 32 {
@@ -487,6 +487,6 @@ func (p *naiveSnapshot) Close() error {
 
 // The naive store looks at each record for each, and takes no time otherwise.
 func TestMain(m *testing.M) {
-	lots, hangs = 2000, time.Second
+	lots, hangs = 500, time.Second
 	os.Exit(m.Run())
 }

@@ -16,6 +16,10 @@ func TestStore(t *testing.T) {
 	coretest.TestKeystore(t, func(*testing.T) core.Keystore { return memory.New() })
 }
 
+func TestFaults(t *testing.T) {
+	coretest.TestFaultyKeystore(t, func(*testing.T) core.Keystore { return memory.New() })
+}
+
 func Example() {
 	ctx := context.Background()
 	store := memory.New()

@@ -37,6 +37,10 @@ func TestStore(t *testing.T) {
 	})
 }
 
+func TestFaults(t *testing.T) {
+	coretest.TestFaultyKeystore(t, func(t *testing.T) core.Keystore { return open(t, filepath.Join(t.TempDir(), "store")) })
+}
+
 func Example() {
 	folder, err := os.MkdirTemp("", "example")
 	if err != nil {
