@@ -72,6 +72,7 @@ var coreThirdParty = []struct{ path, in string }{
 var testOnly = []string{
 	"github.com/google/go-cmp",
 	"github.com/rogpeppe/go-internal",
+	"go.etcd.io/bbolt",
 	"go.uber.org/goleak",
 	"pgregory.net/rapid",
 }
