@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -164,9 +165,11 @@ func TestUnresolved(t *testing.T) {
 
 		// The connection stays away longer than the context allows.
 		start := ks.Applies()
-		ks.Plan = func(n int, _ core.Batch) coretest.Fault {
+		var lost core.Batch
+		ks.Plan = func(n int, b core.Batch) coretest.Fault {
 			if n == start+1 {
-				return coretest.FaultApplied
+				lost = core.Batch{Expect: slices.Clone(b.Expect), Puts: slices.Clone(b.Puts)}
+				return coretest.FaultLost
 			}
 			return coretest.FaultBefore
 		}
@@ -180,7 +183,16 @@ func TestUnresolved(t *testing.T) {
 			t.Errorf("%d tries in a minute", tries)
 		}
 		ks.Plan = nil
+		ended, end := context.WithCancel(t.Context())
+		end()
+		if _, err := s.Apply(ended, puts(put(1, "g", "a", "x"))); !errors.Is(err, context.Canceled) {
+			t.Errorf("got error %v, want the context's", err)
+		}
+		// What comes after it is written after it.
 		apply(t, s, puts(put(1, "g", "a", "3")))
+		if err := inner.Apply(t.Context(), lost); !errors.Is(err, core.ErrConflict) {
+			t.Errorf("the lost batch lands after what came later: %v", err)
+		}
 		if got := value(t, s); got != "3" {
 			t.Errorf("the store holds %q", got)
 		}

@@ -22,7 +22,10 @@ type Report struct {
 }
 
 // pageOfScan is how many records are read at a time, or fewer if they are long.
-const pageOfScan = 256
+const (
+	pageOfScan = 256
+	pageOfKeys = 64 * pageOfScan
+)
 
 // Each calls f with every record of the tenant in a table, whatever its scope. It is
 // for what is done once. Records that do not authenticate are passed over. f must not
@@ -124,7 +127,7 @@ func (s *Store) count(ctx context.Context, from source) (tables []core.Table, to
 			continue
 		}
 		tables = append(tables, q.Table)
-		q.Limit = 64 * pageOfScan
+		q.Limit = pageOfKeys
 		err := paged(ctx, from, q, func(_ *keyring, page []core.Record) error {
 			total += len(page)
 			return nil

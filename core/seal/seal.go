@@ -280,6 +280,11 @@ func (s *Store) Apply(ctx context.Context, b Batch) ([]core.Version, error) {
 		return nil, core.ErrClosed
 	}
 	for try := 1; ; try++ {
+		if s.ring.Load().moved { // unless that was taken back
+			if err := s.reload(ctx); err != nil {
+				return nil, err
+			}
+		}
 		ring := s.ring.Load()
 		if ring.moved {
 			return nil, ErrMoved
