@@ -3,7 +3,8 @@
 # make demo    build, then a group of four in separate processes, narrated
 # make test    everything that a change must pass, with the time of each part
 # make check   format, build without cgo, vet, tidy, staticcheck
-# make bench   benchmarks            make fuzz   every fuzz target, FUZZTIME each
+# make bench   the table of the keystores in README.md; make bench-all runs every benchmark
+# make fuzz    every fuzz target, FUZZTIME each
 # make soak    random groups beside a model of them for SOAK_TIME (an hour); 10000
 #              random histories of the client's store beside a map
 # make soak-race, soak-fuzz   the tests again and again; fuzzing for 10 minutes each
@@ -17,7 +18,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: demo setup peer test check unit race bench fuzz soak soak-race soak-fuzz soak-interop build clean
+.PHONY: demo setup peer test check unit race bench bench-all fuzz soak soak-race soak-fuzz soak-interop build clean
 
 DIRS := $(wildcard core providers storage hsm plugins app softhsm-test)
 PKGS := $(DIRS:%=./%/...)
@@ -107,6 +108,9 @@ race:
 	GORACE=atexit_sleep_ms=0 go test -race -short -skip Vectors ./core/...
 
 bench:
+	go test -run '^$$' -bench '^BenchmarkKeystores$$' -benchtime 1x -timeout 10m ./core/coretest
+
+bench-all:
 	go test -run '^$$' -bench . -benchmem $(PKGS)
 
 # To make an input smaller takes runs by the thousand where it is long; fewer are used
