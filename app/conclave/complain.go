@@ -12,6 +12,7 @@ import (
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/seal"
 )
 
 // hints say what a person can do about an error; the first that matches is meant.
@@ -31,6 +32,7 @@ var hints = []struct {
 	{messenger.ErrLeaving, "you have left it; another member's next command there completes that. To come back after that, be added again, or: conclave chat join ID"},
 	{mls.ErrPendingProposals, "proposals wait to be committed first, try again"},
 	{modules.ErrNoKeyFile, noKey},
+	{seal.ErrMoved, "the client was moved to another database, and conclave.toml does not name that; if the move was interrupted: conclave keystore copy --to URI again"},
 	{core.ErrWrongKey, "the database is sealed with another key; nothing was changed"},
 	{core.ErrUnknownOutcome, "it is not known whether that happened; nothing is lost, and your next command in the conversation finds out. If you are not sure: conclave chat info NAME"},
 	{core.ErrUnavailable, "is the delivery service running, and its address right? Then run the command again"},

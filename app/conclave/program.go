@@ -100,7 +100,7 @@ error has "error", "kind" and mostly "hint", a remark has "notice".`,
 	f.StringVar(&p.flags.Key, "key", "", "URI of the key that seals the keystore, instead of the configuration's")
 	f.StringVar(&p.flags.Crypto, "crypto", "", "URI of the crypto provider, instead of the configuration's")
 	f.StringVar(&p.flags.Delivery, "delivery", "", "URI of the delivery service, instead of the configuration's")
-	root.AddCommand(p.init(), p.chat(), p.keys(), p.doctor(), p.delivery(), p.demo(), p.demoMember(), p.demoCiphertext(), p.demoOpen(),
+	root.AddCommand(p.init(), p.chat(), p.keys(), p.keystore(), p.doctor(), p.delivery(), p.demo(), p.demoMember(), p.demoCiphertext(), p.demoOpen(),
 		p.vectors(), p.interopServer(), p.drive(), p.version())
 	withUsage(root)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
@@ -225,14 +225,23 @@ func (p *program) configuration() (config.Config, error) {
 
 // open runs f with the messenger of the home folder, and closes everything after.
 func (p *program) open(ctx context.Context, f func(context.Context, *messenger.Messenger) error) error {
-	c, err := p.configuration()
+	c, err := p.existing()
 	if err != nil {
 		return err
 	}
-	if path, _, err := fileOf(c, c.Keystore, "sqlite"); errors.Is(err, fs.ErrNotExist) { // it would be made, and hide what is wrong
-		return hint(fmt.Errorf("the database %s is missing: %w", path, core.ErrNotFound), noStore)
-	}
 	return p.openWith(ctx, c, f)
+}
+
+// existing is the configuration of a home that has its database.
+func (p *program) existing() (config.Config, error) {
+	c, err := p.configuration()
+	if err != nil {
+		return config.Config{}, err
+	}
+	if path, _, err := fileOf(c, c.Keystore, "sqlite"); errors.Is(err, fs.ErrNotExist) { // it would be made, and hide what is wrong
+		return config.Config{}, hint(fmt.Errorf("the database %s is missing: %w", path, core.ErrNotFound), noStore)
+	}
+	return c, nil
 }
 
 func (p *program) openWith(ctx context.Context, c config.Config, f func(context.Context, *messenger.Messenger) error) error {

@@ -158,7 +158,7 @@ func (s *Store) versions(ctx context.Context, from *still) ([]byte, error) {
 		return nil, err
 	}
 	for _, table := range tables {
-		q := core.Query{Table: table, Prefix: from.ring.tag[:], Limit: pageOfKeys, KeysOnly: true}
+		q := core.Query{Table: table, Prefix: from.ring.prefix[:], Limit: pageOfKeys, KeysOnly: true}
 		err := paged(ctx, from, q, func(_ *keyring, page []core.Record) error {
 			for _, r := range page {
 				digest.Write(encodeRecord(table, core.Record{Key: r.Key, Version: r.Version}))
@@ -231,7 +231,7 @@ func (b *backupReader) load(ctx context.Context, l *loading, ring *keyring, prog
 		if table == ownTable {
 			return report, b.end()
 		}
-		if !bytes.HasPrefix(record.Key, ring.tag[:]) {
+		if !bytes.HasPrefix(record.Key, ring.prefix[:]) {
 			return report, errBackup
 		}
 		if err := l.put(ctx, table, record); err != nil {

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	keyLen = chacha20poly1305.KeySize
-	tagLen = 6 // of a blinded key: whose it is
+	keyLen    = chacha20poly1305.KeySize
+	prefixLen = 6 // of a blinded key: whose it is
 )
 
 // A keyring is what the root record holds, ready for use: the blinding key, which
@@ -26,7 +26,7 @@ const (
 type keyring struct {
 	secret     core.Secret // the root secret
 	blinding   core.Secret
-	tag        [tagLen]byte
+	prefix     [prefixLen]byte
 	keys       map[uint32]cipher.AEAD // by generation
 	newest     uint32
 	generation core.Version // of the generation record that goes with these keys
@@ -55,7 +55,7 @@ func newKeyring(secret core.Secret, plain []byte) (*keyring, error) {
 		return nil, err
 	}
 	ring := &keyring{secret: secret, blinding: core.NewSecret(append([]byte(nil), blinding...)), keys: map[uint32]cipher.AEAD{}}
-	copy(ring.tag[:], ring.mac("tenant"))
+	copy(ring.prefix[:], ring.mac("tenant"))
 	for _, k := range keys {
 		if ring.keys[k.generation], err = chacha20poly1305.NewX(k.key); err != nil {
 			return nil, err
@@ -86,14 +86,14 @@ func (r *keyring) mac(label string, parts ...[]byte) []byte {
 // blind hides a scope: 16 bytes that nobody can match to it without the key. The
 // first are the same for all that the tenant has, so that its records can be found.
 func (r *keyring) blind(table core.Table, scope []byte) []byte {
-	return append(r.tag[:len(r.tag):len(r.tag)], r.mac("scope", []byte{byte(table)}, scope)[:blindLen-tagLen]...)
+	return append(r.prefix[:len(r.prefix):len(r.prefix)], r.mac("scope", []byte{byte(table)}, scope)[:blindLen-prefixLen]...)
 }
 
 // everything names all that the tenant has in the tables, receipts too.
 func (r *keyring) everything() []core.Range {
 	var all []core.Range
 	for table := core.Table(0); ; table++ {
-		all = append(all, core.Range{Table: table, Prefix: r.tag[:]})
+		all = append(all, core.Range{Table: table, Prefix: r.prefix[:]})
 		if table == lastTable {
 			return all
 		}

@@ -116,7 +116,7 @@ func (s *Store) all(ctx context.Context, from source, progress Progress, f func(
 func (s *Store) count(ctx context.Context, from source) (tables []core.Table, total int, err error) {
 	var queries []core.Query
 	for table := ownTable + 1; table != ownTable; table++ { // all of them
-		queries = append(queries, core.Query{Table: table, Prefix: s.ring.Load().tag[:], Limit: 1, KeysOnly: true})
+		queries = append(queries, core.Query{Table: table, Prefix: s.ring.Load().prefix[:], Limit: 1, KeysOnly: true})
 	}
 	found, _, err := from.read(ctx, queries)
 	if err != nil {
@@ -141,7 +141,7 @@ func (s *Store) count(ctx context.Context, from source) (tables []core.Table, to
 
 // pages calls f with what the tenant has in a table, a page at a time.
 func (s *Store) pages(ctx context.Context, from source, table core.Table, f func(*keyring, []core.Record) error) error {
-	return paged(ctx, from, core.Query{Table: table, Prefix: s.ring.Load().tag[:], Limit: pageOfScan}, f)
+	return paged(ctx, from, core.Query{Table: table, Prefix: s.ring.Load().prefix[:], Limit: pageOfScan}, f)
 }
 
 func paged(ctx context.Context, from source, q core.Query, f func(*keyring, []core.Record) error) error {
@@ -165,4 +165,29 @@ func paged(ctx context.Context, from source, q core.Query, f func(*keyring, []co
 			return nil
 		}
 	}
+}
+
+// Info is what a tenant's root record says.
+type Info struct {
+	Wrapper  string // id of the wrapping key
+	DataKey  uint32 // generation of the data key that seals now
+	Rotating bool   // there is an older one yet: a rotation is under way, or was interrupted
+}
+
+// Info reads the root record.
+func (s *Store) Info(ctx context.Context) (Info, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return Info{}, core.ErrClosed
+	}
+	_, r, err := s.root(ctx)
+	if err != nil {
+		return Info{}, err
+	}
+	if err := s.reload(ctx); err != nil {
+		return Info{}, err
+	}
+	ring := s.ring.Load()
+	return Info{Wrapper: r.wrapper, DataKey: ring.newest, Rotating: len(ring.keys) > 1}, nil
 }
