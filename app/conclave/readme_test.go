@@ -145,6 +145,7 @@ func TestQuickStart(t *testing.T) {
 	out := runSection(t, "Quick start")
 	for _, want := range []string{
 		"\nalice: Hello Bob!\n", "\nbob: Hello Alice!\n", "\nkeys rotated\n", "\nremoved bob; epoch 3\n",
+		"\nall ", " records are whole, ", "are sealed with data key number 2", "/new.db, which is used from now on",
 		"\n-- alice removed you", `"members":["alice"]`, "\nok    conversations 1, and nothing waits in them\n",
 	} {
 		if !strings.Contains(out, want) {
