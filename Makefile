@@ -18,7 +18,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: demo setup peer test check unit race bench bench-all fuzz soak soak-race soak-fuzz soak-interop build clean
+.PHONY: demo setup postgres peer test check unit race bench bench-all fuzz soak soak-race soak-fuzz soak-interop build clean
 
 DIRS := $(wildcard core providers storage hsm plugins app softhsm-test)
 PKGS := $(DIRS:%=./%/...)
@@ -28,6 +28,14 @@ SOAK ?= 20
 SOAK_TIME ?= 1h
 STATICCHECK := bin/staticcheck-v0.8.2
 PEER := bin/peers/core-crypto
+# On Debian and Ubuntu the package of the server makes and starts a cluster, unless that of
+# postgresql-common, which it needs, says otherwise.
+INSTALL_POSTGRES := export DEBIAN_FRONTEND=noninteractive; set -e; apt-get update -q; \
+	apt-get install -y --no-install-recommends postgresql-common; \
+	mkdir -p /etc/postgresql-common/createcluster.d; \
+	echo create_main_cluster = false >/etc/postgresql-common/createcluster.d/conclave.conf; \
+	pg_conftool -bs /etc/postgresql-common/createcluster.conf show create_main_cluster | grep -x off; \
+	apt-get install -y --no-install-recommends postgresql
 
 build:
 	@mkdir -p bin
@@ -60,7 +68,22 @@ setup:
 		elif sudo -n true 2>/dev/null; then sudo -n apt-get update -q && sudo -n $$install; \
 		else echo "setup: please run as root: apt-get update && $$install"; exit 1; fi; \
 	fi
-	@$(MAKE) --no-print-directory $(STATICCHECK) peer
+	@$(MAKE) --no-print-directory $(STATICCHECK) postgres peer
+
+# A server for the tests to start; that of the system is neither made nor started. Without
+# it the tests are skipped, unless CONCLAVE_SHARED is set.
+postgres:
+	@if command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then exit 0; fi; \
+	install='$(INSTALL_POSTGRES)'; \
+	if ! command -v apt-get >/dev/null; then \
+		echo "setup: the tests with PostgreSQL need version 15 or later, with initdb in the PATH"; \
+	else \
+		echo "setup: PostgreSQL, for tests, and no cluster of the system: $$install"; \
+		if [ "$$(id -u)" = 0 ]; then sh -c "$$install" && exit 0; \
+		elif sudo -n true 2>/dev/null; then sudo -n sh -c "$$install" && exit 0; \
+		else echo "setup: please run that as root"; fi; \
+	fi; \
+	[ -z "$${CONCLAVE_SHARED:-}" ]
 
 # The real Core Crypto, for the interoperability tests: a copy of the driver in the
 # shared folder, with the npm packages of its lock file. Without it the tests are

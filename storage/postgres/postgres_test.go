@@ -205,6 +205,10 @@ func TestOpenRefuses(t *testing.T) {
 			}
 		})
 	}
+	// A server whose advisory locks are words: what shows them is empty.
+	exec(t, admin, "CREATE SCHEMA pretends; GRANT USAGE ON SCHEMA pretends TO PUBLIC; CREATE VIEW pretends.pg_locks AS SELECT '' AS locktype, 0 AS pid WHERE false; GRANT SELECT ON pretends.pg_locks TO PUBLIC")
+	refused(t, "no locks", s.DSN()+"&schema=locks&search_path=pretends,pg_catalog", core.ErrUnsupported)
+
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := postgres.Open(ctx, s.DSN()); !errors.Is(err, context.Canceled) {
