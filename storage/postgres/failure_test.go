@@ -269,6 +269,11 @@ func TestRestart(t *testing.T) {
 	if n := use("restarted, again"); n != 0 {
 		t.Errorf("then %d calls failed", n)
 	}
+	// At once, while nobody has looked whether connections still live.
+	exec(t, connect(t, server.AdminDSN()), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'conclave'")
+	if n := use("terminated"); n != 0 {
+		t.Errorf("after connections were ended %d calls failed", n)
+	}
 	server.Kill(t)
 	server.Run(t)
 	use("killed") // nobody said goodbye: each connection may have lost a call

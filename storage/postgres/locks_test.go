@@ -161,6 +161,11 @@ func TestWaiting(t *testing.T) {
 			t.Errorf("%s: got error %v, waits should be %v", c.name, err, c.waits)
 		}
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := open(t, at(pgtest.Shared(t), "beside")).Apply(ctx, core.Batch{Puts: []core.Put{record(long("a", "1"))}}); err != nil {
+		t.Errorf("another store: %v", err)
+	}
 	exec(t, other, "COMMIT")
 	if err := <-done; err != nil {
 		t.Error(err)
