@@ -237,7 +237,7 @@ func TestLostConnection(t *testing.T) {
 func TestRestart(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Start(t)
-	s := open(t, server.DSN()+"&pool_max_conns=8")
+	s := open(t, server.TCP("sslmode=disable&pool_max_conns=8")) // where what is sent to a dead server is not refused at once
 	use := func(what string) (failed int) {
 		t.Helper()
 		var wg sync.WaitGroup
