@@ -21,6 +21,7 @@ import (
 func (p *program) init() *cobra.Command {
 	var suite uint16
 	var ask bool
+	var tenant string
 	cmd := &cobra.Command{
 		Use:   "init ID",
 		Short: "Make an identity and register it at a delivery service",
@@ -55,7 +56,7 @@ not accepted ID, another one can be taken in the same way, and --delivery be ano
 					_ = os.Remove(file) // what it says does not work: the next attempt may say something else
 				}
 			}()
-			c, err := p.prepare(config.Config{Suite: core.SuiteID(suite)}, ask)
+			c, err := p.prepare(config.Config{Suite: core.SuiteID(suite), Tenant: tenant}, ask)
 			if err != nil {
 				return err
 			}
@@ -91,6 +92,7 @@ not accepted ID, another one can be taken in the same way, and --delivery be ano
 		},
 	}
 	cmd.Flags().Uint16Var(&suite, "suite", 0, "cipher suite of RFC 9420, 1 to 7 (default 1)")
+	cmd.Flags().StringVar(&tenant, "tenant", "", "name of this client among those that share the --keystore (default \"conclave\")")
 	cmd.Flags().BoolVar(&ask, "passphrase", false, "seal the database with a passphrase instead of a key file")
 	return cmd
 }
@@ -100,7 +102,7 @@ func (p *program) prepare(c config.Config, ask bool) (config.Config, error) {
 	if err := os.MkdirAll(p.home, 0o700); err != nil {
 		return config.Config{}, err
 	}
-	chosen := c.Suite != 0
+	chosen, named := c.Suite != 0, c.Tenant != ""
 	if ask {
 		c.Key = "passphrase:"
 	}
@@ -119,17 +121,17 @@ func (p *program) prepare(c config.Config, ask bool) (config.Config, error) {
 		return config.Config{}, hint(err, mendFile)
 	}
 	differs := func(given bool, have, want string) bool { return given && !same(c, have, want) }
-	if chosen && c.Suite != asked.Suite || differs(ask || flags.Key != "", c.Key, asked.Key) ||
+	if chosen && c.Suite != asked.Suite || named && c.Tenant != asked.Tenant || differs(ask || flags.Key != "", c.Key, asked.Key) ||
 		differs(flags.Keystore != "", c.Keystore, asked.Keystore) || differs(flags.Crypto != "", c.Crypto, asked.Crypto) {
 		return config.Config{}, hint(fmt.Errorf("%s says something else: %w", file, core.ErrConflict),
-			"the home was set up with another suite or key, or is kept elsewhere; leave --suite, --passphrase, --key, --keystore and --crypto out, or take another folder with --home")
+			"the home was set up with another suite or key, or is kept elsewhere; leave --suite, --tenant, --passphrase, --key, --keystore and --crypto out, or take another folder with --home")
 	}
 	c = c.Over(flags)
 	key, err := c.URI(c.Key)
 	if err != nil || key.Scheme != "file" {
 		return c, err
 	}
-	if database, _, err := fileOf(c, c.Keystore, "sqlite"); database != "" && err == nil {
+	if database, _, err := fileOf(c, c.Keystore, "sqlite"); database != "" && err == nil && !named {
 		return c, nil // a fresh key would not open it
 	}
 	path, err := key.File()

@@ -18,6 +18,7 @@ import (
 // see [Default].
 type Config struct {
 	Keystore string       `toml:"keystore,omitempty"` // where state lives
+	Tenant   string       `toml:"tenant,omitempty"`   // whose records of the keystore, where several clients share one
 	Key      string       `toml:"key,omitempty"`      // what wraps the keystore's data keys
 	Crypto   string       `toml:"crypto,omitempty"`   // where private signature keys live
 	Audit    string       `toml:"audit,omitempty"`    // where each use of a key has its line
@@ -39,6 +40,7 @@ type Config struct {
 func Default(folder string) Config {
 	return Config{
 		Keystore: "sqlite:store.db",
+		Tenant:   "conclave",
 		Key:      "file:store.key",
 		Crypto:   "pure:",
 		Audit:    "log:",
@@ -57,6 +59,7 @@ func (c Config) Over(o Config) Config {
 		from string
 	}{
 		{&c.Keystore, o.Keystore},
+		{&c.Tenant, o.Tenant},
 		{&c.Key, o.Key},
 		{&c.Crypto, o.Crypto},
 		{&c.Audit, o.Audit},

@@ -81,7 +81,7 @@ func TestSaveAndLoad(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "conclave.toml")
 	want := config.Config{
-		Keystore: config.FileURI("sqlite", "/a folder/100%?.db"), Key: "passphrase:", Crypto: "pure:", Audit: "file:audit.log", Issuer: "basic:",
+		Keystore: config.FileURI("sqlite", "/a folder/100%?.db"), Tenant: "alice", Key: "passphrase:", Crypto: "pure:", Audit: "file:audit.log", Issuer: "basic:",
 		Delivery: "unix:socket", Suite: 2, Listen: "unix:socket", Certificate: "cert.pem", PrivateKey: "key.pem", Folder: filepath.Dir(file),
 	}
 	if err := want.Save(file); err != nil {

@@ -4,7 +4,8 @@
 // TOML file of URIs, one for each part; the scheme of a URI chooses who
 // implements the part and the rest says where it is:
 //
-//	keystore = "sqlite:store.db"   # or "memory:"
+//	keystore = "sqlite:store.db"   # or "memory:", "postgres://..."
+//	tenant   = "conclave"          # whose records in it, where several clients share one
 //	key      = "file:store.key"    # what seals the keystore, or "passphrase:"
 //	crypto   = "pure:"             # where signature keys are made
 //	audit    = "file:audit.log"    # each use of a key; or "log:", the program's log

@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/fx"
 
+	"github.com/conclave-mls/conclave/app/config"
 	"github.com/conclave-mls/conclave/app/delivery"
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
@@ -18,8 +19,8 @@ import (
 // An Observer hears of the client's events. Replace it to listen.
 type Observer func(client.Event)
 
-// A Tenant is whose records the client uses in its keystore: "conclave" unless it is
-// replaced, to keep several clients in one.
+// A Tenant is whose records the client uses in its keystore, so that several clients
+// can share one: the configuration's, unless it is replaced.
 type Tenant string
 
 // Client is the client over all the other parts, and the seams that have one
@@ -27,8 +28,9 @@ type Tenant string
 // the [client.Config], which is empty, for what is no part.
 func Client() fx.Option {
 	return fx.Module("client",
-		fx.Supply(Observer(func(client.Event) {}), Tenant("conclave"), client.Config{}),
+		fx.Supply(Observer(func(client.Event) {}), client.Config{}),
 		fx.Provide(
+			func(c config.Config) Tenant { return Tenant(c.Tenant) },
 			func() core.Authenticator { return client.Basic{} },
 			delivery.NewTransport,
 			func(t *delivery.Transport) client.Transport { return t },
