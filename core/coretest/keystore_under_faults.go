@@ -172,7 +172,11 @@ func keystoreOnce(t testing.TB, open func() core.Keystore) {
 		}
 	})
 
-	const writers, tries = 4, 60
+	const writers = 4
+	tries := 60
+	if testing.Short() {
+		tries = 20
+	}
 	number := func(n int) []byte { return binary.BigEndian.AppendUint32(nil, uint32(n)) }
 	all := []byte("all") // the scope of the record that everybody counts in
 	done := make([]map[string]string, writers)
