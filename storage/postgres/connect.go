@@ -160,7 +160,7 @@ func (s *Store) again(ctx context.Context, f func(*pgx.Conn) (retry bool, err er
 			return err
 		}
 		retry, err := f(c.Conn())
-		if lost(err) {
+		if lost(err) && ctx.Err() == nil {
 			s.pool.Reset()
 		}
 		c.Release()

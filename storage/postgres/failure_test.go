@@ -302,7 +302,7 @@ func TestKilledServer(t *testing.T) {
 	s := open(t, server.DSN())
 	for round := range 3 {
 		var wg sync.WaitGroup
-		sure := make([]int, 4)
+		sure := make([]atomic.Int64, 4)
 		stop := make(chan struct{})
 		for who := range sure {
 			wg.Go(func() {
@@ -322,16 +322,21 @@ func TestKilledServer(t *testing.T) {
 						}
 						return
 					}
-					sure[who] = n
+					sure[who].Store(int64(n))
 				}
 			})
 		}
-		time.Sleep(100 * time.Millisecond)
+		for who := range sure { // all are at it
+			for end := time.Now().Add(10 * time.Second); sure[who].Load() < 5 && time.Now().Before(end); {
+				time.Sleep(time.Millisecond)
+			}
+		}
 		server.Kill(t)
 		close(stop)
 		server.Run(t)
 		wg.Wait()
-		for who, n := range sure {
+		for who := range sure {
+			n := sure[who].Load()
 			now := values(t, s, fmt.Sprint(who))
 			if now != fmt.Sprint(n, " ", n) && now != fmt.Sprint(n+1, " ", n+1) {
 				t.Errorf("round %d: %d batches were acknowledged, and the store has %q", round, n, now)

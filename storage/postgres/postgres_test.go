@@ -121,7 +121,7 @@ func schemaOf(dsn string) string { return dsn[strings.LastIndex(dsn, "=")+1:] }
 func TestSchemas(t *testing.T) {
 	t.Parallel()
 	dsn := pgtest.Shared(t)
-	a, b, plain := open(t, at(dsn, "one")), open(t, dsn+"&schema=%22od%20d.%27n%C3%A4me"), open(t, dsn)
+	a, b, plain := open(t, at(dsn, "one")), open(t, dsn+"&schema=%22od%25d.%27n%C3%A4me"), open(t, dsn)
 	put(t, a, "k", "of a")
 	put(t, b, "k", "of b")
 	if got := values(t, a, "k") + values(t, b, "k") + values(t, plain, "k"); got != "of aof b" {

@@ -107,12 +107,12 @@ func (s *Server) TCP(parameters string) string {
 func (s *Server) Stop(t testing.TB) {
 	t.Helper()
 	if s.keeper != nil {
-		s.end()
+		s.end("INT")
 	}
 }
 
 func (s *Server) remove(t testing.TB) {
-	s.Stop(t)
+	s.Kill(t)
 	if err := os.RemoveAll(s.Folder); err != nil {
 		t.Error(err)
 	}
@@ -121,19 +121,9 @@ func (s *Server) remove(t testing.TB) {
 // Kill ends the server at once, as a crash does.
 func (s *Server) Kill(t testing.TB) {
 	t.Helper()
-	text, err := os.ReadFile(s.data("postmaster.pid"))
-	if err != nil {
-		t.Fatal(err)
+	if s.keeper != nil {
+		s.end("QUIT")
 	}
-	first, _, _ := strings.Cut(string(text), "\n")
-	pid, err := strconv.Atoi(first)
-	if err == nil {
-		err = syscall.Kill(pid, syscall.SIGQUIT)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.end()
 }
 
 // Run starts a server that was stopped or killed.
@@ -256,12 +246,8 @@ func create(bin string, conf ...string) (*Server, error) {
 	if err := s.run(); err != nil {
 		return nil, err
 	}
-	for _, sql := range []string{"CREATE ROLE conclave LOGIN PASSWORD 'secret'", "CREATE DATABASE conclave OWNER conclave"} {
-		if err := s.tool("psql", "-X", "-q", "-h", s.Folder, "-p", strconv.Itoa(s.Port), "-U", "postgres", "-c", sql); err != nil {
-			return nil, err
-		}
-	}
-	return s, nil
+	return s, s.tool("psql", "-X", "-q", "-h", s.Folder, "-p", strconv.Itoa(s.Port), "-U", "postgres",
+		"-c", "CREATE ROLE conclave LOGIN PASSWORD 'secret'", "-c", "CREATE DATABASE conclave OWNER conclave")
 }
 
 // add adds to one of the files of the server's data.
@@ -313,8 +299,8 @@ exec 3<&0
 "$@" </dev/null >>log 2>&1 3<&- &
 server=$!
 {
-	if read -r word <&3; then
-		kill -INT $server
+	if read -r signal <&3; then
+		kill -$signal $server
 	else
 		kill -QUIT $server
 		while kill -0 $server; do sleep 0.1; done
@@ -367,13 +353,14 @@ func (s *Server) runOnce() error {
 		}
 	}
 	log, _ := os.ReadFile(s.Log)
-	s.end()
+	s.end("QUIT")
 	return fmt.Errorf("the server does not start:\n%s", log)
 }
 
-// end waits for the server to end, which it was told to or does now.
-func (s *Server) end() {
-	_, _ = io.WriteString(s.alive, "end\n")
+// end ends the server and waits for that: by INT as an administrator does, by QUIT as a
+// crash does.
+func (s *Server) end(signal string) {
+	_, _ = io.WriteString(s.alive, signal+"\n")
 	_ = s.keeper.Wait() // closes the pipe
 	s.keeper = nil
 }
