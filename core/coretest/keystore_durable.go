@@ -116,6 +116,19 @@ func keystoreShared(t testing.TB, open func() OpenAt) {
 	one.has(q)
 	one.refused("overtaken", core.ErrConflict, core.Batch{Expect: []core.Expectation{expect(1, "a", p.Version)}})
 
+	if s, ok := one.store.(core.Snapshotter); ok {
+		snap, err := s.Snapshot(t.Context())
+		if err != nil {
+			t.Fatalf("snapshot: %v", err)
+		}
+		two.puts(put(1, "a", "after the snapshot"))
+		if answers, err := snap.Read(t.Context(), []core.Query{query(1, "a")}); err != nil || len(answers[0]) != 1 || answers[0][0].Version != q.Version {
+			t.Errorf("a snapshot shows what another store wrote after it: %v, %v", answers, err)
+		}
+		if err := snap.Close(); err != nil {
+			t.Errorf("close a snapshot: %v", err)
+		}
+	}
 	noSkew(t, one, two)
 	noRangeRaces(t, one, two)
 

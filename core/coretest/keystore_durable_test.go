@@ -97,7 +97,7 @@ func TestDurableCatchesWrong(t *testing.T) {
 			catchesWrong(t, durableChecks, func(testing.TB) OpenAt { return openFiled(wrong) }, check)
 		})
 	}
-	for _, wrong := range []string{"absence outside the lock", "ranges outside the lock"} {
+	for _, wrong := range []string{"absence outside the lock", "ranges outside the lock", "snapshots follow the store"} {
 		t.Run("shared, "+wrong, func(t *testing.T) {
 			one := newNaive(wrong)
 			catchesWrong(t, durableChecks, func(testing.TB) OpenAt {

@@ -57,6 +57,9 @@ type patient struct {
 	made uint64
 }
 
+// patience is after how many tries in a row it is not for our faults that a call fails.
+const patience = 1000
+
 // A receipt belongs to one batch at a time.
 type receipt struct {
 	key     []byte
@@ -92,7 +95,7 @@ func (p *patient) give(r receipt) {
 
 // Read implements [core.Keystore].
 func (p *patient) Read(ctx context.Context, queries []core.Query) ([][]core.Record, error) {
-	for ctx.Err() == nil {
+	for try := 0; ctx.Err() == nil && try < patience; try++ {
 		answers, err := p.Faulty.Read(ctx, queries)
 		if !errors.Is(err, core.ErrUnavailable) {
 			return answers, err
@@ -105,7 +108,7 @@ func (p *patient) Read(ctx context.Context, queries []core.Query) ([][]core.Reco
 func (p *patient) Apply(ctx context.Context, b core.Batch) error {
 	r := p.take()
 	defer func() { p.give(r) }()
-	for ctx.Err() == nil {
+	for try := 0; ctx.Err() == nil && try < patience; try++ {
 		fresh := core.NewVersion()
 		whole := r.replace(b, fresh)
 		if whole.Check() != nil {
@@ -130,7 +133,7 @@ func (p *patient) Apply(ctx context.Context, b core.Batch) error {
 // returns the version that the receipt has then.
 func (p *patient) resolve(ctx context.Context, r receipt) (core.Version, error) {
 	instead := core.NewVersion()
-	for {
+	for range patience {
 		err := p.Faulty.Apply(ctx, r.replace(core.Batch{}, instead))
 		switch {
 		case err == nil:
@@ -145,6 +148,7 @@ func (p *patient) resolve(ctx context.Context, r receipt) (core.Version, error) 
 			return r.version, err
 		}
 	}
+	return r.version, fault("resolve", core.ErrUnknownOutcome)
 }
 
 // keystoreOnce has several goroutines count, each on its own and all of them
@@ -157,15 +161,10 @@ func keystoreOnce(t testing.TB, open func() core.Keystore) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	opened := func() (s *seal.Store) {
-		for s == nil {
-			if s, err = seal.Open(t.Context(), faulty, key, "tenant"); err != nil && !errors.Is(err, core.ErrUnavailable) {
-				t.Fatalf("open: %v", err)
-			}
-		}
-		return s
+	var s *seal.Store
+	if err := retry(func() (err error) { s, err = seal.Open(t.Context(), faulty, key, "tenant"); return err }); err != nil {
+		t.Fatalf("open: %v", err)
 	}
-	s := opened()
 	t.Cleanup(func() {
 		if err := errors.Join(s.Close(), store.Close()); err != nil {
 			t.Errorf("close: %v", err)
@@ -186,22 +185,20 @@ func keystoreOnce(t testing.TB, open func() core.Keystore) {
 		own := fmt.Appendf(nil, "writer %d", w)
 		wg.Go(func() {
 			for n := range tries {
-				var shared []seal.Record
-				for shared == nil {
-					answers, err := s.Read(t.Context(), []seal.Query{{Table: 1, Scope: all, Prefix: []byte("n")}})
-					if err == nil {
-						shared = append([]seal.Record{}, answers[0]...)
-					} else if !errors.Is(err, core.ErrUnavailable) {
-						t.Errorf("read: %v", err)
-						return
-					}
-				}
 				count, version := 0, core.Version{}
-				if len(shared) == 1 {
-					count, version = int(binary.BigEndian.Uint32(shared[0].Value)), shared[0].Version
+				err := retry(func() error {
+					answers, err := s.Read(t.Context(), []seal.Query{{Table: 1, Scope: all, Prefix: []byte("n")}})
+					if err == nil && len(answers[0]) == 1 {
+						count, version = int(binary.BigEndian.Uint32(answers[0][0].Value)), answers[0][0].Version
+					}
+					return err
+				})
+				if err != nil {
+					t.Errorf("read: %v", err)
+					return
 				}
 				// An entry comes, the one before it goes, and the common count goes on.
-				_, err := s.Apply(t.Context(), seal.Batch{
+				_, err = s.Apply(t.Context(), seal.Batch{
 					Expect: []seal.Expectation{
 						{Table: 1, Scope: all, Key: []byte("n"), Version: version},
 						{Table: 2, Scope: own, Key: number(n)},
