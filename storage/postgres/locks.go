@@ -27,8 +27,10 @@ import (
 // Two batches that could see each other's effects have a lock in common, which at least
 // one of them has alone: what was committed before is seen, in one order for all. Locks
 // are taken in the order of their numbers, so nobody waits in a circle. They are kept in
-// the server's memory, which has room for about 64 of each connection: a batch with more
-// keys locks scopes instead, and one with more scopes the store.
+// the server's memory, which has room for about 64 of each connection. A batch with more
+// keys locks the scopes into which it puts, alone; one that also expects too many keys
+// elsewhere locks those scopes alone too, for a lock that it shared would not keep away
+// who locks keys; and one with too many scopes locks the store.
 const (
 	maxLocks  = 64
 	scopeSize = 16 // bytes of a key, see core/seal
@@ -60,9 +62,9 @@ func (s *lockSpace) key(table core.Table, key []byte) int64 {
 
 // of returns the locks that a batch needs, ascending, and which of them alone.
 func (s *lockSpace) of(b *core.Batch) (numbers []int64, alone []bool) {
-	locks := s.finest(b, true)
-	if len(locks) > maxLocks {
-		locks = s.finest(b, false)
+	locks := s.by(b, keys)
+	for level := scopesOfPuts; len(locks) > maxLocks && level <= scopes; level++ {
+		locks = s.by(b, level)
 	}
 	if len(locks) > maxLocks {
 		locks = map[int64]bool{s.store(): true}
@@ -77,27 +79,37 @@ func (s *lockSpace) of(b *core.Batch) (numbers []int64, alone []bool) {
 	return numbers, alone
 }
 
-// finest collects locks down to keys, or to scopes.
-func (s *lockSpace) finest(b *core.Batch, keys bool) map[int64]bool {
+// What a batch locks alone, besides ranges.
+const (
+	keys         = iota // each key that it puts
+	scopesOfPuts        // each scope into which it puts
+	scopes              // each scope of which it names a key
+)
+
+// by collects the locks of a batch at a level.
+func (s *lockSpace) by(b *core.Batch, level int) map[int64]bool {
 	locks := map[int64]bool{s.store(): false}
-	key := func(table core.Table, key []byte, alone bool) {
-		if keys {
-			locks[s.key(table, key)] = locks[s.key(table, key)] || alone
-			alone = false
-		}
-		locks[s.scope(table, key)] = locks[s.scope(table, key)] || alone
-	}
-	for i := range b.Expect {
-		key(b.Expect[i].Table, b.Expect[i].Key, false)
-	}
+	lock := func(number int64, alone bool) { locks[number] = locks[number] || alone }
 	for i := range b.Puts {
-		key(b.Puts[i].Table, b.Puts[i].Key, true)
+		p := &b.Puts[i]
+		lock(s.scope(p.Table, p.Key), level > keys)
+		if level == keys {
+			lock(s.key(p.Table, p.Key), true)
+		}
 	}
 	for i := range b.Dels {
 		if d := &b.Dels[i]; len(d.Prefix) >= scopeSize {
-			locks[s.scope(d.Table, d.Prefix)] = true
+			lock(s.scope(d.Table, d.Prefix), true)
 		} else {
-			locks[s.store()] = true
+			lock(s.store(), true)
+		}
+	}
+	for i := range b.Expect {
+		e := &b.Expect[i]
+		scope := s.scope(e.Table, e.Key)
+		lock(scope, level == scopes)
+		if !locks[scope] {
+			lock(s.key(e.Table, e.Key), false)
 		}
 	}
 	return locks

@@ -171,3 +171,54 @@ func TestWaiting(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What a large batch expects stays so until it is done, and it keeps nobody from what it
+// only expects: core/seal has every batch expect one record, which a rotation replaces.
+func TestWaitingForLarge(t *testing.T) {
+	t.Parallel()
+	for name, large := range map[string]core.Batch{
+		"puts":         {Expect: []core.Expectation{absent([]byte("expected, and alone."))}, Puts: many("a", 100)},
+		"expectations": {Expect: []core.Expectation{absent([]byte("expected, and alone."))}, Puts: many("a", 1)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if name == "expectations" {
+				for i := range 100 {
+					large.Expect = append(large.Expect, absent(long("b", fmt.Sprint(i))))
+				}
+			}
+			dsn := at(pgtest.Shared(t), t.Name())
+			s := open(t, dsn)
+			row := large.Puts[0]
+			if err := s.Apply(t.Context(), core.Batch{Puts: []core.Put{row}}); err != nil {
+				t.Fatal(err)
+			}
+			other := connect(t, dsn)
+			exec(t, other, "BEGIN; SELECT FROM "+schemaOf(dsn)+".record FOR UPDATE")
+			done := make(chan error)
+			go func() { done <- s.Apply(t.Context(), large) }()
+			for n, end := 0, time.Now().Add(10*time.Second); n == 0 && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+				err := connect(t, dsn).QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%"+schemaOf(dsn)+"%'").Scan(&n)
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			defer cancel()
+			if err := s.Apply(ctx, core.Batch{Puts: []core.Put{record([]byte("expected, and alone."))}}); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("a put of what it expects absent: got error %v", err)
+			}
+			if name == "puts" {
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				defer cancel()
+				if err := s.Apply(ctx, core.Batch{Expect: []core.Expectation{absent([]byte("expected, and alone."))}, Puts: []core.Put{record(long("c", ""))}}); err != nil {
+					t.Errorf("another batch that expects the same: %v", err)
+				}
+			}
+			exec(t, other, "COMMIT")
+			if err := <-done; err != nil {
+				t.Errorf("the large batch: %v", err)
+			}
+		})
+	}
+}
