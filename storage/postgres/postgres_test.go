@@ -328,3 +328,32 @@ func TestUnboundedAnswer(t *testing.T) {
 		t.Errorf("the next one: %v", err)
 	}
 }
+
+// A snapshot still stands after an answer that is too large, and after a call that was
+// cancelled: whoever copies a store asks again for less.
+func TestSnapshotAfterFailure(t *testing.T) {
+	t.Parallel()
+	dsn := at(pgtest.Shared(t), t.Name())
+	s := open(t, dsn)
+	exec(t, connect(t, dsn), "INSERT INTO "+schemaOf(dsn)+`.record
+		SELECT 1, int4send(n), gen_random_uuid(), decode(repeat('ab', 1048576), 'hex') FROM generate_series(1, 66) n`)
+	shot, err := s.Snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer shot.Close()
+	if err := s.Apply(t.Context(), core.Batch{Dels: []core.Range{{Table: 1}}}); err != nil {
+		t.Fatal(err)
+	}
+	cancelled, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(10*time.Millisecond, cancel)
+	for _, ctx := range []context.Context{t.Context(), cancelled, t.Context()} {
+		if _, err := shot.Read(ctx, []core.Query{{Table: 1}}); !errors.Is(err, core.ErrTooLarge) && !errors.Is(err, context.Canceled) {
+			t.Errorf("all: got error %v", err)
+		}
+		answers, err := shot.Read(t.Context(), []core.Query{{Table: 1, Limit: 32}, {Table: 1, KeysOnly: true}})
+		if err != nil || len(answers[0]) != 32 || len(answers[1]) != 66 {
+			t.Fatalf("less: %v, %v", err, answers)
+		}
+	}
+}

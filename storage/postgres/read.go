@@ -134,6 +134,7 @@ func (s *Store) snapshot(ctx context.Context) (*pgx.Conn, error) {
 	batch.Queue(beginRead)
 	batch.Queue("SET LOCAL idle_in_transaction_session_timeout = '10min'")
 	batch.Queue(s.sql.keys, int16(0), []byte{0}, []byte{0}, nil) // from now on the state stands still
+	batch.Queue("SAVEPOINT held")
 	if err := c.SendBatch(ctx, &batch).Close(); err != nil {
 		_ = c.Close(context.WithoutCancel(ctx))
 		return nil, err
@@ -158,7 +159,13 @@ func (s *snapshot) read(ctx context.Context, queries []core.Query) ([][]core.Rec
 	if s.conn == nil {
 		return nil, core.ErrClosed
 	}
-	return read(ctx, s.conn, s.sql, queries, false)
+	answers, err := read(ctx, s.conn, s.sql, queries, false)
+	if s.conn.PgConn().TxStatus() == 'E' { // an answer that is broken off ends all after the savepoint
+		ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), cancelling)
+		defer stop()
+		_, _ = s.conn.Exec(ctx, "ROLLBACK TO SAVEPOINT held")
+	}
+	return answers, err
 }
 
 // Close ends the transaction.
