@@ -49,16 +49,17 @@ func (s *Store) apply(ctx context.Context, c *pgx.Conn, b *core.Batch) (retry bo
 	results := c.SendBatch(ctx, &batch)
 	_, err = results.Exec()
 	locked := err == nil
-	holds := false
+	var holds, answered bool
 	if locked {
 		err = results.QueryRow().Scan(&holds)
+		answered = err == nil
 	}
 	if end := results.Close(); err == nil {
 		err = end // of the commit
 	}
 	e := (*pgconn.PgError)(nil)
 	switch {
-	case err == nil && !holds:
+	case answered && !holds:
 		return false, core.ErrConflict
 	case err == nil:
 		// The server commits, and then waits for its standbys. If it is told to stop

@@ -44,6 +44,7 @@ var settings = map[string]string{
 var musts = map[string]string{
 	"default_transaction_isolation": "read committed", // each statement sees the newest state
 	"default_transaction_read_only": "off",
+	"client_min_messages":           "warning", // one says that a commit may be lost yet
 }
 
 // connect makes the pool and its first connection.

@@ -350,7 +350,7 @@ func TestKilledServer(t *testing.T) {
 func TestSynchronousReplication(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Start(t)
-	s := open(t, server.DSN()+"&pool_max_conns=1")
+	s := open(t, server.DSN()+"&pool_max_conns=1&client_min_messages=error")
 	put(t, s, "a", "1")
 	exec(t, connect(t, server.AdminDSN()), "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
 	exec(t, connect(t, server.AdminDSN()), "SELECT pg_reload_conf()")
