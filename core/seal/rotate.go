@@ -43,11 +43,8 @@ func (s *Store) Rotate(ctx context.Context, progress Progress) (Report, error) {
 	}
 	var report Report
 	err = s.all(ctx, s, progress, func(ring *keyring, table core.Table, page []core.Record) error {
-		if ring.newest != newest {
-			return fmt.Errorf("another rotation has begun: %w", core.ErrConflict)
-		}
 		s.report(&report, ring, table, page)
-		return s.sealAnew(ctx, ring, table, page)
+		return s.sealPage(ctx, ring, newest, table, page)
 	})
 	if err != nil {
 		return report, fmt.Errorf("seal: rotate: it can be continued: %w", err)
@@ -115,6 +112,27 @@ func (s *Store) changeKeysOnce(ctx context.Context, change func([]dataKey) []dat
 	return newest, s.reload(ctx)
 }
 
+// sealPage seals a page with the newest data key. That the keys change meanwhile is no
+// reason to pass over a record: it is another rotation, a move, or one taken back.
+func (s *Store) sealPage(ctx context.Context, ring *keyring, newest uint32, table core.Table, page []core.Record) error {
+	for try := 1; ; try++ {
+		if ring.moved {
+			return ErrMoved
+		}
+		if ring.newest != newest {
+			return fmt.Errorf("another rotation has begun: %w", core.ErrConflict)
+		}
+		err := s.sealAnew(ctx, ring, table, page)
+		if !errors.Is(err, errOutdated) || try == maxTries {
+			return conflictIfOutdated(err)
+		}
+		if err := s.reload(ctx); err != nil {
+			return err
+		}
+		ring = s.ring.Load()
+	}
+}
+
 // sealAnew seals the records of a page that are sealed with an older key.
 func (s *Store) sealAnew(ctx context.Context, ring *keyring, table core.Table, page []core.Record) error {
 	unchanged := []core.Expectation{{Table: ownTable, Key: ownKey(s.tenant, generationRecord), Version: ring.generation}}
@@ -137,8 +155,8 @@ func (s *Store) sealAnew(ctx context.Context, ring *keyring, table core.Table, p
 }
 
 // replace applies a batch that does not matter if it happens twice, but not after the
-// data keys have changed again: its first expectation. Whoever has changed or removed a
-// record since has sealed it with the new key.
+// data keys have changed again: its first expectation (errOutdated). Whoever has changed
+// or removed a record since has sealed it with the new key.
 func (s *Store) replace(ctx context.Context, b core.Batch) error {
 	err := core.ErrUnknownOutcome
 	for try := 0; try < maxTries && errors.Is(err, core.ErrUnknownOutcome); try++ {
@@ -147,7 +165,13 @@ func (s *Store) replace(ctx context.Context, b core.Batch) error {
 	if !errors.Is(err, core.ErrConflict) {
 		return err
 	}
-	if len(b.Puts) == 1 {
+	o, err := readOwn(ctx, s.ks, s.tenant)
+	switch {
+	case err != nil:
+		return err
+	case o.generation != b.Expect[0].Version:
+		return errOutdated
+	case len(b.Puts) == 1:
 		return nil
 	}
 	for i := range b.Puts {
