@@ -3,9 +3,12 @@
 package seal_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/coretest"
@@ -40,4 +43,55 @@ func TestRotateDuringMoveTakenBack(t *testing.T) {
 	if got := sealedWith(t, ks); got[2] != n || len(got) != 1 {
 		t.Errorf("values by data key: %v", got)
 	}
+}
+
+// Receipts of a machine whose clock is ahead are in use.
+func TestReceiptsOfTomorrow(t *testing.T) {
+	t.Parallel()
+	ks := memory.New()
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(24 * time.Hour)
+		apply(t, open(t, ks), puts(put(1, "g", "a", "1")))
+	})
+	before := len(dump(t, ks))
+	synctest.Test(t, func(t *testing.T) { open(t, ks) })
+	if after := len(dump(t, ks)); after != before {
+		t.Errorf("%d records, there were %d", after, before)
+	}
+}
+
+// A rolledBackStore loses a batch, and says from then on that the store is rolled back.
+type rolledBackStore struct {
+	core.Keystore
+	when int // 0 never, 1 the next batch is lost, 2 now
+}
+
+func (s *rolledBackStore) Apply(ctx context.Context, b core.Batch) error {
+	switch s.when {
+	case 0:
+		return s.Keystore.Apply(ctx, b)
+	case 1:
+		s.when = 2
+		return core.ErrUnknownOutcome
+	}
+	return core.ErrRolledBack
+}
+
+// A batch that is lost in a failover is not looked for for ever, nor are later ones.
+func TestLostInAnAccident(t *testing.T) {
+	t.Parallel()
+	ks := &rolledBackStore{Keystore: memory.New()}
+	s := open(t, ks)
+	ks.when = 1
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	_, err := s.Apply(ctx, puts(put(1, "g", "a", "1")))
+	if !errors.Is(err, core.ErrUnknownOutcome) || !errors.Is(err, core.ErrRolledBack) {
+		t.Errorf("got error %v", err)
+	}
+	if _, err := s.Apply(ctx, puts(put(1, "g", "a", "2"))); !errors.Is(err, core.ErrRolledBack) || errors.Is(err, core.ErrUnknownOutcome) {
+		t.Errorf("the next one: got error %v", err)
+	}
+	ks.when = 0
+	apply(t, s, puts(put(1, "g", "a", "3")))
 }

@@ -158,14 +158,29 @@ func (s *Store) settle(ctx context.Context) error {
 		s.slots.lost = s.slots.lost[:n-1]
 		s.slots.mu.Unlock()
 		err := s.resolve(ctx, l.slot, l.version, core.ErrUnknownOutcome)
-		if errors.Is(err, core.ErrUnknownOutcome) && ctx.Err() != nil {
+		switch {
+		case !errors.Is(err, core.ErrUnknownOutcome):
+		case ctx.Err() != nil:
 			return fmt.Errorf("seal: an earlier batch is lost: %w (%w)", core.ErrUnavailable, ctx.Err())
+		case errors.Is(err, core.ErrRolledBack):
+			return fmt.Errorf("seal: an earlier batch is lost: %w", core.ErrRolledBack)
+		case s.isClosing():
+			return core.ErrClosed
 		}
 	}
 }
 
+func (s *Store) isClosing() bool {
+	select {
+	case <-s.closing:
+		return true
+	default:
+		return false
+	}
+}
+
 // resolve finds out what became of the batch that was to bring a receipt from
-// x.version to lost. nil: it was applied.
+// x.version to lost. nil: it was applied. ErrRolledBack, besides: nobody can say here.
 func (s *Store) resolve(ctx context.Context, x *slot, lost core.Version, cause error) error {
 	instead := core.NewVersion() // the same for each try: one of them may be lost too
 	for delay := time.Millisecond; ; delay = min(2*delay, time.Second) {
@@ -178,6 +193,9 @@ func (s *Store) resolve(ctx context.Context, x *slot, lost core.Version, cause e
 		case errors.Is(err, core.ErrClosed):
 			s.giveUpSlot(x)
 			return cause
+		case errors.Is(err, core.ErrRolledBack): // and will be
+			s.lose(x, lost)
+			return fmt.Errorf("%w (%w)", cause, err)
 		case err != nil: // try again
 		case have == lost:
 			x.version = lost
@@ -197,12 +215,17 @@ func (s *Store) resolve(ctx context.Context, x *slot, lost core.Version, cause e
 			s.giveUpSlot(x)
 			return cause
 		case <-ctx.Done():
-			s.slots.mu.Lock()
-			s.slots.lost = append(s.slots.lost, lostBatch{x, lost})
-			s.slots.mu.Unlock()
+			s.lose(x, lost)
 			return fmt.Errorf("%w (%w)", cause, ctx.Err())
 		}
 	}
+}
+
+// lose keeps a batch for settle.
+func (s *Store) lose(x *slot, lost core.Version) {
+	s.slots.mu.Lock()
+	defer s.slots.mu.Unlock()
+	s.slots.lost = append(s.slots.lost, lostBatch{x, lost})
 }
 
 // receipt reads the version of a receipt, zero if there is none, and that of the
@@ -234,7 +257,8 @@ func (s *Store) sweepReceipts(ctx context.Context) {
 	}
 	var b core.Batch
 	for _, r := range found[0] { // the oldest first
-		if len(r.Key) < blindLen+4 || today()-binary.BigEndian.Uint32(r.Key[blindLen:]) < receiptLife {
+		// A clock that is ahead of this one makes a day to come.
+		if len(r.Key) < blindLen+4 || int32(today()-binary.BigEndian.Uint32(r.Key[blindLen:])) < receiptLife {
 			break
 		}
 		b.Dels = append(b.Dels, core.Range{Table: ownTable, Prefix: r.Key})
