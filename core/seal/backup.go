@@ -32,12 +32,12 @@ import (
 // record that is missing, or one from another backup, is noticed.
 var backupMagic = []byte("conclave backup\x01")
 
-const maxRoot = 64 << 10 // bytes: what a wrapper may make of 32 bytes is its own affair
+const maxRoot = core.MaxValue // what a wrapper may make of 32 bytes is its own affair
 
 // Backup writes all records of the tenant as they are at one moment, sealed, while the
 // Store is in use. core.ErrConflict: the keystore is no [core.Snapshotter] and somebody
 // wrote meanwhile; try again, or stop those. Damaged records are copied and reported.
-// What it writes is complete only if the error is nil. progress may be nil.
+// What it writes is complete only if the error is nil. ErrMoved. progress may be nil.
 func (s *Store) Backup(ctx context.Context, to io.Writer, progress Progress) (Report, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -112,7 +112,14 @@ func (s *Store) still(ctx context.Context, f func(*still) error) error {
 		defer snapshot.Close()
 		from.reader = snapshot
 	}
+	var before []byte
 	var err error
+	if !holds { // also before the root record is read, which must open what is read then
+		from.ring = s.ring.Load() // what blinds is the same in all
+		if before, err = s.versions(ctx, from); err != nil {
+			return err
+		}
+	}
 	if from.own, err = readOwn(ctx, from, s.tenant); err != nil {
 		return err
 	}
@@ -123,18 +130,14 @@ func (s *Store) still(ctx context.Context, f func(*still) error) error {
 	if err != nil {
 		return err
 	}
+	if r.moved { // nobody could restore it
+		return ErrMoved
+	}
 	if from.ring, err = r.keyring(s.ring.Load().secret, from.own.generation); err != nil {
 		return fmt.Errorf("the wrapping key is another one since the store was opened: %w", core.ErrWrongKey)
 	}
 	defer from.ring.blinding.Wipe()
-	if holds {
-		return f(from)
-	}
-	before, err := s.versions(ctx, from)
-	if err != nil {
-		return err
-	}
-	if err := f(from); err != nil {
+	if err := f(from); err != nil || holds {
 		return err
 	}
 	after, err := s.versions(ctx, from)

@@ -104,13 +104,19 @@ func (l *loading) end(ctx context.Context, root []byte, incarnation core.Version
 	} else {
 		b.Dels = []core.Range{{Table: ownTable, Prefix: ownKey(l.tenant, ancestryRecord)}}
 	}
+	return applyRoot(ctx, l.ks, l.tenant, b)
+}
+
+// applyRoot applies a batch that replaces the root record, by its first put, and finds
+// out whether it did.
+func applyRoot(ctx context.Context, ks core.Keystore, tenant string, b core.Batch) error {
 	err := core.ErrUnknownOutcome
 	for try := 0; try < maxTries && errors.Is(err, core.ErrUnknownOutcome); try++ {
-		if err = l.ks.Apply(ctx, b); errors.Is(err, core.ErrConflict) && try > 0 {
+		if err = ks.Apply(ctx, b); errors.Is(err, core.ErrConflict) && try > 0 {
 			// It was applied, or it is now somebody else's.
-			o, readErr := readOwn(ctx, l.ks, l.tenant)
+			o, readErr := readOwn(ctx, ks, tenant)
 			if readErr != nil {
-				return readErr
+				return fmt.Errorf("%w (%w)", core.ErrUnknownOutcome, readErr)
 			}
 			if o.root.Version == b.Puts[0].Version {
 				return nil

@@ -15,7 +15,9 @@ import (
 // moved, before a copy is made, and from then on the tenant's Stores on the old
 // keystore, in other processes too, can write no more (ErrMoved). A move that was
 // interrupted is finished by another call; one that fails is taken back, if it can be.
-// w is the wrapping key in both. progress may be nil.
+// From records that may have arrived somewhere already, the move begins a new
+// incarnation: see [Store.Incarnation]. w is the wrapping key in both. progress may be
+// nil.
 //
 // ErrExists: the keystore to has the tenant. ErrNotFound: from has not. ErrWrongKey.
 func Move(ctx context.Context, from, to core.Keystore, w core.KeyWrapper, tenant string, progress Progress) (Report, error) {
@@ -70,13 +72,20 @@ func move(ctx context.Context, from, to core.Keystore, w core.KeyWrapper, tenant
 	if err := l.flush(ctx); err != nil {
 		return report, err
 	}
-	// Whoever moves the tenant elsewhere at the same time has come later, and goes on.
-	if now, err := readOwn(ctx, from, tenant); err != nil || now.generation != o.generation {
-		return report, errors.Join(err, fmt.Errorf("another move has begun: %w", core.ErrConflict))
+	// Of several who move the tenant to different places at once, one does.
+	switch err := o.become(ctx, from, tenant, rootMoved); {
+	case errors.Is(err, core.ErrConflict):
+		return report, fmt.Errorf("another move has begun: %w", err)
+	case err != nil:
+		return report, err
 	}
 	ending = true // from here on it may have happened
+	incarnation := o.incarnation
+	if o.root.Value[0] == rootMoved { // before, and what was moved then may be in use
+		incarnation = core.NewVersion()
+	}
 	value := append([]byte{rootFormat}, o.root.Value[1:]...)
-	return report, l.end(ctx, value, o.incarnation)
+	return report, l.end(ctx, value, incarnation)
 }
 
 // leave makes the root record say that the tenant has moved, and returns what is there
@@ -94,7 +103,7 @@ func leave(ctx context.Context, ks core.Keystore, tenant string) (own, error) {
 		if o.generation == generation {
 			return o, nil
 		}
-		value := append([]byte{rootMoved}, o.root.Value[1:]...)
+		value := append([]byte{max(rootMoving, o.root.Value[0])}, o.root.Value[1:]...)
 		b := core.Batch{Expect: o.expect(tenant), Puts: []core.Put{putRoot(tenant, value), putGeneration(tenant, generation)}}
 		if err := ks.Apply(ctx, b); err != nil && !errors.Is(err, core.ErrConflict) && !errors.Is(err, core.ErrUnknownOutcome) {
 			return own{}, err
@@ -103,13 +112,23 @@ func leave(ctx context.Context, ks core.Keystore, tenant string) (own, error) {
 	return own{}, fmt.Errorf("the keys change all the time: %w", core.ErrUnavailable)
 }
 
-// comeBack undoes leave, unless another move has begun.
+// comeBack undoes leave, unless another move has begun, or an earlier one may have ended.
 func comeBack(ctx context.Context, ks core.Keystore, tenant string, o own) error {
-	value := append([]byte{rootFormat}, o.root.Value[1:]...)
-	b := core.Batch{Expect: o.expect(tenant), Puts: []core.Put{putRoot(tenant, value), putGeneration(tenant, core.NewVersion())}}
-	err := ks.Apply(ctx, b)
+	if o.root.Value[0] == rootMoved {
+		return nil
+	}
+	err := o.become(ctx, ks, tenant, rootFormat)
 	if err != nil && !errors.Is(err, core.ErrConflict) {
 		return fmt.Errorf("the old keystore stays closed until the move is finished: %w", err)
 	}
 	return nil
+}
+
+// become gives the root record another format. ErrConflict: somebody has changed it.
+func (o own) become(ctx context.Context, ks core.Keystore, tenant string, format byte) error {
+	value := append([]byte{format}, o.root.Value[1:]...)
+	return applyRoot(ctx, ks, tenant, core.Batch{
+		Expect: o.expect(tenant),
+		Puts:   []core.Put{putRoot(tenant, value), putGeneration(tenant, core.NewVersion())},
+	})
 }

@@ -20,7 +20,7 @@ import (
 // there are, and a store that is open learns of a new data key without one. Another
 // wrapping key comes with a new root secret.
 //
-//	uint8  format = 1, or 2 once the tenant has moved to another keystore
+//	uint8  format = 1; 2 while the tenant moves to another keystore, 4 once it may be there
 //	opaque wrapper_id<V>
 //	opaque wrapped_root_secret<V>
 //	opaque nonce[24]
@@ -30,12 +30,13 @@ import (
 // associated data.
 const (
 	rootFormat = 1
-	rootMoved  = 2
+	rootMoving = 2
+	rootMoved  = 4 // no two differ in a single bit
 )
 
 // A root is a root record.
 type root struct {
-	moved    bool
+	moved    bool   // or moving
 	wrapper  string // id of the wrapping key
 	wrapped  []byte
 	sealed   []byte
@@ -48,7 +49,7 @@ func parseRoot(value []byte, tenant string) (root, error) {
 	var format uint8
 	var id, wrapped, sealed cryptobyte.String
 	s := cryptobyte.String(value)
-	if s.ReadUint8(&format) && format != rootFormat && format != rootMoved {
+	if s.ReadUint8(&format) && format != rootFormat && format != rootMoving && format != rootMoved {
 		return root{}, fmt.Errorf("root record: format %d: %w", format, core.ErrUnsupported)
 	}
 	ok := vlbytes.Read(&s, &id) && vlbytes.Read(&s, &wrapped) && s.ReadBytes(&r.nonce, chacha20poly1305.NonceSizeX)
@@ -56,7 +57,7 @@ func parseRoot(value []byte, tenant string) (root, error) {
 	if !ok || !vlbytes.Read(&s, &sealed) || !s.Empty() {
 		return root{}, errRoot
 	}
-	r.moved, r.wrapper, r.wrapped, r.sealed = format == rootMoved, string(id), wrapped, sealed
+	r.moved, r.wrapper, r.wrapped, r.sealed = format != rootFormat, string(id), wrapped, sealed
 	r.verified = verifiedOfRoot(value[:head], tenant)
 	return r, nil
 }
