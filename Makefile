@@ -6,7 +6,8 @@
 # make bench   the table of the keystores in README.md; make bench-all runs every benchmark
 # make fuzz    every fuzz target, FUZZTIME each
 # make soak    random groups beside a model of them for SOAK_TIME (an hour); 10000
-#              random histories of the client's store beside a map
+#              random histories of the client's store beside a map; four processes of
+#              a client on one PostgreSQL for SCALE_TIME (ten minutes)
 # make soak-race, soak-fuzz   the tests again and again; fuzzing for 10 minutes each
 # make soak-interop   every scenario with every assignment of actors, and long random ones
 # make build   bin/conclave
@@ -18,14 +19,15 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: demo setup postgres peer test check unit race bench bench-all fuzz soak soak-race soak-fuzz soak-interop build clean
+.PHONY: demo setup postgres peer test check unit scale race bench bench-all fuzz soak soak-race soak-fuzz soak-interop build clean
 
 DIRS := $(wildcard core providers storage hsm plugins app softhsm-test)
 PKGS := $(DIRS:%=./%/...)
-PARTS := setup check unit race
+PARTS := setup check unit scale race
 FUZZTIME ?= 10s
 SOAK ?= 20
 SOAK_TIME ?= 1h
+SCALE_TIME ?= 10m
 STATICCHECK := bin/staticcheck-v0.8.2
 PEER := bin/peers/core-crypto
 # On Debian and Ubuntu the package of the server makes and starts a cluster, unless that of
@@ -122,7 +124,11 @@ check: $(STATICCHECK)
 
 unit:
 	@mkdir -p bin
-	go test $(PKGS) | tee bin/unit.log
+	go test -skip '^TestScaleOut$$' $(PKGS) | tee bin/unit.log
+
+# Four processes on one PostgreSQL, with its counts printed.
+scale:
+	go test -count 1 -v -run '^TestScaleOut$$' ./core/client
 
 # -short keeps the random runs few: the race detector makes them ten times slower.
 # The vectors run without it; what they do at once, other tests do as well. Tests
@@ -156,6 +162,7 @@ soak:
 		-test.run '^TestGroupModelSoak$$' -rapid.steps 60 -rapid.nofailfile | \
 		{ grep --line-buffered -vF '[rapid] draw' || true; }
 	go test -count 1 -timeout 0 -run '^TestSegmentModel$$' ./core/client -histories 10000
+	go test -count 1 -timeout 0 -v -run '^TestScaleOut$$' ./core/client -scale $(SCALE_TIME)
 
 soak-race:
 	go test -race -timeout 0 -count $(SOAK) ./core/...

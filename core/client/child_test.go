@@ -120,8 +120,8 @@ func (r remote) GroupInfo(id core.ConversationID) ([]byte, error) {
 	return a.Message, nil
 }
 
-// serve offers a backend until the test ends.
-func serve(t testing.TB, b clienttest.Backend) (socket string) {
+// serve offers a backend, and what else there is, until the test ends.
+func serve(t testing.TB, b clienttest.Backend, also ...any) (socket string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "conclave") // short: a socket's path is limited
 	if err != nil {
@@ -133,8 +133,10 @@ func serve(t testing.TB, b clienttest.Backend) (socket string) {
 		t.Fatal(err)
 	}
 	server := rpc.NewServer()
-	if err := server.Register(&Served{b}); err != nil {
-		t.Fatal(err)
+	for _, receiver := range append(also, &Served{b}) {
+		if err := server.Register(receiver); err != nil {
+			t.Fatal(err)
+		}
 	}
 	go func() {
 		for {
@@ -158,6 +160,7 @@ type order struct {
 	KillAt      int    // the point at which to die; 0: never
 	Moment      string // or, in a transaction with a boundary, the moment at which to die
 	History     uint64 // or, instead of an operation, a history: its seed and one
+	Berth       *berth // or it is one of several, see TestScaleOut
 }
 
 // A report is what a child prints at its end.
@@ -255,6 +258,9 @@ const childLease = 100 * time.Millisecond
 func child(o order) (err error) {
 	if o.History != 0 {
 		return playHistory(context.Background(), o)
+	}
+	if o.Berth != nil {
+		return serveTasks(o)
 	}
 	clienttest.Run(func(t clienttest.TB) { err = play(t, o) })
 	return err
