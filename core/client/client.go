@@ -62,7 +62,7 @@ type Config struct {
 	// did not cover are CommitResult.Dropped.
 	NoRenewal bool
 	// Backoff is the pause before the try after the first, the second, ... has failed
-	// over a conflict; nil is a few milliseconds, doubled each time.
+	// over a conflict; nil is a few milliseconds, doubled each time up to 64.
 	Backoff func(try int) time.Duration
 	// Lease is how long a process that died may keep others from sending what is
 	// in an outbox; 0 is 3 seconds.
@@ -97,7 +97,7 @@ type Client struct {
 	cache      groupCache
 	observers  observers
 	signers    sync.Map // public key to core.Signer
-	unread     sync.Map // conversation to how many commits of ours were merged since it was read
+	read       sync.Map // conversation to an epoch: all messages of those before it were read
 	committing sync.Map // MessageKey to *waiter: commits whose outcome a caller waits for
 	mu         sync.Mutex
 	burnt      map[core.ConversationID]map[uint64][]mls.Floor

@@ -285,9 +285,8 @@ func (t *Transaction) replayAfter(ctx context.Context, id core.ConversationID, r
 const maxReady = 20
 
 // ready holds a conversation in which a commit may be made: nothing waits in its
-// outbox before the intention, and no commit of ours waits for an answer. After several
-// of our commits in a row, what others sent before them is taken first: of past epochs
-// only a few can be read.
+// outbox before the intention, and no commit of ours waits for an answer, and what others
+// sent can still be read after one more.
 func (t *Transaction) ready(ctx context.Context, id core.ConversationID, in intention) (*held, error) {
 	blocked := false // by proposals, which the commit takes away
 	for try := 1; ; try++ {
@@ -302,21 +301,21 @@ func (t *Transaction) ready(ctx context.Context, id core.ConversationID, in inte
 		waiting = waiting && !blocked
 		pending := h.head.pending.exists() || h.head.join.exists()
 		switch {
-		case !waiting && !pending && (!t.unchanged() || t.client.mergedUnread(id) < max(int(h.group.Config().MaxPastEpochs)-1, 1)):
+		case !waiting && !pending && !t.client.farAhead(h):
 			return h, nil
-		case !waiting && !pending:
+		case !waiting && !pending && t.unchanged() && try <= maxReady:
 			t.release(nil)
-			err = t.away(ctx, func(ctx context.Context) error { return t.client.transport().Drain(ctx, id) })
-			if err != nil { // then the commit will tell
-				t.client.log.Debug("not drained before a commit", "conversation", id, "error", err)
-			}
-			t.client.unread.Delete(id)
+			_ = t.away(ctx, func(ctx context.Context) error { t.client.readUp(ctx, id, h.head.epoch); return nil })
 			continue
 		case try > maxReady:
 			return nil, fmt.Errorf("the conversation does not come to rest: %w", core.ErrUnavailable)
 		case !t.unchanged():
 			// Closing the segment here would make it durable without the commit.
-			// Client.Transaction settles the conversation and starts over.
+			// Client.Transaction settles the conversation, or reads, and starts over.
+			if !waiting && !pending {
+				t.ahead[id] = h.head.epoch
+				return nil, fmt.Errorf("messages are to be read first: %w", core.ErrConflict)
+			}
 			t.blocked = append(t.blocked, id)
 			return nil, fmt.Errorf("messages or a commit wait to be sent first: %w", core.ErrConflict)
 		}

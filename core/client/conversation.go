@@ -139,6 +139,7 @@ func (t *Transaction) inhabit(ctx context.Context, h *held, incarnation uint32, 
 	h.head.lost = false
 	h.head.waiting.ready = h.head.waiting.count > 0
 	t.advance(h, g, ws)
+	t.client.haveRead(h.id, g.Epoch()) // of those before it we can read nothing
 	t.events = append(t.events, EpochChanged{h.id, g.Epoch()})
 	t.note(slog.LevelInfo, h, "conversation entered", slog.Uint64("epoch", g.Epoch()))
 	return nil

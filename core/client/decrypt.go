@@ -147,6 +147,7 @@ func (t *Transaction) decrypt(ctx context.Context, h *held, in *incoming) (Recei
 	case h.head.pending.exists() && in.digest == h.head.pending.message:
 		result, err = t.mergePending(ctx, h)
 	case in.digest == h.head.merged || in.digest == h.head.began:
+		t.client.haveMessage(h, in)
 		return nil, mls.ErrDuplicateMessage
 	default:
 		result, err = t.process(ctx, h, in)
@@ -163,7 +164,7 @@ func (t *Transaction) decrypt(ctx context.Context, h *held, in *incoming) (Recei
 			return nil, err
 		}
 	}
-	t.client.unread.Delete(h.id)
+	t.client.haveMessage(h, in)
 	replayed, err := t.replay(ctx, h)
 	if err != nil {
 		return nil, err

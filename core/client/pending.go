@@ -211,16 +211,7 @@ func (c *Client) merge(ctx context.Context, id core.ConversationID, kind pending
 	if err != nil || state != waiting {
 		return nil, err
 	}
-	c.unread.Store(id, c.mergedUnread(id)+1)
 	return result, nil
-}
-
-// mergedUnread is how many commits of ours began an epoch since a message was read or
-// the queue was drained, as far as this client knows.
-func (c *Client) mergedUnread(id core.ConversationID) int {
-	n, _ := c.unread.Load(id)
-	merged, _ := n.(int)
-	return merged
 }
 
 // drop forgets a commit that was refused, or never sent, if no more submissions than

@@ -215,6 +215,11 @@ func (p *Process) do(ctx context.Context, task Task, done *Done) error {
 	case "state":
 		return p.state(ctx, task.Conversation, done)
 	}
+	if task.Op == "stage" { // nobody reads before a commit that was staged is made
+		if err := p.d.Link.Drain(ctx, task.Conversation); err != nil {
+			return err
+		}
+	}
 	var result *client.CommitResult
 	err := p.d.In(ctx, task.Conversation, func(ctx context.Context, c *client.Conversation) (err error) {
 		done.Runs++
@@ -229,12 +234,12 @@ func (p *Process) do(ctx context.Context, task Task, done *Done) error {
 			return err
 		case "add":
 			members, err := c.ClientIDs(ctx)
-			if err != nil || slices.Contains(members, "carol") {
+			if err != nil || slices.Contains(members, carolOf(task.Conversation)) {
 				return errors.Join(err, client.ErrEmptyInput)
 			}
 			changes = client.Changes{Add: [][]byte{task.KeyPackage}}
 		case "remove":
-			changes = client.Changes{Remove: []core.ClientID{"carol"}}
+			changes = client.Changes{Remove: []core.ClientID{carolOf(task.Conversation)}}
 		}
 		result, err = c.Commit(ctx, changes)
 		return err

@@ -57,10 +57,11 @@ type fleet struct {
 	begun  atomic.Int64
 	clock  atomic.Int64 // numbers what begins and ends
 
-	berths     [scaleProcesses]*process
-	launched   int
-	bob, carol *clienttest.Device
-	peers      [scaleConversations]sync.Mutex // one call of bob and carol at a time
+	berths   [scaleProcesses]*process
+	launched int
+	bob      *clienttest.Device
+	carols   [scaleConversations]*clienttest.Device // one for each conversation, to come and go
+	peers    [scaleConversations]sync.Mutex         // one call of bob and carol at a time
 
 	mu       sync.Mutex
 	counts   map[string]int
@@ -69,9 +70,9 @@ type fleet struct {
 	sent     map[string]*sentText
 	said     map[string]*saidText
 	read     map[core.ConversationID][]string // by bob, in order
-	carols   map[string]int
-	taking   map[int]map[string]int // by process: texts about to be read
-	replays  int                    // processes that may have died over what they replayed
+	heard    map[string]int                   // by a carol
+	taking   map[int]map[string]int           // by process: texts about to be read
+	replays  int                              // processes that may have died over what they replayed
 	kept     map[int]bool
 	trouble  map[string]int // what messages were to blame for, by the first words
 	conflict map[int]int64  // by process
@@ -105,6 +106,8 @@ type pipes struct {
 
 func scaleID(n int) core.ConversationID { return core.ConversationID(fmt.Sprint("conversation ", n)) }
 
+func carolOf(id core.ConversationID) core.ClientID { return core.ClientID("carol of " + id) }
+
 // TestScaleOut: four processes of one client hold 50 conversations in one PostgreSQL.
 // They send, receive and commit at the same time, often in the same conversation; two
 // are killed meanwhile, and so is PostgreSQL. No key is used twice, nothing is lost,
@@ -137,7 +140,7 @@ func newFleet(t *testing.T) *fleet {
 	f := &fleet{
 		T: t, server: pgtest.Start(t), out: &outgoing{Backend: clienttest.NewService(clienttest.Options{})},
 		counts: map[string]int{}, slowest: map[string]time.Duration{}, sent: map[string]*sentText{}, said: map[string]*saidText{},
-		read: map[core.ConversationID][]string{}, carols: map[string]int{}, taking: map[int]map[string]int{}, kept: map[int]bool{},
+		read: map[core.ConversationID][]string{}, heard: map[string]int{}, taking: map[int]map[string]int{}, kept: map[int]bool{},
 		trouble: map[string]int{}, conflict: map[int]int64{}, runs: map[int]int{},
 	}
 	f.order = order{Dir: t.TempDir(), Client: "alice", Berth: &berth{DSN: f.server.DSN()}}
@@ -147,13 +150,8 @@ func newFleet(t *testing.T) *fleet {
 	t.Cleanup(func() { _ = suites.file.Close() })
 	cfg.Suites = suites
 	f.bob = clienttest.NewDevice(t, f.out, "bob", memory.New(), cfg)
-	f.carol = clienttest.NewDevice(t, f.out, "carol", memory.New(), cfg)
-	f.carol.Join.Group = private // she reads only, and joins both kinds
-	f.carol.Join.Group.AcceptAnyWire = true
 	f.bob.Identify(t, suite1)
-	f.carol.Identify(t, suite1)
 	f.bob.Link.Receive = f.collect(f.bob.Link.Receive, f.bob, func(id core.ConversationID, text string) { f.read[id] = append(f.read[id], text) })
-	f.carol.Link.Receive = f.collect(f.carol.Link.Receive, f.carol, func(_ core.ConversationID, text string) { f.carols[text]++ })
 
 	store, err := postgres.Open(t.Context(), f.server.DSN())
 	f.must(err)
@@ -163,6 +161,11 @@ func newFleet(t *testing.T) *fleet {
 		f.bob.Join.Group = []mls.Config{mls.DefaultConfig, private}[n%2]
 		alice.New.Group = f.bob.Join.Group
 		clienttest.Group(t, scaleID(n), alice, f.bob)
+		carol := clienttest.NewDevice(t, f.out, carolOf(scaleID(n)), memory.New(), cfg)
+		carol.Join.Group = f.bob.Join.Group
+		carol.Identify(t, suite1)
+		carol.Link.Receive = f.collect(carol.Link.Receive, carol, func(_ core.ConversationID, text string) { f.heard[text]++ })
+		f.carols[n] = carol
 	}
 	f.must(alice.Close(t.Context()))
 	f.must(store.Close())
@@ -374,12 +377,16 @@ func (f *fleet) count(what string) {
 func (f *fleet) work(p *process, random *rand.Rand) {
 	for n := f.begun.Add(1); !f.enough(); n = f.begun.Add(1) {
 		which := random.IntN(scaleConversations)
-		if random.IntN(3) == 0 { // where all meet
+		dice := random.IntN(100)
+		if random.IntN(3) == 0 { // where all meet; where most commits are, little is read
 			which = random.IntN(2)
+			if dice >= 90 {
+				which += 2
+			}
 		}
 		id := scaleID(which)
 		text := fmt.Sprintf("%d in %d", n, which)
-		switch dice := random.IntN(100); {
+		switch {
 		case dice < 45:
 			f.send(p, Task{Op: "send", Conversation: id, Text: text})
 		case dice < 90:
@@ -387,14 +394,16 @@ func (f *fleet) work(p *process, random *rand.Rand) {
 				f.peer(which, random)
 			}
 			f.say(which, text)
-			f.do(p, Task{Op: "receive", Conversation: id})
+			if random.IntN(3) > 0 { // else it waits
+				f.do(p, Task{Op: "receive", Conversation: id})
+			}
 		case dice < 92:
 			f.send(p, Task{Op: "send and commit", Conversation: id, Text: text})
 		case dice < 94:
 			f.do(p, Task{Op: "stage", Conversation: id})
+		case dice < 95:
+			f.do(p, Task{Op: "add", Conversation: id, KeyPackage: f.carols[which].KeyPackage(f, suite1)})
 		case dice < 96:
-			f.do(p, Task{Op: "add", Conversation: id, KeyPackage: f.carol.KeyPackage(f, suite1)})
-		case dice < 97:
 			f.do(p, Task{Op: "remove", Conversation: id})
 		default:
 			f.do(p, Task{Op: "commit", Conversation: id})
@@ -439,12 +448,12 @@ func (f *fleet) peer(which int, random *rand.Rand) {
 	id := scaleID(which)
 	what := random.IntN(4)
 	if what == 0 {
-		if err := f.catchUp(f.carol, id); err != nil {
+		if err := f.catchUp(f.carols[which], id); err != nil {
 			f.wrong("carol: %v", err)
 		}
 		return
 	}
-	packages := [][]byte{f.carol.KeyPackage(f, suite1)}
+	packages := [][]byte{f.carols[which].KeyPackage(f, suite1)}
 	err := f.bob.Link.Drain(f.Context(), id)
 	if err == nil {
 		err = f.bob.In(f.Context(), id, func(ctx context.Context, c *client.Conversation) error {
@@ -453,9 +462,9 @@ func (f *fleet) peer(which int, random *rand.Rand) {
 				return err
 			}
 			changes := client.Changes{Update: true}
-			switch there := slices.Contains(members, "carol"); {
+			switch there := slices.Contains(members, carolOf(id)); {
 			case what == 1 && there:
-				changes = client.Changes{Remove: []core.ClientID{"carol"}}
+				changes = client.Changes{Remove: []core.ClientID{carolOf(id)}}
 			case what == 2 && !there:
 				changes = client.Changes{Add: packages}
 			}
@@ -501,7 +510,7 @@ func (f *fleet) settle() {
 		all.Wait()
 		for which := range scaleConversations {
 			id := scaleID(which)
-			if err := errors.Join(f.bob.Settle(f.Context(), id), f.catchUp(f.bob, id), f.catchUp(f.carol, id)); err != nil {
+			if err := errors.Join(f.bob.Settle(f.Context(), id), f.catchUp(f.bob, id), f.catchUp(f.carols[which], id)); err != nil {
 				f.Error(err)
 			}
 		}
@@ -516,7 +525,7 @@ func (f *fleet) check() {
 		if err != nil || waits != "" {
 			f.Errorf("bob, conversation %d: %s, %v", which, waits, err)
 		}
-		if got, waits, err := stateOf(f.Context(), f.carol, id); !errors.Is(err, client.ErrConversationNotFound) && (err != nil || got != want || waits != "") {
+		if got, waits, err := stateOf(f.Context(), f.carols[which], id); !errors.Is(err, client.ErrConversationNotFound) && (err != nil || got != want || waits != "") {
 			f.Errorf("carol, conversation %d: %s, bob %s; %s, %v", which, got, want, waits, err)
 		}
 		for _, p := range f.berths {
@@ -563,7 +572,7 @@ func (f *fleet) checkSent() {
 			f.counts[fmt.Sprintf("not acknowledged and read %d times", s.read)]++
 		}
 	}
-	for text, n := range f.carols {
+	for text, n := range f.heard {
 		if n > 1 {
 			f.Errorf("carol has read %q %d times", text, n)
 		}

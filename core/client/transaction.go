@@ -27,13 +27,14 @@ type Transaction struct {
 	held    map[core.ConversationID]*held
 	notes   []func(context.Context) // lines for the log, once this is durable
 	events  []Event
-	ends    []end                 // of commits for which a caller waits
-	signals []Event               // of what is not durable, told at the end
-	deliver []core.ConversationID // outboxes to look at once this is durable
-	keys    []keyID               // made in this segment, journalled
-	dropped []droppedKey          // named by nothing when this is durable
-	crossed bool                  // a boundary: an abort does not undo everything
-	blocked []core.ConversationID // outboxes to deliver before the next try
+	ends    []end                          // of commits for which a caller waits
+	signals []Event                        // of what is not durable, told at the end
+	deliver []core.ConversationID          // outboxes to look at once this is durable
+	keys    []keyID                        // made in this segment, journalled
+	dropped []droppedKey                   // named by nothing when this is durable
+	crossed bool                           // a boundary: an abort does not undo everything
+	blocked []core.ConversationID          // outboxes to deliver before the next try
+	ahead   map[core.ConversationID]uint64 // what to read before the next try: see farAhead
 }
 
 // insideKey marks the context of a transaction's callback with its client.
@@ -60,13 +61,18 @@ func (c *Client) begin(ctx context.Context) (*Transaction, error) {
 	if err := c.open(); err != nil {
 		return nil, err
 	}
-	t := &Transaction{client: c, gate: make(chan struct{}, 1)}
+	t := &Transaction{client: c, gate: make(chan struct{}, 1), ahead: map[core.ConversationID]uint64{}}
 	t.reset()
 	return t, nil
 }
 
-// maxTries bounds how often a callback is run over conflicts.
+// maxTries bounds how often something is tried again, a commit for example that others
+// have overtaken.
 const maxTries = 8
+
+// maxRuns bounds how often a callback is run over conflicts. Several processes that want
+// the same conversation all the time get it by turns only on average.
+const maxRuns = 24
 
 // Transaction runs f and finishes, or aborts if f returns an error, panics or ends
 // its goroutine. On a conflict with another transaction it runs f again, unless f
@@ -82,13 +88,16 @@ func (c *Client) Transaction(ctx context.Context, f func(ctx context.Context, tx
 func (c *Client) transaction(ctx context.Context, f func(context.Context, *Transaction) error) error {
 	for try := 1; ; try++ {
 		tx, err := c.once(ctx, f)
-		if tx == nil || tx.crossed || try == maxTries || !errors.Is(err, core.ErrConflict) {
+		if tx == nil || tx.crossed || try == maxRuns || !errors.Is(err, core.ErrConflict) {
 			return err
 		}
 		for _, id := range tx.blocked {
 			if err := c.Settle(ctx, id); err != nil {
 				return err
 			}
+		}
+		for id, epoch := range tx.ahead {
+			c.readUp(c.outsideContext(ctx), id, epoch)
 		}
 		if err := c.pause(ctx, try); err != nil {
 			return err
@@ -125,9 +134,10 @@ func (c *Client) once(ctx context.Context, f func(context.Context, *Transaction)
 // pause waits before another try.
 func (c *Client) pause(ctx context.Context, try int) error { return wait(ctx, c.backoff(try)) }
 
-// backoff is a little longer each time.
+// backoff is a little longer each time; not for long, or those who have waited long would
+// stand behind those who have just come.
 func backoff(try int) time.Duration {
-	limit := time.Millisecond << min(try, 8)
+	limit := time.Millisecond << min(try, 6)
 	return limit/2 + rand.N(limit/2)
 }
 

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import (
+	"context"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/mls"
+)
+
+// Of past epochs only a few can be read. Who commits again and again must not leave
+// behind what others sent before: it is read first. Other processes commit as well, so
+// what counts is not our commits but how far the epoch is from that of what may be
+// unread. The queue of a conversation is in the order of epochs: who has read a message
+// of one has read all that there is of those before it.
+
+// haveRead notes that every message of the epochs before this one was read.
+func (c *Client) haveRead(id core.ConversationID, epoch uint64) {
+	for {
+		known, loaded := c.read.LoadOrStore(id, epoch)
+		if !loaded || known.(uint64) >= epoch || c.read.CompareAndSwap(id, known, epoch) {
+			return
+		}
+	}
+}
+
+// haveMessage notes that a message was read: with a commit, all of the epoch that it ends.
+func (c *Client) haveMessage(h *held, in *incoming) {
+	epoch := in.epoch
+	if in.content() == mls.ContentCommit {
+		epoch = min(epoch+1, h.head.epoch) // unless it waits for proposals
+	}
+	c.haveRead(h.id, epoch)
+}
+
+// farAhead says that a message of the oldest epoch that may have unread ones might not
+// be readable after another commit. A process that does not know has read nothing.
+func (c *Client) farAhead(h *held) bool {
+	epoch := uint64(0)
+	if known, ok := c.read.Load(h.id); ok {
+		epoch = known.(uint64)
+	}
+	if epoch > h.head.epoch { // it was joined anew
+		c.read.Delete(h.id)
+		epoch = 0
+	}
+	return h.head.epoch-epoch >= uint64(max(int(h.group.Config().MaxPastEpochs)-1, 1))
+}
+
+// readUp reads what waits in a conversation that was in this epoch. What cannot be read
+// now must not keep us from committing: the commit will tell.
+func (c *Client) readUp(ctx context.Context, id core.ConversationID, epoch uint64) {
+	if err := c.transport().Drain(ctx, id); err != nil {
+		c.log.Debug("not drained before a commit", "conversation", id, "error", err)
+	}
+	c.haveRead(id, epoch)
+}
