@@ -150,6 +150,11 @@ func (c *conn) logSize() (int64, error) {
 	return info.Size(), nil
 }
 
+const (
+	logHeader   = 32 // bytes of a log before its frames
+	frameHeader = 24 // bytes of a frame before the page
+)
+
 // examine looks for accidents: a log that is gone, a file that was cut off.
 func (c *conn) examine(ctx context.Context) (lost bool, err error) {
 	// From the first read on this connection keeps the log from being removed,
@@ -159,37 +164,62 @@ func (c *conn) examine(ctx context.Context) (lost bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	size, err := c.logSize()
-	if err != nil || size > 0 {
-		return false, err
-	}
 	page, err := c.number(ctx, "PRAGMA page_size")
 	if err != nil {
 		return false, err
 	}
+	// A log has at least one whole frame when its file gets the mark, and keeps it.
+	size, err := c.logSize()
+	if err != nil || size >= logHeader+frameHeader+page {
+		return false, err
+	}
+	cut := size > 0
 	info, err := os.Stat(c.path)
 	if err != nil {
 		return false, err
 	}
 	// SQLite takes what is missing of the last page for zeros. Somebody may have
 	// begun to write meanwhile.
-	if size, err = c.logSize(); err == nil && size == 0 && info.Size()%page != 0 {
+	if size, err = c.logSize(); err == nil && size == 0 && !cut && info.Size()%page != 0 {
 		err = fmt.Errorf("the file has %d bytes, which is no number of whole pages: %w", info.Size(), core.ErrDamaged)
 	}
 	return state != markClosed, err
 }
 
-// newIncarnation puts one, and the mark with it: from then on the file has a log.
-func (c *conn) newIncarnation(ctx context.Context) error {
+// errNotAlone: others have the file open, too.
+var errNotAlone = fmt.Errorf("another process has the file open: %w", core.ErrUnavailable)
+
+// acceptLoss puts a new incarnation into a file that has lost its log, and takes away
+// the mark, in the file itself: a log that is begun for it would make the file look
+// whole, to others and after a crash, before the incarnation is there.
+func (c *conn) acceptLoss(ctx context.Context) (err error) {
+	if _, err := c.db.FileControlPersistWAL("main", 0); err != nil {
+		return err
+	}
+	defer func() {
+		_, again := c.db.FileControlPersistWAL("main", 1)
+		err = errors.Join(err, again)
+	}()
+	mode, err := c.value(ctx, "PRAGMA journal_mode = DELETE")
+	if isCode(err, lib.SQLITE_BUSY) || err == nil && mode != "delete" {
+		return errNotAlone
+	}
+	if err != nil {
+		return err
+	}
+	if err := c.putIncarnation(ctx, markClosed); err != nil {
+		return err
+	}
+	return useLog(ctx, c)
+}
+
+// putIncarnation puts a new incarnation, and the mark with it.
+func (c *conn) putIncarnation(ctx context.Context, mark int) error {
 	p := core.NewIncarnation()
-	err := c.inTransaction(ctx, &c.beginWrite, "BEGIN IMMEDIATE", func() error {
-		if err := c.setMark(markOpening); err != nil {
+	return c.inTransaction(ctx, &c.beginWrite, "BEGIN IMMEDIATE", func() error {
+		if err := c.setMark(mark); err != nil {
 			return err
 		}
 		return c.putRecord(&p)
 	})
-	if err != nil {
-		return err
-	}
-	return c.mark(ctx)
 }

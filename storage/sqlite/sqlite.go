@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
@@ -74,12 +75,31 @@ func Open(ctx context.Context, path string) (*Store, error) {
 // ([core.NewIncarnation]): every client in it learns that it has to recover.
 // From then on Open opens it too.
 func OpenRolledBack(ctx context.Context, path string) (*Store, error) {
-	return open(ctx, path, func(c *conn) error {
-		if _, err := c.examine(ctx); err != nil {
+	for end := time.Now().Add(busyTimeout); ; {
+		s, err := open(ctx, path, func(c *conn) error {
+			lost, err := c.examine(ctx)
+			switch {
+			case err != nil:
+			case lost:
+				err = c.acceptLoss(ctx)
+			default:
+				err = c.putIncarnation(ctx, markOpening)
+			}
+			if err == nil {
+				err = c.mark(ctx) // from here on the file has a log
+			}
 			return err
+		})
+		// Of several that do this at once, each has to let go before it tries again.
+		if !errors.Is(err, errNotAlone) || time.Now().After(end) {
+			return s, err
 		}
-		return c.newIncarnation(ctx)
-	})
+		select {
+		case <-time.After(rand.N(50 * time.Millisecond)):
+		case <-ctx.Done():
+			return nil, fail("open", ctx.Err())
+		}
+	}
 }
 
 func open(ctx context.Context, path string, admit func(*conn) error) (*Store, error) {
