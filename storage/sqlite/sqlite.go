@@ -27,6 +27,8 @@ import (
 	"sync"
 	"time"
 
+	lib "modernc.org/sqlite/lib"
+
 	"github.com/conclave-mls/conclave/core"
 )
 
@@ -119,14 +121,27 @@ func open(ctx context.Context, path string, admit func(*conn) error) (*Store, er
 		return nil, fail("open", err)
 	}
 	c, err := dial(ctx, path)
+	if err == nil {
+		if err = prepareFile(ctx, c); err == nil {
+			err = admit(c)
+		}
+		if err != nil {
+			err = errors.Join(err, c.close())
+		}
+	}
+	if isCode(err, lib.SQLITE_CANTOPEN) {
+		// SQLite does not say why. As this process could not open the file, there
+		// is no lock that closing it could drop.
+		f, why := os.OpenFile(path, os.O_RDWR, 0)
+		if why == nil {
+			why = f.Close()
+		}
+		if sentinel(why) == core.ErrDenied {
+			err = why
+		}
+	}
 	if err != nil {
 		return nil, fail("open", err)
-	}
-	if err = prepareFile(ctx, c); err == nil {
-		err = admit(c)
-	}
-	if err != nil {
-		return nil, fail("open", errors.Join(err, c.close()))
 	}
 	s := &Store{
 		path:      path,
