@@ -37,6 +37,14 @@ const (
 
 const markSQL = "SELECT state FROM mark"
 
+func (c *conn) markState(ctx context.Context) (int64, error) {
+	state, err := c.number(ctx, markSQL)
+	if err == nil && (state < markClosed || state > markOpen) {
+		err = fmt.Errorf("open mark %d: %w", state, core.ErrDamaged)
+	}
+	return state, err
+}
+
 func (c *conn) setMark(state int) error {
 	_, err := c.db.ExecContext(context.Background(), fmt.Sprint("UPDATE mark SET state = ", state), nil)
 	return err
@@ -64,7 +72,7 @@ func (c *conn) mark(ctx context.Context) error {
 // advanceMark returns the state that was there.
 func (c *conn) advanceMark(ctx context.Context, from int64, to int) (state int64, err error) {
 	err = c.inTransaction(ctx, &c.beginWrite, "BEGIN IMMEDIATE", func() error {
-		if state, err = c.number(ctx, markSQL); err == nil && state == from {
+		if state, err = c.markState(ctx); err == nil && state == from {
 			err = c.setMark(to)
 		}
 		return err
@@ -93,7 +101,7 @@ func (c *conn) unmark() error {
 			return nil
 		}
 	}
-	state, err := c.number(background, markSQL)
+	state, err := c.markState(background)
 	if err != nil {
 		return err
 	}
@@ -160,7 +168,7 @@ func (c *conn) examine(ctx context.Context) (lost bool, err error) {
 	// From the first read on this connection keeps the log from being removed,
 	// and none that is in use is ever empty. So if it is empty after the mark was
 	// read, then the mark is that of the file itself, and nobody is writing.
-	state, err := c.number(ctx, markSQL)
+	state, err := c.markState(ctx)
 	if err != nil {
 		return false, err
 	}
