@@ -106,8 +106,12 @@ func (p *patient) Read(ctx context.Context, queries []core.Query) ([][]core.Reco
 
 // Apply implements [core.Keystore].
 func (p *patient) Apply(ctx context.Context, b core.Batch) error {
-	r := p.take()
-	defer func() { p.give(r) }()
+	r, known := p.take(), true
+	defer func() {
+		if known {
+			p.give(r)
+		}
+	}()
 	for try := 0; ctx.Err() == nil && try < patience; try++ {
 		fresh := core.NewVersion()
 		whole := r.replace(b, fresh)
@@ -116,7 +120,8 @@ func (p *patient) Apply(ctx context.Context, b core.Batch) error {
 		}
 		err := p.Faulty.Apply(ctx, whole)
 		if errors.Is(err, core.ErrUnknownOutcome) {
-			if r.version, err = p.resolve(context.WithoutCancel(ctx), r); err == nil && r.version != fresh {
+			r.version, err = p.resolve(context.WithoutCancel(ctx), r)
+			if known = err == nil; known && r.version != fresh {
 				continue // it did not happen, and never will
 			}
 		} else if err == nil {
