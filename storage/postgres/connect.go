@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -69,7 +70,7 @@ func (s *Store) connect(ctx context.Context, dsn string) error {
 func (s *Store) configure(dsn string) (*pgxpool.Config, error) {
 	config, err := pgxpool.ParseConfig(dsn)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", core.ErrInvalid, err) // has no password in it
+		return nil, fmt.Errorf("%w: data source name: %s", core.ErrInvalid, reason(err))
 	}
 	cc := config.ConnConfig
 	own := func(name string) string {
@@ -121,6 +122,19 @@ func (s *Store) configure(dsn string) (*pgxpool.Config, error) {
 	}
 	config.AfterConnect = s.connected
 	return config, nil
+}
+
+// reason is what is wrong with a data source name, without the name: where that is
+// broken, nobody can say for sure which part of it is the password.
+func reason(err error) string {
+	text := err.Error()
+	if i := strings.LastIndex(text, "`: "); i >= 0 {
+		text = text[i+len("`: "):]
+	}
+	if strings.HasPrefix(text, "failed to parse as") { // and what it stumbled over
+		text, _, _ = strings.Cut(text, " (")
+	}
+	return text
 }
 
 // warned is where a connection keeps the last warning of the server.
