@@ -394,6 +394,18 @@ var operations = slices.Concat(boundaries, []operation{
 		return &client.ProposalResult{Replayed: replayed}, err
 	})},
 
+	// after the store was put back
+	{name: "Recovering", run: func(ctx context.Context, p player, _ *input) (any, error) { return p.Recovering(ctx) }},
+	{name: "SweepKeys", run: func(ctx context.Context, p player, _ *input) (any, error) { return nil, p.SweepKeys(ctx) }},
+	{name: "Rejoin, recovering", prepare: func(s *stage) { s.blocked(); s.putBack() }, run: func(ctx context.Context, p player, _ *input) (any, error) {
+		return p.Rejoin(ctx, chat)
+	}},
+	{name: "JoinByExternalCommit, recovering", prepare: func(s *stage) { s.unheard(); s.look(); s.putBack() }, tx: joinByInfo},
+	{name: "ProcessWelcome, recovering", prepare: func(s *stage) { s.staged(); s.putBack(); s.addedAgain() }, tx: processWelcome},
+	{name: "Wipe, recovering", prepare: func(s *stage) { s.blocked(); s.putBack() }, tx: func(ctx context.Context, tx *client.Transaction, _ *input) (any, error) {
+		return nil, tx.WipeConversation(ctx, chat)
+	}},
+
 	// its life
 	{name: "Open and Close", run: func(ctx context.Context, p player, _ *input) (answer any, err error) {
 		cfg := config()
@@ -437,6 +449,26 @@ func decryptMessage(ctx context.Context, tx *client.Transaction, in *input) (any
 var pskID = []byte("psk")
 
 // What operations need.
+
+// putBack has alice's store put back to what it holds, and alice recover.
+func (s *stage) putBack() {
+	s.Helper()
+	s.must(s.alice.Close(s.Context()))
+	s.store = putBack(s, photo(s, s.store))
+	s.cfg.RolledBack = client.Recover
+	s.open()
+}
+
+// addedAgain: bob removes alice and adds her.
+func (s *stage) addedAgain() {
+	s.Helper()
+	s.in(s.bob, func(ctx context.Context, c *client.Conversation) error {
+		_, err := c.RemoveMembers(ctx, "alice")
+		return err
+	})
+	s.must(s.bob.Link.Drain(s.Context(), chat))
+	s.welcome(false)
+}
 
 func (s *stage) invite() { s.input.KeyPackage = s.keyPackage(s.dave) }
 
