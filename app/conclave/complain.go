@@ -22,6 +22,10 @@ var hints = []struct {
 }{
 	{messenger.ErrKept, "it goes out, once, with your next command in the conversation that reaches the delivery service"},
 	{client.ErrPendingUnresolved, "a commit of yours was sent more than once and the service does not say what became of it; join the conversation again: conclave chat rejoin NAME"},
+	{client.ErrLeafMoves, "members with Core Crypto 10.3 could go on without the others: ask a member to remove you and to add you again; if nobody has that: conclave recover --rejoin-all"},
+	{client.ErrLeafGone, "you have left it, or were removed, since; to come back: conclave chat join ID; to delete it here: conclave chat leave ID"},
+	{client.ErrNoExternalPub, "ask a member to remove you and to add you again"},
+	{core.ErrRolledBack, "run conclave recover: it says what that means, and goes on only if you say so"},
 	{client.ErrCommitLost, "others commit at the same time; nothing of yours is pending, try again"},
 	{client.ErrConversationNotFound, "you are not in this conversation (any more); conclave chat list shows those that you are in"},
 	{messenger.ErrNoConversation, "conclave chat list shows the conversations that you are in"},

@@ -409,6 +409,11 @@ func (d *doctor) chats(h messenger.Health) {
 	for _, w := range h.Chats {
 		name := string(w.ID)
 		next := "conclave chat info " + word(name) + " goes on from there, with the service in reach"
+		if w.Recovering {
+			waits++
+			d.warn("conversation", "conclave recover", "%s: it is to be joined again, because the database was put back to an older state", name)
+			continue
+		}
 		var what []string
 		count := func(n int, one, many string) {
 			if n == 1 {

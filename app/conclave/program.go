@@ -100,7 +100,7 @@ error has "error", "kind" and mostly "hint", a remark has "notice".`,
 	f.StringVar(&p.flags.Key, "key", "", "URI of the key that seals the keystore, instead of the configuration's")
 	f.StringVar(&p.flags.Crypto, "crypto", "", "URI of the crypto provider, instead of the configuration's")
 	f.StringVar(&p.flags.Delivery, "delivery", "", "URI of the delivery service, instead of the configuration's")
-	root.AddCommand(p.init(), p.chat(), p.keys(), p.keystore(), p.doctor(), p.delivery(), p.demo(), p.demoMember(), p.demoCiphertext(), p.demoOpen(),
+	root.AddCommand(p.init(), p.chat(), p.keys(), p.keystore(), p.recover(), p.doctor(), p.delivery(), p.demo(), p.demoMember(), p.demoCiphertext(), p.demoOpen(),
 		p.vectors(), p.interopServer(), p.drive(), p.version())
 	withUsage(root)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
@@ -244,7 +244,7 @@ func (p *program) existing() (config.Config, error) {
 	return c, nil
 }
 
-func (p *program) openWith(ctx context.Context, c config.Config, f func(context.Context, *messenger.Messenger) error) error {
+func (p *program) openWith(ctx context.Context, c config.Config, f func(context.Context, *messenger.Messenger) error, more ...fx.Option) error {
 	var m *messenger.Messenger
 	options := append([]fx.Option{
 		modules.Messenger(),
@@ -252,6 +252,7 @@ func (p *program) openWith(ctx context.Context, c config.Config, f func(context.
 		fx.Replace(modules.Progress(p.progress.at)),
 		fx.Populate(&m),
 	}, p.options...)
+	options = append(options, more...)
 	return wrongPassphrase(c, app.Run(ctx, app.New(c, options...), func(ctx context.Context) error {
 		err := f(ctx, m)
 		for _, notice := range m.Notices() {

@@ -28,7 +28,7 @@ type view struct {
 	PendingCommit    bool     `json:"pending_commit"`
 	PendingProposals int      `json:"pending_proposals"`
 	Buffered         int      `json:"buffered"`
-	State            string   `json:"state"` // "member", "leaving" or "left"
+	State            string   `json:"state"` // "member", "leaving", "recovering" or "left"
 }
 
 func viewOf(s messenger.Status) view {
@@ -44,6 +44,8 @@ func viewOf(s messenger.Status) view {
 	switch {
 	case len(s.Members) == 0:
 		v.State = "left"
+	case s.Recovering:
+		v.State = "recovering"
 	case s.Leaving:
 		v.State = "leaving"
 	}

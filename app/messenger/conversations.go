@@ -57,8 +57,12 @@ func (m *Messenger) enter(ctx context.Context, name string) (core.ConversationID
 	return id, m.staying(ctx, id)
 }
 
-// staying is ErrLeaving where we have said that we leave.
+// staying is ErrLeaving where we have said that we leave, and client.ErrRecovering where
+// we have to join again.
 func (m *Messenger) staying(ctx context.Context, id core.ConversationID) error {
+	if err := m.recovering(ctx, id); err != nil {
+		return err
+	}
 	n, err := parseNote(m.client.Data(ctx))
 	if err == nil && n.chat(id).Leaving {
 		return ErrLeaving
@@ -232,8 +236,11 @@ func (m *Messenger) settle(ctx context.Context, id core.ConversationID) (err err
 
 // Leave proposes our own removal and stops sending. The conversation is deleted
 // here when another member commits the proposal; if there is no other, or a member has
-// ended it, at once.
+// ended it, or it would have to be joined again first, at once.
 func (m *Messenger) Leave(ctx context.Context, name string) (gone bool, err error) {
+	if id, err := m.Find(ctx, name); err == nil && m.recovering(ctx, id) != nil {
+		return true, m.forget(ctx, id)
+	}
 	id, err := m.enter(ctx, name)
 	if err != nil {
 		return false, err
@@ -247,13 +254,7 @@ func (m *Messenger) Leave(ctx context.Context, name string) (gone bool, err erro
 		return false, err
 	}
 	if len(members) == 1 || info.ReInit != nil {
-		return true, m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
-			c, err := tx.Conversation(ctx, id)
-			if err != nil {
-				return err
-			}
-			return c.Wipe(ctx)
-		})
+		return true, m.forget(ctx, id)
 	}
 	return false, m.proposeLeaving(ctx, id)
 }
@@ -314,6 +315,9 @@ func (m *Messenger) status(ctx context.Context, id core.ConversationID) (s Statu
 	}
 	if s.Members, err = m.client.ClientIDs(ctx, id); err != nil {
 		return s, err
+	}
+	if s.Recovering {
+		return s, nil
 	}
 	secret, err := m.client.ExportSecret(ctx, id, 32)
 	if err != nil {

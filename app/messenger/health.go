@@ -33,6 +33,7 @@ type Waiting struct {
 	Buffered     int  // messages that came before what they need
 	Unsent       int
 	Leaving      bool
+	Recovering   bool // it is to be joined again: see Recover
 }
 
 // errUndone undoes a transaction that was made to see whether it can be.
@@ -95,6 +96,7 @@ func (m *Messenger) Health(ctx context.Context) (h Health, err error) {
 		} else if err != nil {
 			return h, err
 		} else {
+			w.Recovering = info.Recovering
 			w.Commit, w.Join, w.Proposals, w.Buffered = info.PendingCommit, info.PendingJoin, info.PendingProposals, info.Buffered
 			if _, err := m.client.ClientIDs(ctx, id); err != nil {
 				return h, err

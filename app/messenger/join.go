@@ -57,7 +57,11 @@ func (m *Messenger) Rejoin(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	result, err := m.client.Rejoin(ctx, id)
+	return m.rejoin(ctx, id, client.JoinConfig{})
+}
+
+func (m *Messenger) rejoin(ctx context.Context, id core.ConversationID, cfg client.JoinConfig) error {
+	result, err := m.client.RejoinWith(ctx, id, cfg)
 	if err != nil {
 		return err
 	}
@@ -95,6 +99,9 @@ func (m *Messenger) Rotate(ctx context.Context) (done []Rotation, err error) {
 		info, err := m.client.Info(ctx, id)
 		if err != nil {
 			return nil, err
+		}
+		if info.Recovering {
+			return nil, client.ErrRecovering
 		}
 		if !slices.Contains(suites, info.Suite) {
 			suites = append(suites, info.Suite)

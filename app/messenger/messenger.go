@@ -108,6 +108,8 @@ func (n *Notices) Observe(e client.Event) {
 	case client.OutOfSync:
 		text = fmt.Sprintf("commits of %s seem to be missing here: it is in epoch %d, and a message is of epoch %d; if that is so the next time too: conclave chat rejoin %[1]s",
 			e.Conversation, e.Epoch, e.Seen)
+	case client.RolledBack:
+		text = "the keystore was put back to an older state: key packages are gone, and every conversation is to be joined again"
 	default:
 		return
 	}

@@ -55,6 +55,7 @@ type note struct {
 	Token  []byte `json:"token,omitempty"` // what it gave for the key
 	// LastResort is the reference of the key package that survives its use.
 	LastResort []byte   `json:"last_resort,omitempty"`
+	Renew      bool     `json:"renew,omitempty"` // the key packages at the service are of no use
 	Chats      []chat   `json:"chats,omitempty"`
 	Unread     []unread `json:"unread,omitempty"` // oldest first
 }

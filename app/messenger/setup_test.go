@@ -99,6 +99,7 @@ type person struct {
 	*messenger.Messenger
 	t         *testing.T
 	name      core.ClientID
+	address   string
 	client    *client.Client
 	service   *delivery.Client
 	transport *delivery.Transport
@@ -146,7 +147,12 @@ func people(t *testing.T, names ...core.ClientID) []*person {
 
 func arrive(t *testing.T, address string, name core.ClientID) *person {
 	t.Helper()
-	p := &person{t: t, name: name, network: &network{}, disk: &disk{Keystore: memory.New()}}
+	return arriveOn(t, address, name, memory.New(), client.Refuse)
+}
+
+func arriveOn(t *testing.T, address string, name core.ClientID, ks core.Keystore, then client.AfterRollback) *person {
+	t.Helper()
+	p := &person{t: t, name: name, address: address, network: &network{}, disk: &disk{Keystore: ks}}
 	var err error
 	p.service, err = delivery.Dial(address, delivery.ClientOptions{Wrap: func(r http.RoundTripper) http.RoundTripper {
 		p.network.RoundTripper = r
@@ -167,7 +173,7 @@ func arrive(t *testing.T, address string, name core.ClientID) *person {
 	var notices messenger.Notices
 	software := pure.New()
 	p.client, err = client.Open(t.Context(), client.Config{
-		Store: store, Suites: software, Keys: software, Transport: p.transport, Observe: notices.Observe,
+		Store: store, Suites: software, Keys: software, Transport: p.transport, Observe: notices.Observe, RolledBack: then,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -176,6 +176,8 @@ func (m *Messenger) catchUp(ctx context.Context, id core.ConversationID) error {
 		return err
 	}
 	switch c := n.chat(id); {
+	case info.Recovering: // see Recover
+		return nil
 	case info.ReInit != nil: // a member has ended it: nothing in it can change
 		return nil
 	case c.Leaving && info.PendingProposals == 0:

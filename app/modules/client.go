@@ -23,6 +23,11 @@ type Observer func(client.Event)
 // can share one: the configuration's, unless it is replaced.
 type Tenant string
 
+// RolledBack is what to do about a keystore that was put back to an older state: the
+// engine that finds this, and the client that learns of it, refuse to open unless it is
+// replaced by client.Recover or client.NothingLost.
+type RolledBack client.AfterRollback
+
 // Client is the client over all the other parts, and the seams that have one
 // implementation so far: basic credentials, the reference delivery service. Replace
 // the [client.Config], which is empty, for what is no part.
@@ -38,14 +43,14 @@ func Client() fx.Option {
 }
 
 func openClient(ks core.Keystore, w core.KeyWrapper, suites core.SuiteSource, keys core.CryptoProvider,
-	auth core.Authenticator, t client.Transport, o Observer, log *slog.Logger, a AuditLog, tenant Tenant, cfg client.Config, lc fx.Lifecycle) (*client.Client, error) {
+	auth core.Authenticator, t client.Transport, o Observer, log *slog.Logger, a AuditLog, tenant Tenant, then RolledBack, cfg client.Config, lc fx.Lifecycle) (*client.Client, error) {
 	ctx := context.Background()
 	store, err := seal.Open(ctx, ks, audit.KeyWrapper(w, a.Logger), string(tenant))
 	if err != nil {
 		return nil, err
 	}
 	cfg.Store, cfg.Suites, cfg.Keys, cfg.Authenticator = store, suites, audit.Keys(keys, a.Logger), auth
-	cfg.Transport, cfg.Observe, cfg.Logger = t, o, log
+	cfg.Transport, cfg.Observe, cfg.Logger, cfg.RolledBack = t, o, log, client.AfterRollback(then)
 	c, err := client.Open(ctx, cfg)
 	if err != nil {
 		_ = store.Close() // the first error counts

@@ -158,7 +158,7 @@ func (t *Transaction) peek(ctx context.Context, id core.ConversationID) (*held, 
 	}
 	h := &held{id: id, version: r.Version, exists: found, head: head{id: id}}
 	if found {
-		if h.head, err = t.client.decodeHead(r.Value); err != nil {
+		if h.head, err = decodeHead(r.Value); err != nil {
 			return nil, err
 		}
 	}

@@ -3,6 +3,7 @@
 package client_test
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -96,5 +97,37 @@ func TestRecoveringRefuses(t *testing.T) {
 				t.Errorf("%q, %v", list, err)
 			}
 		})
+	}
+}
+
+// Who wipes a conversation instead of joining it again keeps nothing of it, whatever
+// waited there.
+func TestWipeWhileRecovering(t *testing.T) {
+	t.Parallel()
+	wipe := func(s *stage) string {
+		t.Helper()
+		s.do(s.alice, func(ctx context.Context, tx *client.Transaction) error { return tx.WipeConversation(ctx, chat) })
+		rows, _ := s.rows(s.store, client.TableFloors)
+		return rows
+	}
+	for _, name := range []string{
+		"Send", "Resume, texts wait", "Resume, a commit is staged", "DiscardPendingCommit", "DiscardPendingJoin",
+		"DecryptMessage: commit and what was buffered", "DecryptMessage: the missing proposal", "RemoveMembers, a new era",
+	} {
+		op := operationOf(name)
+		first := newStage(t, op, setting{})
+		first.putBack()
+		got := wipe(first)
+		second := newStage(t, operationOf(name), setting{})
+		if !op.outside {
+			wipe(second)
+		} else {
+			second.do(second.alice, func(ctx context.Context, tx *client.Transaction) error { return tx.DiscardPendingJoin(ctx, chat) })
+		}
+		second.putBack()
+		want, _ := second.rows(second.store, client.TableFloors)
+		if got != want {
+			t.Errorf("%s: left are%s, want%s", name, got, want)
+		}
 	}
 }

@@ -144,6 +144,13 @@ func newLostHour(t testing.TB, policy mls.Config, blank bool) *lostHour {
 	w.send(h.alice, "before")
 	w.must(h.bob.Link.Drain(t.Context(), chat))
 
+	w.must(h.bob.In(t.Context(), left, update))
+	h.bob.Say(t, left, "early")
+	early := w.service.Log(left)
+	w.do(h.alice, func(ctx context.Context, tx *client.Transaction) error {
+		_, err := tx.DecryptMessage(ctx, left, early[len(early)-1])
+		return err
+	})
 	up := down(h.alice) // all this waits in the state that comes back
 	w.send(h.alice, "waiting")
 	if err := h.alice.In(t.Context(), single, update); !errors.Is(err, core.ErrUnknownOutcome) {
@@ -171,6 +178,7 @@ func newLostHour(t testing.TB, policy mls.Config, blank bool) *lostHour {
 	up()
 
 	w.must(h.alice.Resume(t.Context())) // here the hour begins
+	w.must(h.alice.Link.Drain(t.Context(), left))
 	w.send(h.alice, "of the hour")
 	w.send(h.bob, "to alice")
 	w.catchUp()
@@ -312,8 +320,10 @@ func TestRecovery(t *testing.T) {
 				t.Errorf("of a message: %v", err)
 			}
 		}
-		if i := h.info(h.alice); !i.Recovering || i.PendingCommit || i.PendingProposals != 0 || i.Buffered != 0 {
-			t.Errorf("%+v", i)
+		for _, id := range all[:len(all)-1] {
+			if i, err := h.alice.Info(ctx, id); err != nil || !i.Recovering || i.PendingCommit || i.PendingProposals != 0 || i.Buffered != 0 {
+				t.Errorf("%+v, %v", i, err)
+			}
 		}
 
 		// The way back, conversation by conversation.
@@ -380,6 +390,22 @@ func TestRecovery(t *testing.T) {
 		h.must(h.carol.Link.Drain(ctx, chat))
 		h.agree(h.alice, h.bob, h.carol)
 		noKeyTwice(t, h.keys, h.out.left)
+
+		// What is new has nothing to do with the accident.
+		h.do(h.alice, func(ctx context.Context, tx *client.Transaction) error {
+			for _, id := range []core.ConversationID{"new", "new again"} {
+				if _, err := tx.NewConversation(ctx, id, client.ConversationConfig{}); err != nil {
+					return err
+				}
+			}
+			if err := tx.WipeConversation(ctx, "new again"); err != nil {
+				return err
+			}
+			_, err := tx.NewConversation(ctx, "new again", client.ConversationConfig{})
+			return err
+		})
+		h.alice.Say(t, "new", "to myself")
+		h.alice.Say(t, "new again", "to myself")
 
 		h.must(h.alice.Close(ctx))
 		h.open(ks, client.Refuse) // there is nothing to refuse any more
