@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -19,8 +20,10 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
 
+	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/coretest"
 	"github.com/conclave-mls/conclave/storage/postgres/pgtest"
+	"github.com/conclave-mls/conclave/storage/sqlite"
 )
 
 func TestMain(m *testing.M) {
@@ -33,6 +36,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"waitfor":  waitFor,
 			"sameline": sameLine,
+			"putback":  putBack,
 		},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HOME", e.WorkDir)
@@ -91,6 +95,14 @@ func sameLine(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("%s has %q, %s has %q", args[1], want, file, got)
 		}
 	}
+}
+
+// putback FILE TO puts a database in the place of another, as whoever can say so does.
+func putBack(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(ts.ReadFile(args[0])), 0o600))
+	ks, err := sqlite.Open(context.Background(), ts.MkAbs(args[1]))
+	ts.Check(err)
+	ts.Check(errors.Join(ks.Apply(context.Background(), core.Batch{Puts: []core.Put{core.NewIncarnation()}}), ks.Close()))
 }
 
 // commands walks the tree.

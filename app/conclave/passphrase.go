@@ -29,8 +29,8 @@ func (p *program) passphrase(context.Context) (core.Secret, error) {
 		}
 		return notEmpty(bytes.TrimRight(text, "\r\n"))
 	}
-	terminal, ok := p.in.(*os.File)
-	if !ok || !term.IsTerminal(int(terminal.Fd())) {
+	terminal, ok := p.terminal()
+	if !ok {
 		return core.Secret{}, fmt.Errorf("a passphrase is needed and there is no terminal to ask on; use --passphrase-file: %w", core.ErrDenied)
 	}
 	text, err := p.ask("Passphrase: ", terminal)
@@ -47,6 +47,12 @@ func (p *program) passphrase(context.Context) (core.Secret, error) {
 		return core.Secret{}, fmt.Errorf("the two passphrases differ: %w", core.ErrInvalid)
 	}
 	return text, nil
+}
+
+// terminal is where a person types.
+func (p *program) terminal() (*os.File, bool) {
+	f, ok := p.in.(*os.File)
+	return f, ok && term.IsTerminal(int(f.Fd()))
 }
 
 // private refuses a passphrase file that others can read, as a key file is refused; what

@@ -157,7 +157,7 @@ that this is the newest, as after a move? Then stop and use conclave recover --n
 func (r *recovery) asks(question string) bool {
 	r.printf("%s [y/N] ", question)
 	line, err := r.lines.ReadString('\n')
-	if err != nil {
+	if _, typed := r.terminal(); !typed || err != nil {
 		r.printf("\n")
 	}
 	answer := strings.ToLower(strings.TrimSpace(line))

@@ -137,7 +137,7 @@ func dropAtEntering(ctx context.Context, s *segment) error {
 
 // entered tells of a recovery that has begun.
 func (c *Client) entered(ctx context.Context) {
-	c.log.LogAttrs(ctx, slog.LevelWarn, "the store was put back to an older state: the client recovers; key packages were dropped, and every conversation has to be joined again")
+	c.log.LogAttrs(ctx, slog.LevelInfo, "the store was put back to an older state; key packages were dropped, and every conversation is to be joined again")
 	c.observe(RolledBack{})
 	c.tell(ctx)
 }
