@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/storage/postgres"
 	"github.com/conclave-mls/conclave/storage/postgres/pgtest"
@@ -125,4 +127,46 @@ func TestRestoredDump(t *testing.T) {
 	if incarnation(t, again) == first {
 		t.Error("OpenRolledBack did not put a new incarnation")
 	}
+}
+
+// A dump that is loaded where it was made, and a copy of a database that takes its name,
+// are older states too.
+func TestRestoredHere(t *testing.T) {
+	t.Parallel()
+	s := pgtest.Start(t)
+	dsn := s.DSN() + "&lossless_failover=true"
+	first, err := postgres.Open(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, first, "a", "1")
+	in := []string{"-h", s.Folder, "-p", fmt.Sprint(s.Port), "-U", "conclave", "-d", "conclave", "-f", filepath.Join(s.Folder, "dump")}
+	s.Tool(t, "pg_dump", in...)
+	put(t, first, "a", "2")
+	first.Close()
+	refused(t, "the store itself", dsn, nil)
+	admin := func(database, sql string) {
+		t.Helper()
+		c, err := pgx.Connect(t.Context(), strings.Replace(s.AdminDSN(), "/conclave?", "/"+database+"?", 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close(t.Context())
+		if _, err := c.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	admin("conclave", "DROP SCHEMA conclave CASCADE")
+	s.Tool(t, "psql", append(in, "-v", "ON_ERROR_STOP=1")...)
+	refused(t, "a restored dump", dsn, core.ErrRolledBack)
+	again, err := postgres.OpenRolledBack(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Close()
+	refused(t, "once accepted", dsn, nil)
+	admin("postgres", "CREATE DATABASE other TEMPLATE conclave")
+	admin("postgres", "ALTER DATABASE conclave RENAME TO old")
+	admin("postgres", "ALTER DATABASE other RENAME TO conclave")
+	refused(t, "a copy of the database", dsn, core.ErrRolledBack)
 }

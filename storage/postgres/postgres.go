@@ -18,9 +18,9 @@
 //
 // A database that is put back to an older state, or a standby that becomes primary
 // before it has everything, shows state from the past. The store writes down on which
-// server and timeline it lives and answers ErrRolledBack where that changes, see
-// [OpenRolledBack]. A copy of the server's files that is simply started again keeps
-// both: that accident no database can see.
+// server and timeline it lives, and in which table of which database, and answers
+// ErrRolledBack where that changes, see [OpenRolledBack]. A copy of the server's files
+// that is simply started again keeps all of that: that accident no database can see.
 package postgres
 
 import (
@@ -67,7 +67,7 @@ var _ core.Snapshotter = (*Store)(nil)
 // its certificate does not hold, or the role lacks a privilege. ErrNotFound: there is
 // no such database. ErrUnsupported: a newer version of this package wrote the schema,
 // or the server's advisory locks lock nothing. ErrRolledBack: the database is on
-// another server or timeline than it was. ErrUnavailable: no primary answers.
+// another server or timeline than it was, or was loaded from a dump. ErrUnavailable: no primary answers.
 func Open(ctx context.Context, dsn string) (*Store, error) { return open(ctx, dsn, false) }
 
 // OpenRolledBack opens a store that may show state from the past. In one transaction

@@ -28,17 +28,21 @@ CREATE TABLE %[1]s.store (
 	one boolean PRIMARY KEY DEFAULT true CHECK (one),
 	version integer NOT NULL,
 	system bigint NOT NULL,
-	timeline bigint NOT NULL
+	timeline bigint NOT NULL,
+	place bigint NOT NULL
 );
-INSERT INTO %[1]s.store (version, system, timeline) SELECT 0, ` + serverSQL,
+INSERT INTO %[1]s.store (version, system, timeline, place) SELECT 0, 0, 0, 0;
+UPDATE %[1]s.store SET (system, timeline, place) = (SELECT ` + serverSQL + `)`,
 }
 
 const (
 	// serverSQL is which server this is, and its timeline: the first part of the name
-	// of the file that it writes its log to. A standby cannot say.
-	serverSQL = `(pg_control_system()).system_identifier, ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint`
+	// of the file that it writes its log to. A standby cannot say. And which database
+	// and table: a dump that is loaded makes new ones, and so does a copy of a database.
+	serverSQL = `(pg_control_system()).system_identifier, ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint,
+		((SELECT oid FROM pg_database WHERE datname = current_database())::bigint << 32) + store.tableoid::bigint`
 
-	lookSQL = `SELECT version, system, timeline, ` + serverSQL + ` FROM %[1]s.store`
+	lookSQL = `SELECT version, system, timeline, place, ` + serverSQL + ` FROM %[1]s.store`
 	// synchronousSQL does nothing where commits are synchronous in some way.
 	synchronousSQL = ` WHERE CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', false) ELSE '' END IS NOT NULL`
 )
@@ -59,10 +63,12 @@ func statementsOf(schema string, synchronous bool) statements {
 	return s
 }
 
-// A mark is a server and its timeline.
-type mark struct{ system, timeline int64 }
+// A mark is a server, its timeline, and where there the store is.
+type mark struct{ system, timeline, place int64 }
 
-func (m mark) String() string { return fmt.Sprintf("timeline %d of server %d", m.timeline, m.system) }
+func (m mark) String() string {
+	return fmt.Sprintf("timeline %d of server %d (table %d of database %d)", m.timeline, m.system, uint32(m.place), m.place>>32)
+}
 
 // connected looks at every new connection before it is used.
 func (s *Store) connected(ctx context.Context, c *pgx.Conn) error {
@@ -81,7 +87,9 @@ func (s *Store) connected(ctx context.Context, c *pgx.Conn) error {
 	if version > len(migrations) {
 		return fmt.Errorf("the store has schema version %d, this program knows %d: %w", version, len(migrations), core.ErrUnsupported)
 	}
-	forward := func(from mark) bool { return s.lossless && is.system == from.system && is.timeline > from.timeline }
+	forward := func(from mark) bool {
+		return s.lossless && is.system == from.system && is.place == from.place && is.timeline > from.timeline
+	}
 	switch {
 	case first && s.recovering:
 		err = s.accept(ctx, c, is, true)
@@ -101,7 +109,7 @@ func (s *Store) connected(ctx context.Context, c *pgx.Conn) error {
 
 // look reads where the store was and where this is.
 func (s *Store) look(ctx context.Context, c *pgx.Conn) (version int, was, is mark, err error) {
-	err = c.QueryRow(ctx, s.sql.look, pgx.QueryExecModeExec).Scan(&version, &was.system, &was.timeline, &is.system, &is.timeline)
+	err = c.QueryRow(ctx, s.sql.look, pgx.QueryExecModeExec).Scan(&version, &was.system, &was.timeline, &was.place, &is.system, &is.timeline, &is.place)
 	return version, was, is, err
 }
 
@@ -124,7 +132,7 @@ func (s *Store) accept(ctx context.Context, c *pgx.Conn, is mark, incarnation bo
 				return err
 			}
 		}
-		_, err := tx.Exec(ctx, "UPDATE "+s.sql.name+".store SET system = $1, timeline = $2", is.system, is.timeline)
+		_, err := tx.Exec(ctx, "UPDATE "+s.sql.name+".store SET system = $1, timeline = $2, place = $3", is.system, is.timeline, is.place)
 		return err
 	})
 }
