@@ -36,6 +36,11 @@ func declared(t *testing.T, folder string) map[string]bool {
 				names[receiver(d)+d.Name.Name] = true
 			case *ast.GenDecl:
 				for _, s := range d.Specs {
+					if v, ok := s.(*ast.ValueSpec); ok {
+						for _, n := range v.Names {
+							names[n.Name] = true
+						}
+					}
 					s, ok := s.(*ast.TypeSpec)
 					if !ok {
 						continue
