@@ -49,8 +49,11 @@ func TestScripts(t *testing.T) {
 func TestPostgresScripts(t *testing.T) {
 	dsn := strings.Replace(pgtest.Shared(t), "conclave@", "conclave:hunter2@", 1)
 	testscript.Run(t, testscript.Params{
-		Dir:  "testdata/postgres",
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"waitfor": waitFor},
+		Dir: "testdata/postgres",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"waitfor": waitFor,
+			"sql":     func(_ *testscript.TestScript, _ bool, args []string) { pgtest.SQL(t, pgtest.Shared(t), args[0]) },
+		},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HOME", e.WorkDir)
 			e.Setenv("STORE", dsn)

@@ -103,6 +103,15 @@ func (s *Server) TCP(parameters string) string {
 	return fmt.Sprintf("postgres://conclave:secret@127.0.0.1:%d/conclave?%s", s.Port, parameters)
 }
 
+// SQL runs statements in the database of a data source name.
+func SQL(t testing.TB, dsn, statements string) {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(binaries(t), "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", dsn, "-c", statements)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", statements, err, out)
+	}
+}
+
 // Stop ends the server as an administrator does, which breaks all connections.
 func (s *Server) Stop(t testing.TB) {
 	t.Helper()
