@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -159,11 +161,28 @@ func TestRestoredHere(t *testing.T) {
 	admin("conclave", "DROP SCHEMA conclave CASCADE")
 	s.Tool(t, "psql", append(in, "-v", "ON_ERROR_STOP=1")...)
 	refused(t, "a restored dump", dsn, core.ErrRolledBack)
-	again, err := postgres.OpenRolledBack(t.Context(), dsn)
-	if err != nil {
-		t.Fatal(err)
+	hold := connect(t, s.DSN())
+	exec(t, hold, "BEGIN; LOCK conclave.record IN EXCLUSIVE MODE")
+	var wg sync.WaitGroup
+	var seen [4]core.Version
+	for i := range seen {
+		wg.Go(func() {
+			again, err := postgres.OpenRolledBack(t.Context(), dsn)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer again.Close()
+			seen[i] = incarnation(t, again)
+		})
 	}
-	again.Close()
+	time.Sleep(300 * time.Millisecond) // until all of them know of the accident
+	exec(t, hold, "COMMIT")
+	hold.Close(t.Context())
+	wg.Wait()
+	if seen[0] == (core.Version{}) || seen[1] != seen[0] || seen[2] != seen[0] || seen[3] != seen[0] {
+		t.Errorf("one accident is several incarnations: %x", seen)
+	}
 	refused(t, "once accepted", dsn, nil)
 	admin("postgres", "CREATE DATABASE other TEMPLATE conclave")
 	admin("postgres", "ALTER DATABASE conclave RENAME TO old")

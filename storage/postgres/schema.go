@@ -92,9 +92,9 @@ func (s *Store) connected(ctx context.Context, c *pgx.Conn) error {
 	}
 	switch {
 	case first && s.recovering:
-		err = s.accept(ctx, c, is, true)
+		err = s.accept(ctx, c, was, is, true)
 	case was != is && forward(was):
-		err = s.accept(ctx, c, is, false)
+		err = s.accept(ctx, c, was, is, false)
 	case was != is:
 		err = fmt.Errorf("the store was on %v, this is %v: %w", was, is, core.ErrRolledBack)
 	case !first && *s.mark != is && !forward(*s.mark):
@@ -119,13 +119,17 @@ func absent(err error) bool {
 	return errors.As(err, &e) && (e.Code == "42P01" || e.Code == "3F000")
 }
 
-// accept writes down where the store is now, and puts a new incarnation if asked to.
-func (s *Store) accept(ctx context.Context, c *pgx.Conn, is mark, incarnation bool) error {
+// accept writes down where the store is now, and puts a new incarnation if asked to,
+// unless somebody else has just done that: one accident is one incarnation.
+func (s *Store) accept(ctx context.Context, c *pgx.Conn, was, is mark, incarnation bool) error {
 	return pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
 		if incarnation {
 			b := core.Batch{Puts: []core.Put{core.NewIncarnation()}}
 			numbers, alone := s.locks.of(&b)
 			if _, err := tx.Exec(ctx, lockSQL, numbers, alone); err != nil {
+				return err
+			}
+			if _, now, _, err := s.look(ctx, c); err != nil || was != is && now == is {
 				return err
 			}
 			if _, err := tx.Exec(ctx, s.sql.apply, arguments(&b)...); err != nil {

@@ -55,7 +55,10 @@ func TestOpenWhileRolledBack(t *testing.T) {
 					t.Errorf("open rolled back: %v", err)
 					return
 				}
-				defer s.Close()
+				if incarnation(t, s) == (core.Version{}) {
+					t.Error("there is no new incarnation")
+				}
+				s.Close()
 			})
 		}
 		for range 2 {

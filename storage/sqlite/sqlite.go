@@ -77,14 +77,16 @@ func Open(ctx context.Context, path string) (*Store, error) {
 // ([core.NewIncarnation]): every client in it learns that it has to recover.
 // From then on Open opens it too.
 func OpenRolledBack(ctx context.Context, path string) (*Store, error) {
+	known := false // that the log is lost
 	for end := time.Now().Add(busyTimeout); ; {
 		s, err := open(ctx, path, func(c *conn) error {
 			lost, err := c.examine(ctx)
 			switch {
 			case err != nil:
 			case lost:
+				known = true
 				err = c.acceptLoss(ctx)
-			default:
+			case !known: // else somebody has just done it: one accident is one incarnation
 				err = c.putIncarnation(ctx, markOpening)
 			}
 			if err == nil {
