@@ -208,6 +208,10 @@ func (c *conn) acceptLoss(ctx context.Context) (err error) {
 		_, again := c.db.FileControlPersistWAL("main", 1)
 		err = errors.Join(err, again)
 	}()
+	// Nobody may give it a log between this and the new incarnation.
+	if err := c.all("PRAGMA locking_mode = EXCLUSIVE"); err != nil {
+		return err
+	}
 	mode, err := c.value(ctx, "PRAGMA journal_mode = DELETE")
 	if isCode(err, lib.SQLITE_BUSY) || err == nil && mode != "delete" {
 		return errNotAlone
@@ -216,6 +220,9 @@ func (c *conn) acceptLoss(ctx context.Context) (err error) {
 		return err
 	}
 	if err := c.putIncarnation(ctx, markClosed); err != nil {
+		return err
+	}
+	if err := c.all("PRAGMA locking_mode = NORMAL", markSQL); err != nil { // reading lets go
 		return err
 	}
 	return useLog(ctx, c)
