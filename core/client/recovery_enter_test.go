@@ -441,3 +441,28 @@ func TestNoExternalPub(t *testing.T) {
 		t.Error("it changed something")
 	}
 }
+
+// A join that waited in the state that was put back is none any more: its conversation is
+// in the list until it is joined or wiped, also if the service refuses it.
+func TestJoinOfThePast(t *testing.T) {
+	t.Parallel()
+	s := newStage(t, operationOf("DiscardPendingJoin"), setting{})
+	s.putBack()
+	listed := func(want bool) {
+		t.Helper()
+		list, err := s.alice.Recovering(t.Context())
+		if slices.Contains(list, chat) != want || err != nil {
+			t.Fatalf("%q, %v", list, err)
+		}
+	}
+	listed(true)
+	s.alice.Link.Refuse(clienttest.CallCommit, client.Outcome{Kind: client.Refused, Reason: "no"})
+	var refused *client.RefusedError
+	if _, err := s.alice.Rejoin(t.Context(), chat); !errors.As(err, &refused) {
+		t.Fatal(err)
+	}
+	listed(true)
+	s.do(s.alice, func(ctx context.Context, tx *client.Transaction) error { return tx.WipeConversation(ctx, chat) })
+	listed(false)
+	s.tries(s.alice, client.ErrConversationNotFound, func(ctx context.Context, tx *client.Transaction) error { return tx.WipeConversation(ctx, chat) })
+}

@@ -81,6 +81,9 @@ func TestRecoveringRefuses(t *testing.T) {
 			t.Parallel()
 			s := newStage(t, op, setting{})
 			s.putBack()
+			if i, err := s.alice.Info(t.Context(), chat); err == nil && (i.PendingProposals > 0 || i.PendingCommit || i.PendingJoin || i.Buffered > 0 || i.BufferedCommit) {
+				t.Errorf("something waits: %+v", i)
+			}
 			before, sent := s.mine(), len(s.service.Log(chat))
 			_, err := s.play(t.Context())
 			want := whileRecovering[op.name]
