@@ -149,6 +149,29 @@ func fullDisk(t *testing.T, folder string) {
 	if err := errors.Join(s.Close(), ks.Close()); err != nil {
 		t.Error(err)
 	}
+
+	// A store with one connection keeps it: to open another needs room, too.
+	ks, err := sqlite.Open(ctx, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch := func(size int) error {
+		p := core.Put{Table: 1, Key: []byte("alone"), Value: make([]byte, size), Version: core.NewVersion()}
+		return ks.Apply(ctx, core.Batch{Puts: []core.Put{p}})
+	}
+	if err := batch(0); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, filler, 0)
+	for range 3 {
+		if err := batch(300_000); !errors.Is(err, core.ErrUnavailable) || !strings.Contains(err.Error(), "full") {
+			t.Errorf("with one connection: got error %v", err)
+		}
+	}
+	empty(t, filler)
+	if err := errors.Join(batch(300_000), ks.Close()); err != nil {
+		t.Error(err)
+	}
 }
 
 func readOnlyDisk(t *testing.T, folder string) {
@@ -203,6 +226,7 @@ func TestInputOutputError(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "store")
 	s := open(t, path)
 	apply(t, s, "a", "1")
+	awaitShortLog(t, path)
 	signal.Ignore(syscall.SIGXFSZ) // writes beyond the limit fail
 	limit := syscall.Rlimit{}
 	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
@@ -218,6 +242,10 @@ func TestInputOutputError(t *testing.T) {
 		err := s.Apply(t.Context(), core.Batch{Puts: []core.Put{p}})
 		if !errors.Is(err, core.ErrUnavailable) && !errors.Is(err, core.ErrUnknownOutcome) || errors.Is(err, core.ErrDamaged) {
 			t.Errorf("got error %v", err)
+		}
+		// The only connection is given up now. It leaves the log, which a crash would miss.
+		if logSize(t, path) == 0 {
+			t.Error("the log is empty")
 		}
 	}
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {

@@ -4,6 +4,7 @@ package sqlite_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -153,6 +154,58 @@ func TestLostLog(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whoever opens a store after a kill and fails leaves the log where it is.
+func TestFailedOpenKeepsLog(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "store")
+	s := open(t, path)
+	defer s.Close()
+	apply(t, s, "a", "1")
+	other := connect(t, path)
+	execute(t, other, "PRAGMA user_version = 3")
+	copied := write(t, t.TempDir(), "copy", contentOf(t, path))
+	log := contentOf(t, path+"-wal")
+	write(t, filepath.Dir(copied), "copy-wal", log)
+	execute(t, other, "PRAGMA user_version = 2")
+	if _, err := sqlite.Open(t.Context(), copied); !errors.Is(err, core.ErrUnsupported) {
+		t.Errorf("got error %v", err)
+	}
+	if !bytes.Equal(contentOf(t, copied+"-wal"), log) {
+		t.Error("the log is another")
+	}
+}
+
+// The open mark waits for the checkpoints of others, for which SQLite does not.
+func TestMarkBesideCheckpoints(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "store")
+	s := open(t, path)
+	defer s.Close()
+	other := connect(t, path)
+	execute(t, other, "CREATE TABLE other (x)")
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+			execute(t, other, "BEGIN IMMEDIATE; DELETE FROM other; INSERT INTO other VALUES (randomblob(1000000)); UPDATE mark SET state = 0; COMMIT")
+			execute(t, other, "PRAGMA wal_checkpoint(PASSIVE)")
+		}
+	}()
+	for range 30 {
+		s := open(t, path)
+		apply(t, s, "a", "1")
+		s.Close()
+	}
+	close(stop)
+	<-stopped
+	execute(t, other, "DROP TABLE other")
 }
 
 // Who opens a store that was rolled back finds it usable, in a new incarnation.

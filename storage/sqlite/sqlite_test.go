@@ -120,6 +120,7 @@ func TestOpenRefuses(t *testing.T) {
 	}{
 		{"text", write(t, folder, "text", []byte(strings.Repeat("this is not a database\n", 500))), core.ErrDamaged},
 		{"two bytes", write(t, folder, "two", []byte("xy")), core.ErrDamaged},
+		{"one byte cut off", write(t, folder, "cut", good[:len(good)-1]), core.ErrDamaged},
 		{"half the first page", write(t, folder, "half", good[:2000]), core.ErrDamaged},
 		{"no schema", write(t, folder, "hole", append(append(bytes.Clone(good[:100]), make([]byte, 4096-100)...), good[4096:]...)), core.ErrDamaged},
 		{"another program's", foreign, core.ErrInvalid},
@@ -302,7 +303,7 @@ func holds(t *testing.T, path, text string) bool {
 // connect opens a file as another program would.
 func connect(t *testing.T, path string) driver.Conn {
 	t.Helper()
-	c, err := new(modernc.Driver).Open(path)
+	c, err := new(modernc.Driver).Open("file:" + path + "?_pragma=busy_timeout(10000)")
 	if err != nil {
 		t.Fatal(err)
 	}
