@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"modernc.org/sqlite"
-	lib "modernc.org/sqlite/lib"
 
 	"github.com/conclave-mls/conclave/core"
 )
@@ -190,9 +189,8 @@ func (c *conn) inTransaction(ctx context.Context, begin *statement, query string
 		}
 		err = &commitError{err}
 	}
-	// A plain error says that the one before has rolled back already.
-	if again := c.exec(context.Background(), &c.rollback, "ROLLBACK"); again != nil && !isCode(again, lib.SQLITE_ERROR) {
-		c.broken = true
+	if c.exec(context.Background(), &c.rollback, "ROLLBACK") != nil {
+		c.broken = true // or the error has rolled back already: it is not worth telling apart
 	}
 	return err
 }

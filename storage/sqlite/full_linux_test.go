@@ -150,7 +150,7 @@ func fullDisk(t *testing.T, folder string) {
 		t.Error(err)
 	}
 
-	// A store with one connection keeps it: to open another needs room, too.
+	// A store with one connection gives it up, and gets another on a full disk.
 	ks, err := sqlite.Open(ctx, path)
 	if err != nil {
 		t.Fatal(err)

@@ -229,7 +229,7 @@ func (s *Store) opened(ctx context.Context, pool chan *conn, c *conn) (*conn, er
 // give returns a connection to its pool. After an error that says nothing about
 // the state of the connection it is closed instead.
 func give(pool chan *conn, c *conn, err error) {
-	fit := err == nil || errors.Is(err, core.ErrConflict) || errors.Is(err, core.ErrTooLarge) || isFull(err)
+	fit := err == nil || errors.Is(err, core.ErrConflict) || errors.Is(err, core.ErrTooLarge)
 	if c.broken || !fit {
 		_ = c.close() // a transaction still open is rolled back
 		c = nil
