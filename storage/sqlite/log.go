@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// idleAfter is how long after the last batch the log is emptied.
+	// idleAfter is how long after the last batch the log is cut.
 	idleAfter = 2 * time.Second
 	// logLimit is the size of the log, in bytes, above which a batch makes sure
 	// that it can begin anew. SQLite begins it anew from 4 MB, but only in a

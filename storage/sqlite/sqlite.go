@@ -5,15 +5,24 @@
 //
 // A batch is one transaction in a write-ahead log, synced before Apply returns
 // (synchronous=FULL), so what was applied survives a crash and a power cut. What
-// is deleted is overwritten with zeros in the file, and the log is emptied when
-// the store has been idle for a moment and when it is closed. Several processes
-// may have the same file open; each sees the other's batches. The file is made
-// readable by its owner only.
+// is deleted is overwritten with zeros in the file, and the log is cut to one page
+// when the store has been idle for a moment, and removed when the last process
+// closes it. Several processes may have the same file open; each sees the other's
+// batches. The file is made readable by its owner only.
 //
 // The store gets sealed records (core/seal) and adds no encryption of its own.
-// Do not copy the file alone while a process has it open: the log beside it
-// belongs to it. Do not put it on a network file system: locks and the shared
-// memory beside the log need a local one.
+// Do not put it on a network file system: locks and the shared memory beside the
+// log need a local one.
+//
+// The file in use and its log belong together. A copy of the file alone, or a file
+// whose log was deleted after a crash, is a state from the past: Open refuses it
+// with ErrRolledBack, see [OpenRolledBack]. It cannot know of a file that was
+// copied while nobody had it open, nor whether another program (the sqlite3 shell,
+// say) has put the log away properly after a crash: leave that to this package.
+//
+// A page that is lost, or an end that is missing, is ErrDamaged at Open or when it
+// is met. A part of a page, lost in the index, can hide records until [Store.Check]
+// is asked, which reads the whole file.
 package sqlite
 
 import (
