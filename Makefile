@@ -7,7 +7,8 @@
 # make fuzz    every fuzz target, FUZZTIME each
 # make soak    random groups beside a model of them for SOAK_TIME (an hour); 10000
 #              random histories of the client's store beside a map; four processes of
-#              a client on one PostgreSQL for SCALE_TIME (ten minutes)
+#              a client on one PostgreSQL, and killed ones on a SQLite file, for
+#              SCALE_TIME (ten minutes) each
 # make soak-race, soak-fuzz   the tests again and again; fuzzing for 10 minutes each
 # make soak-interop   every scenario with every assignment of actors, and long random ones
 # make build   bin/conclave
@@ -163,6 +164,7 @@ soak:
 		{ grep --line-buffered -vF '[rapid] draw' || true; }
 	go test -count 1 -timeout 0 -run '^TestSegmentModel$$' ./core/client -histories 10000
 	go test -count 1 -timeout 0 -v -run '^TestScaleOut$$' ./core/client -scale $(SCALE_TIME)
+	CONCLAVE_SOAK=$(SCALE_TIME) go test -count 1 -timeout 0 -run 'FileAlone|ManyProcesses' ./storage/sqlite
 
 soak-race:
 	go test -race -timeout 0 -count $(SOAK) ./core/...
