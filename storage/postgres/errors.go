@@ -38,9 +38,6 @@ func sentinel(err error) error {
 			return s
 		}
 	}
-	if distrusted(err) {
-		return core.ErrDenied
-	}
 	if e := (*net.DNSError)(nil); errors.As(err, &e) && e.IsNotFound {
 		return core.ErrNotFound
 	}
@@ -55,6 +52,10 @@ func sentinel(err error) error {
 		case strings.HasPrefix(e.Code, "42"), strings.HasPrefix(e.Code, "3F"), strings.HasPrefix(e.Code, "XX00"):
 			return core.ErrDamaged // a table is gone or not as it should be, or its pages
 		}
+		return core.ErrUnavailable // see below
+	}
+	if distrusted(err) { // and no server has answered without TLS
+		return core.ErrDenied
 	}
 	// Time-outs, a disk or memory that is full, too many connections, a server that
 	// starts, ends or only reads, serialisation failures, and the network.
