@@ -37,7 +37,7 @@ var hints = []struct {
 	{mls.ErrPendingProposals, "proposals wait to be committed first, try again"},
 	{modules.ErrNoKeyFile, noKey},
 	{seal.ErrMoved, "the client was moved to another database, and conclave.toml does not name that; if the move was interrupted: conclave keystore copy --to URI again"},
-	{core.ErrWrongKey, "the database is sealed with another key; nothing was changed"},
+	{core.ErrWrongKey, "the database is sealed with another key; nothing was changed. If it is another client's, which shares the database: conclave init ID --tenant NAME"},
 	{core.ErrUnknownOutcome, "it is not known whether that happened; nothing is lost, and your next command in the conversation finds out. If you are not sure: conclave chat info NAME"},
 	{core.ErrUnavailable, "is the delivery service running, and its address right? Then run the command again"},
 	{core.ErrDamaged, "the database is damaged; join the conversation again (conclave chat rejoin NAME), or make a new identity; conclave doctor looks at the rest"},
@@ -60,6 +60,14 @@ func hint(err error, format string, args ...any) error {
 func hintOf(err error) string {
 	if own := (hinted{}); errors.As(err, &own) {
 		return own.hint
+	}
+	if e := (*core.ProviderError)(nil); errors.As(err, &e) && e.Provider == "postgres" {
+		switch {
+		case errors.Is(err, core.ErrUnavailable):
+			return "is the database server running, and its address in the URI of the keystore right? Then run the command again"
+		case e.Op == "open" && (errors.Is(err, core.ErrDenied) || errors.Is(err, core.ErrNotFound)):
+			return "the URI of the keystore names the host, user, database and sslmode, and the password is in ~/.pgpass; has the administrator set all of that up? See PostgreSQL in the README"
+		}
 	}
 	for _, h := range hints {
 		if errors.Is(err, h.err) {

@@ -177,7 +177,7 @@ func (d *doctor) key(c config.Config) (usable bool) {
 }
 
 // noStore is what to do about a database file that is not there.
-const noStore = "if there was an identity, do not restore an old copy (see SECURITY.md): make a new one in another home; else: conclave init ID"
+const noStore = "is that where it was? If it is lost: conclave keystore restore FILE, with a backup; do not put an old copy there by hand. If there was no identity: conclave init ID"
 
 // store looks for the database file, so that opening it does not make one.
 func (d *doctor) store(c config.Config) (usable bool) {
@@ -257,7 +257,7 @@ func (d *doctor) inside(ctx context.Context, c config.Config) {
 	var service *delivery.Client
 	var keystore core.Keystore
 	opened := false
-	options := []fx.Option{modules.Messenger(), fx.Replace(modules.Passphrase(d.program.passphrase)), fx.Populate(&m, &service, &keystore)}
+	options := []fx.Option{modules.Messenger(), fx.Replace(modules.Passphrase(d.program.passphrase)), fx.Populate(&m, &service, &keystore), fx.Decorate(present(ctx, c))}
 	err := app.Run(ctx, app.New(c, append(options, d.program.options...)...), func(ctx context.Context) error {
 		opened = true
 		d.ok("opening", "the key opens the database")
@@ -311,7 +311,7 @@ func (d *doctor) unsound(check string, err error) {
 	case errors.Is(err, core.ErrWrongKey):
 		d.fail(check, "put back the key, or the passphrase, that belongs to this database; nothing was changed", "the key is not that of the database: %v", err)
 	case errors.Is(err, core.ErrDamaged):
-		d.fail(check, "make a new identity in another home and join the conversations again; do not go on with an old copy (see SECURITY.md)", "the database is damaged: %v", err)
+		d.fail(check, "move it away and restore a backup: conclave keystore restore FILE; if there is none, make a new identity in another home and join the conversations again. Do not put an old copy there by hand", "the database is damaged: %v", err)
 	default:
 		d.fail(check, hintOr(err, "mend what the message names: in conclave.toml, or for once with the flag of that name"), "%v", err)
 	}

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/fx"
@@ -63,6 +65,9 @@ func (p *program) opened(ctx context.Context, f func(context.Context, sealedKeys
 		return err
 	}
 	return p.keystoreOf(ctx, c, func(ctx context.Context, k sealedKeystore) (err error) {
+		if _, err := present(ctx, c)(k.raw, modules.Tenant(k.tenant)); err != nil {
+			return err
+		}
 		store, err := seal.Open(ctx, k.raw, k.key, k.tenant)
 		if err != nil {
 			return err
@@ -197,6 +202,9 @@ func writeNew(path string, write func(io.Writer) error) (size int64, err error) 
 		return 0, hint(fmt.Errorf("%s is there already: %w", path, core.ErrConflict), "take another name")
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
+	if e := (*fs.PathError)(nil); errors.As(err, &e) {                        // whose name says nothing to a person
+		err = fmt.Errorf("%s cannot be made: %w", path, e.Err)
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -230,6 +238,9 @@ until conclave recover has brought you back into your conversations.`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := p.configuration()
+			if errors.Is(err, core.ErrNotFound) {
+				return hint(err, "put it there, and store.key if there was one, from when the backup was made; or say with --home where they are")
+			}
 			if err != nil {
 				return err
 			}
@@ -240,8 +251,13 @@ until conclave recover has brought you back into your conversations.`,
 			defer from.Close()
 			return p.keystoreOf(cmd.Context(), c, func(ctx context.Context, k sealedKeystore) error {
 				report, err := seal.Restore(ctx, k.raw, k.key, k.tenant, from, p.step("restored"))
-				if errors.Is(err, seal.ErrExists) {
+				switch {
+				case errors.Is(err, seal.ErrExists):
 					return hint(err, "nothing was changed; a backup is restored where there is nothing: move the database away, or take another --home")
+				case errors.Is(err, core.ErrDamaged):
+					return hint(err, "%s is of no use; nothing was restored: take another backup", args[0])
+				case errors.Is(err, core.ErrWrongKey) && !strings.HasPrefix(c.Key, "passphrase:"):
+					return hint(err, "the backup needs the key from when it was made; nothing was restored: put back conclave.toml and store.key from then")
 				}
 				if err != nil {
 					return err
@@ -308,7 +324,7 @@ func (p *program) moveTo(ctx context.Context, from, to sealedKeystore) error {
 	if err != nil {
 		return err
 	}
-	kept.Keystore = to.config.Keystore
+	kept.Keystore = p.within(to.config.Keystore)
 	if err := kept.Replace(file); err != nil {
 		return err
 	}
@@ -320,6 +336,15 @@ func (p *program) moveTo(ctx context.Context, from, to sealedKeystore) error {
 		Keystore string `json:"keystore"`
 		counts
 	}{uri.String(), countsOf(report)}, "%d records are in %s, which is used from now on; what is in the old database can be deleted\n", report.Records, plain(uri.String()))
+}
+
+// within writes the URI of a file in the home folder as one that moves with the folder.
+func (p *program) within(uri string) string {
+	path, found := strings.CutPrefix(uri, config.FileURI("sqlite", p.home+string(filepath.Separator)))
+	if !found || strings.ContainsAny(path, "%?#:") {
+		return uri
+	}
+	return "sqlite:" + path
 }
 
 func (p *program) keystoreRotateKey() *cobra.Command {

@@ -22,6 +22,7 @@ import (
 	"github.com/conclave-mls/conclave/app/messenger"
 	"github.com/conclave-mls/conclave/app/modules"
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/seal"
 )
 
 // A program is one run of the command line.
@@ -229,7 +230,21 @@ func (p *program) open(ctx context.Context, f func(context.Context, *messenger.M
 	if err != nil {
 		return err
 	}
-	return p.openWith(ctx, c, f)
+	return p.openWith(ctx, c, f, fx.Decorate(present(ctx, c)))
+}
+
+// present fails if the database does not have the client, which would be made, and hide
+// what is wrong: another database or tenant, or one that was not restored to its end.
+func present(ctx context.Context, c config.Config) func(core.Keystore, modules.Tenant) (core.Keystore, error) {
+	return func(ks core.Keystore, tenant modules.Tenant) (core.Keystore, error) {
+		switch there, err := seal.Exists(ctx, ks, string(tenant)); {
+		case err != nil:
+			return nil, err
+		case !there:
+			return nil, hint(fmt.Errorf("the database %s has no client %q: %w", shown(c, c.Keystore), tenant, core.ErrNotFound), noStore)
+		}
+		return ks, nil
+	}
 }
 
 // existing is the configuration of a home that has its database.

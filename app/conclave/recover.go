@@ -76,7 +76,7 @@ func (r *recovery) run(ctx context.Context) error {
 		return err
 	}
 	if r.putBack { // not opened before: that would go on with what may be wrong
-		return r.begin(ctx, c, "you say that you have put back an older state.", fx.Decorate(newIncarnation(ctx)))
+		return r.begin(ctx, c, "you say that you have put back an older state.", fx.Decorate(newIncarnation(ctx, c)))
 	}
 	err = r.openWith(ctx, c, func(ctx context.Context, m *messenger.Messenger) error {
 		lost, err := m.Lost(ctx)
@@ -84,7 +84,7 @@ func (r *recovery) run(ctx context.Context) error {
 			return errors.Join(err, r.nothing(ctx, m))
 		}
 		return r.goOn(ctx, m)
-	})
+	}, fx.Decorate(present(ctx, c)))
 	if errors.Is(err, core.ErrRolledBack) && !errors.Is(err, client.ErrRecovering) {
 		return r.begin(ctx, c, err.Error()+".")
 	}
@@ -92,8 +92,11 @@ func (r *recovery) run(ctx context.Context) error {
 }
 
 // newIncarnation tells whoever uses the keystore that it was put back.
-func newIncarnation(ctx context.Context) func(core.Keystore) (core.Keystore, error) {
-	return func(ks core.Keystore) (core.Keystore, error) {
+func newIncarnation(ctx context.Context, c config.Config) func(core.Keystore, modules.Tenant) (core.Keystore, error) {
+	return func(ks core.Keystore, tenant modules.Tenant) (core.Keystore, error) {
+		if _, err := present(ctx, c)(ks, tenant); err != nil {
+			return nil, err
+		}
 		return ks, ks.Apply(ctx, core.Batch{Puts: []core.Put{core.NewIncarnation()}})
 	}
 }
@@ -130,7 +133,8 @@ func (r *recovery) agreed(found string) error {
 		return nil
 	}
 	if r.json {
-		return hint(fmt.Errorf("%s: %w", strings.TrimSuffix(found, "."), core.ErrRolledBack), "conclave recover --help says what recovery means; with --yes it is done")
+		found = strings.TrimSuffix(strings.TrimSuffix(found, "."), ": "+core.ErrRolledBack.Error())
+		return hint(fmt.Errorf("%s: %w", found, core.ErrRolledBack), "conclave recover --help says what recovery means; with --yes it is done")
 	}
 	r.printf("%s\n\n", plain(strings.ToUpper(found[:1])+found[1:]))
 	if r.nothingLost {

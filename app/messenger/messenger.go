@@ -109,7 +109,7 @@ func (n *Notices) Observe(e client.Event) {
 		text = fmt.Sprintf("commits of %s seem to be missing here: it is in epoch %d, and a message is of epoch %d; if that is so the next time too: conclave chat rejoin %[1]s",
 			e.Conversation, e.Epoch, e.Seen)
 	case client.RolledBack:
-		text = "the keystore was put back to an older state: key packages are gone, and every conversation is to be joined again"
+		text = "the database was put back to an older state: the key packages in it were dropped, and each conversation in it has to be joined again once"
 	default:
 		return
 	}

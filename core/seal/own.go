@@ -40,6 +40,16 @@ type own struct {
 	incarnation core.Version // of the tenant
 }
 
+// Exists says whether a keystore has a tenant, which [Open] would make. One that has
+// moved away is there; one that is being restored is not yet.
+func Exists(ctx context.Context, ks core.Keystore, tenant string) (bool, error) {
+	o, err := readOwn(ctx, ks, tenant)
+	if err != nil {
+		return false, fmt.Errorf("seal: exists: %w", err)
+	}
+	return o.root.Key != nil, nil
+}
+
 func readOwn(ctx context.Context, ks reader, tenant string) (own, error) {
 	found, err := ks.Read(ctx, []core.Query{
 		{Table: ownTable, Prefix: ownKey(tenant, rootRecord)},

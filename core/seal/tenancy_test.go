@@ -107,3 +107,28 @@ func TestReceiptsAreSwept(t *testing.T) {
 		}
 	})
 }
+
+func TestExists(t *testing.T) {
+	ctx := t.Context()
+	ks := memory.New()
+	wrapper, err := seal.RawKey(core.NewSecret(bytes.Repeat([]byte{1}, 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // asking does not make it
+		if there, err := seal.Exists(ctx, ks, "a"); there || err != nil {
+			t.Fatalf("before Open: %v, %v", there, err)
+		}
+	}
+	store, err := seal.Open(ctx, ks, wrapper, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	if there, err := seal.Exists(ctx, ks, "a"); !there || err != nil {
+		t.Errorf("after Open: %v, %v", there, err)
+	}
+	if there, err := seal.Exists(ctx, ks, "b"); there || err != nil {
+		t.Errorf("another tenant: %v, %v", there, err)
+	}
+}
