@@ -195,22 +195,19 @@ A backup is a state from the past as soon as you go on. See conclave keystore re
 	}
 }
 
-// writeNew makes a file, readable by its owner only, that is there when all of it is.
-// core.ErrConflict: it is there already.
+// writeNew makes a file, readable by its owner only, and removes it again if it cannot be
+// written to its end. core.ErrConflict: it is there already.
 func writeNew(path string, write func(io.Writer) error) (size int64, err error) {
-	if _, err := os.Lstat(path); err == nil {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
 		return 0, hint(fmt.Errorf("%s is there already: %w", path, core.ErrConflict), "take another name")
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
-	if e := (*fs.PathError)(nil); errors.As(err, &e) {                        // whose name says nothing to a person
-		err = fmt.Errorf("%s cannot be made: %w", path, e.Err)
 	}
 	if err != nil {
 		return 0, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
+			err = errors.Join(err, os.Remove(path))
 		}
 	}()
 	err = write(f)
@@ -221,7 +218,11 @@ func writeNew(path string, write func(io.Writer) error) (size int64, err error) 
 	if err := errors.Join(err, statErr, f.Close()); err != nil {
 		return 0, err
 	}
-	return info.Size(), os.Rename(f.Name(), path)
+	if folder, err := os.Open(filepath.Dir(path)); err == nil { // its name has to last, too
+		_ = folder.Sync() // not every system can
+		_ = folder.Close()
+	}
+	return info.Size(), nil
 }
 
 func (p *program) keystoreRestore() *cobra.Command {
@@ -306,12 +307,8 @@ func (p *program) moveTo(ctx context.Context, from, to sealedKeystore) error {
 	report, err := seal.Move(ctx, from.raw, to.raw, from.key, from.tenant, p.step("copied"))
 	if errors.Is(err, seal.ErrExists) {
 		// It may be what an earlier attempt has brought there.
-		_, was := seal.Open(ctx, from.raw, from.key, from.tenant)
-		is, notOurs := seal.Open(ctx, to.raw, to.key, to.tenant)
-		if notOurs == nil {
-			notOurs = is.Close()
-		}
-		if !errors.Is(was, seal.ErrMoved) || notOurs != nil {
+		was, is := opens(ctx, from), opens(ctx, to)
+		if !errors.Is(was, seal.ErrMoved) || is != nil {
 			return hint(err, "nothing was changed; take a database in which this client is not")
 		}
 		err = nil
@@ -345,6 +342,15 @@ func (p *program) within(uri string) string {
 		return uri
 	}
 	return "sqlite:" + path
+}
+
+// opens says why a client's records do not open.
+func opens(ctx context.Context, k sealedKeystore) error {
+	store, err := seal.Open(ctx, k.raw, k.key, k.tenant)
+	if err != nil {
+		return err
+	}
+	return store.Close()
 }
 
 func (p *program) keystoreRotateKey() *cobra.Command {

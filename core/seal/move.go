@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/conclave-mls/conclave/core"
 )
@@ -45,7 +46,11 @@ func move(ctx context.Context, from, to core.Keystore, w core.KeyWrapper, tenant
 	if err != nil {
 		return Report{}, err
 	}
-	if o, err = leave(ctx, from, tenant); err != nil {
+	// Not cancelled halfway: nobody would know whether the old keystore is open.
+	leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTime)
+	o, err = leave(leaving, from, tenant)
+	cancel()
+	if err != nil {
 		l.abandon(ctx)
 		return Report{}, err
 	}
@@ -87,6 +92,9 @@ func move(ctx context.Context, from, to core.Keystore, w core.KeyWrapper, tenant
 	value := append([]byte{rootFormat}, o.root.Value[1:]...)
 	return report, l.end(ctx, value, incarnation)
 }
+
+// leaveTime is how long the first write of a move may take.
+const leaveTime = time.Minute
 
 // leave makes the root record say that the tenant has moved, and returns what is there
 // then. The new generation record stops every batch, and every move, that is under way.
