@@ -202,6 +202,9 @@ func writeNew(path string, write func(io.Writer) error) (size int64, err error) 
 	if errors.Is(err, fs.ErrExist) {
 		return 0, hint(fmt.Errorf("%s is there already: %w", path, core.ErrConflict), "take another name")
 	}
+	if e := (*fs.PathError)(nil); errors.As(err, &e) {
+		err = fmt.Errorf("%s cannot be made: %w", path, e.Err)
+	}
 	if err != nil {
 		return 0, err
 	}

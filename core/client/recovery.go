@@ -18,6 +18,10 @@ import (
 // key packages. A conversation whose head knows of fewer accidents is recovering:
 // nothing that lies beside its head counts, and its group is only read. What remains
 // of it goes with the write that makes a way back into the conversation.
+//
+// Whatever else has keys that are used up is to record the count of accidents with them,
+// as the head does: a Proteus session of an older count may decrypt, and not encrypt until
+// it is made again from a prekey.
 
 // AfterRollback is what [Open] does with a store that was put back to an older state,
 // by a backup that was restored, a replica that lagged or a log that was lost.

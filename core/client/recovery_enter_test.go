@@ -466,3 +466,27 @@ func TestJoinOfThePast(t *testing.T) {
 	listed(false)
 	s.tries(s.alice, client.ErrConversationNotFound, func(ctx context.Context, tx *client.Transaction) error { return tx.WipeConversation(ctx, chat) })
 }
+
+// Who only reads what others wrote uses no key twice, however old its state is.
+func TestHistoryClientPutBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, clienttest.Options{})
+	alice, _ := w.pair()
+	w.in(alice, enable)
+	secret := w.created(alice)
+	ks := memory.New()
+	cfg := config()
+	cfg.Store = w.sealed(ks)
+	c, err := client.OpenHistory(t.Context(), cfg, secret)
+	w.must(err)
+	w.must(c.Close(t.Context()))
+	cfg.Store = w.sealed(putBack(t, photo(t, ks)))
+	c, err = client.OpenHistory(t.Context(), cfg, secret)
+	w.must(err)
+	defer func() { _ = c.Close(context.Background()) }()
+	welcome, _ := w.service.Welcome(secret.ClientID)
+	w.must(c.Transaction(t.Context(), func(ctx context.Context, tx *client.Transaction) error {
+		_, err := tx.ProcessWelcome(ctx, welcome.Message, client.JoinConfig{})
+		return err
+	}))
+}
