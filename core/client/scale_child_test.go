@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/rpc"
 	"os"
 	"path/filepath"
@@ -42,6 +43,7 @@ type (
 		Err       string
 		Runs      int   // of the transaction
 		Conflicts int64 // of all batches of the process so far
+		Lost      int64 // answers of the delivery service so far
 		Events    []string
 		Failed    []string
 		State     string // for "state"
@@ -64,6 +66,7 @@ type Process struct {
 	number    int
 	parent    *rpc.Client
 	conflicts atomic.Int64
+	lost      atomic.Int64 // answers of the delivery service
 }
 
 // counted counts the conflicts of a keystore.
@@ -104,6 +107,13 @@ func serveTasks(o order) (err error) {
 		receive := p.d.Link.Receive
 		p.d.Link.Receive = func(ctx context.Context, id core.ConversationID, message []byte) error {
 			return p.receive(ctx, id, message, receive)
+		}
+		p.d.Link.After = func(call string) error { // a network loses something now and then
+			if rand.IntN(50) > 0 {
+				return nil
+			}
+			p.lost.Add(1)
+			return fmt.Errorf("the answer to a %s was lost: %w", call, core.ErrUnknownOutcome)
 		}
 		server := rpc.NewServer()
 		if err = server.Register(p); err != nil {
@@ -194,7 +204,7 @@ func (p *Process) Do(task Task, done *Done) error {
 	if err != nil {
 		done.Err = err.Error()
 	}
-	done.Conflicts = p.conflicts.Load()
+	done.Conflicts, done.Lost = p.conflicts.Load(), p.lost.Load()
 	for _, e := range p.d.Events() {
 		if _, ordinary := e.(client.EpochChanged); !ordinary {
 			done.Events = append(done.Events, fmt.Sprintf("%T %+v", e, e))

@@ -65,7 +65,7 @@ type fleet struct {
 
 	mu       sync.Mutex
 	counts   map[string]int
-	slowest  map[string]time.Duration
+	took     map[string][]time.Duration
 	runs     map[int]int // how many transactions were run so often
 	sent     map[string]*sentText
 	said     map[string]*saidText
@@ -76,6 +76,7 @@ type fleet struct {
 	kept     map[int]bool
 	trouble  map[string]int // what messages were to blame for, by the first words
 	conflict map[int]int64  // by process
+	lost     map[int]int64
 }
 
 // A sentText is what alice has sent, or has tried to.
@@ -123,7 +124,7 @@ func TestScaleOut(t *testing.T) {
 		seed = rand.Uint64()
 	}
 	t.Logf("-scale-seed %d", seed)
-	f := newFleet(t)
+	f := newFleet(t, clienttest.Options{RefuseRepeats: seed%2 == 1})
 	var workers sync.WaitGroup
 	for i := range scaleProcesses * scaleCallers {
 		workers.Go(func() { f.work(f.berths[i%scaleProcesses], rand.New(rand.NewPCG(seed, uint64(i)))) })
@@ -136,12 +137,12 @@ func TestScaleOut(t *testing.T) {
 	f.report(worked)
 }
 
-func newFleet(t *testing.T) *fleet {
+func newFleet(t *testing.T, options clienttest.Options) *fleet {
 	f := &fleet{
-		T: t, server: pgtest.Start(t), out: &outgoing{Backend: clienttest.NewService(clienttest.Options{})},
-		counts: map[string]int{}, slowest: map[string]time.Duration{}, sent: map[string]*sentText{}, said: map[string]*saidText{},
+		T: t, server: pgtest.Start(t), out: &outgoing{Backend: clienttest.NewService(options)},
+		counts: map[string]int{}, took: map[string][]time.Duration{}, sent: map[string]*sentText{}, said: map[string]*saidText{},
 		read: map[core.ConversationID][]string{}, heard: map[string]int{}, taking: map[int]map[string]int{}, kept: map[int]bool{},
-		trouble: map[string]int{}, conflict: map[int]int64{}, runs: map[int]int{},
+		trouble: map[string]int{}, conflict: map[int]int64{}, lost: map[int]int64{}, runs: map[int]int{},
 	}
 	f.order = order{Dir: t.TempDir(), Client: "alice", Berth: &berth{DSN: f.server.DSN()}}
 	cfg := config()
@@ -245,11 +246,12 @@ func (f *fleet) do(p *process, task Task) (done Done) {
 		done.Outcome, done.Err = "killed", err.Error()
 	}
 	f.counts[task.Op+", "+done.Outcome]++
-	f.slowest[task.Op] = max(f.slowest[task.Op], time.Since(began))
+	f.took[task.Op] = append(f.took[task.Op], time.Since(began))
 	if done.Runs > 0 {
 		f.runs[done.Runs]++
 	}
 	f.conflict[number] = max(f.conflict[number], done.Conflicts)
+	f.lost[number] = max(f.lost[number], done.Lost)
 	for _, e := range done.Events {
 		name, _, _ := strings.Cut(e, " ")
 		f.counts["event "+name]++
@@ -259,7 +261,10 @@ func (f *fleet) do(p *process, task Task) (done Done) {
 		}
 	}
 	for _, e := range done.Failed {
-		f.trouble[e]++
+		f.trouble["message passed over: "+e]++
+	}
+	if done.Outcome != "done" && done.Outcome != "nothing to do" {
+		f.trouble[done.Outcome+": "+done.Err]++
 	}
 	if done.Outcome == "wrong" {
 		f.wrong("process %d: %s: %s", number, task.Op, done.Err)
@@ -602,17 +607,26 @@ func (f *fleet) report(worked time.Duration) {
 		lines = append(lines, fmt.Sprintf("%6d  %s", f.counts[what], what))
 	}
 	for _, what := range slices.Sorted(maps.Keys(f.trouble)) {
-		lines = append(lines, fmt.Sprintf("%6d  message passed over: %s", f.trouble[what], what))
+		lines = append(lines, fmt.Sprintf("%6d  %s", f.trouble[what], what))
 	}
-	conflicts := int64(0)
-	for _, n := range f.conflict {
-		conflicts += n
+	sum := func(of map[int]int64) (n int64) {
+		for _, x := range of {
+			n += x
+		}
+		return n
 	}
 	lines = append(lines,
-		fmt.Sprintf("%6d  conflicts in the store, retried", conflicts),
+		fmt.Sprintf("%6d  answers of the delivery service lost", sum(f.lost)),
+		fmt.Sprintf("%6d  conflicts in the store, retried", sum(f.conflict)),
 		fmt.Sprintf("%6d  messages left", len(f.out.left)),
 		fmt.Sprintf("transactions by how often they were run: %v", f.runs),
-		fmt.Sprintf("slowest: %v", f.slowest),
 		fmt.Sprintf("%d operations in %v, %.0f in a second", f.begun.Load(), worked.Round(time.Millisecond), float64(f.begun.Load())/worked.Seconds()))
+	for _, op := range slices.Sorted(maps.Keys(f.took)) {
+		took := slices.Sorted(slices.Values(f.took[op]))
+		at := func(part float64) time.Duration {
+			return took[int(part*float64(len(took)-1))].Round(100 * time.Microsecond)
+		}
+		lines = append(lines, fmt.Sprintf("%s: half within %v, 99 in 100 within %v, all within %v", op, at(0.5), at(0.99), at(1)))
+	}
 	f.Log("\n" + strings.Join(lines, "\n"))
 }

@@ -72,7 +72,7 @@ const maxTries = 8
 
 // maxRuns bounds how often a callback is run over conflicts. Several processes that want
 // the same conversation all the time get it by turns only on average.
-const maxRuns = 24
+const maxRuns = 50
 
 // Transaction runs f and finishes, or aborts if f returns an error, panics or ends
 // its goroutine. On a conflict with another transaction it runs f again, unless f
