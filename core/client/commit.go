@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
@@ -233,7 +234,7 @@ func (t *Transaction) commitHeld(ctx context.Context, h *held, in intention, aga
 		begins.keep(t, h)
 	}
 	h.head.pending = pendingHead{message: message, epoch: pending.Epoch(), submissions: 1}
-	t.intend(h, in)
+	t.intend(h, t.client.prolonged(in))
 	enqueued := !again && t.enqueued(id, outText, outProposal, outCommit)
 	if enqueued {
 		h.head.pending.submissions = 0 // that has to go first
@@ -289,12 +290,16 @@ const maxReady = 20
 // sent can still be read after one more.
 func (t *Transaction) ready(ctx context.Context, id core.ConversationID, in intention) (*held, error) {
 	blocked := false // by proposals, which the commit takes away
+	sequence := uint64(0)
 	for try := 1; ; try++ {
 		h, err := t.member(ctx, id)
 		if err != nil {
 			return nil, err
 		}
-		waiting, err := t.outboxWaits(ctx, id, in.key)
+		if try == 1 {
+			sequence = h.head.outbox
+		}
+		waiting, err := t.outboxWaits(ctx, id, in.key, sequence)
 		if err != nil {
 			return nil, err
 		}
@@ -319,7 +324,18 @@ func (t *Transaction) ready(ctx context.Context, id core.ConversationID, in inte
 			t.blocked = append(t.blocked, id)
 			return nil, fmt.Errorf("messages or a commit wait to be sent first: %w", core.ErrConflict)
 		}
-		t.release(nil) // nothing was done yet
+		t.release(nil)                    // nothing was done yet
+		if !pending && try < maxReady/2 { // somebody may be sending what comes behind it, on and on
+			if !slices.Contains(t.owes, id) {
+				t.owes = append(t.owes, id)
+			}
+			if err := t.away(ctx, func(ctx context.Context) error { return t.client.deliverUpTo(ctx, id, false, sequence) }); err == nil {
+				if err := wait(ctx, time.Duration(try)*2*time.Millisecond); err != nil {
+					return nil, err
+				}
+				continue
+			}
+		}
 		if try > 3 {
 			if err := t.client.pause(ctx, try); err != nil {
 				return nil, err

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"time"
 
 	"github.com/conclave-mls/conclave/core"
@@ -18,7 +20,8 @@ import (
 type delivery struct {
 	c       *Client
 	id      core.ConversationID
-	full    bool // wait for another sender, and drain if we are behind
+	full    bool   // wait for another sender, and drain if we are behind
+	upTo    uint64 // the sequence number of what is not to be sent
 	drained bool
 	lease   leaseRecord
 }
@@ -44,6 +47,12 @@ const pageOfOutbox = 16
 // full, it leaves the work to whoever is at it already, and never waits: it may be
 // called, through a Drain, by that very one.
 func (c *Client) deliver(ctx context.Context, id core.ConversationID, full bool) error {
+	return c.deliverUpTo(ctx, id, full, math.MaxUint64)
+}
+
+// deliverUpTo is deliver for what came before a sequence number. Others may have left to
+// us what came behind it: the caller looks at the outbox again.
+func (c *Client) deliverUpTo(ctx context.Context, id core.ConversationID, full bool, upTo uint64) error {
 	if !c.online() {
 		return ErrNoTransport
 	}
@@ -62,17 +71,17 @@ func (c *Client) deliver(ctx context.Context, id core.ConversationID, full bool)
 			return nil
 		}
 		c.moreToSend.Delete(id)
-		err := c.deliverLocked(ctx, id, full, release)
+		err := c.deliverLocked(ctx, id, full, upTo, release)
 		c.tell(ctx)
-		if _, more := c.moreToSend.Load(id); err != nil || !more {
+		if _, more := c.moreToSend.Load(id); err != nil || !more || upTo != math.MaxUint64 {
 			return err
 		}
 	}
 }
 
-func (c *Client) deliverLocked(ctx context.Context, id core.ConversationID, full bool, release func()) error {
+func (c *Client) deliverLocked(ctx context.Context, id core.ConversationID, full bool, upTo uint64, release func()) error {
 	defer release() // a transport or an observer may panic
-	d := &delivery{c: c, id: id, full: full}
+	d := &delivery{c: c, id: id, full: full, upTo: upTo}
 	ctx = context.WithValue(c.outsideContext(ctx), sendingKey{c, id}, true)
 	ctx = context.WithValue(ctx, sendingKey{c, anyConversation}, true)
 	for range maxPasses {
@@ -111,6 +120,9 @@ func (d *delivery) pass(ctx context.Context) (done bool, err error) {
 		return true, nil
 	}
 	items := answers[2]
+	if i := slices.IndexFunc(items, func(r seal.Record) bool { return sequenceOf(r.Key) >= d.upTo }); i >= 0 {
+		items = items[:i]
+	}
 	if len(items) == 0 {
 		if d.mine() {
 			return true, d.giveBack(ctx)
@@ -131,7 +143,7 @@ func (d *delivery) pass(ctx context.Context) (done bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		last := i == len(items)-1 && len(items) < pageOfOutbox
+		last := i == len(items)-1 && len(answers[2]) < pageOfOutbox
 		again, done, err := d.item(ctx, h, r, o, last)
 		if errors.Is(err, mls.ErrPendingProposals) {
 			again, done, err = d.overtake(ctx, h, err)
@@ -254,7 +266,7 @@ func (d *delivery) commit(ctx context.Context, h head, r seal.Record, o outgoing
 	if d.c.awaited(in.key) {
 		return false, true, d.giveBack(ctx)
 	}
-	if left := time.Until(in.until); in.owner != d.c.process && left > 0 {
+	if left := d.c.leftTo(in); left > 0 {
 		if !d.full {
 			return false, true, d.giveBack(ctx)
 		}
@@ -266,7 +278,7 @@ func (d *delivery) commit(ctx context.Context, h head, r seal.Record, o outgoing
 	case h.join.exists():
 		return true, false, d.c.resolve(ctx, d.id, joinKind, h.join.message)
 	case h.pending.exists():
-		if w, err := d.c.committer(ctx, d.id); w != nil || err != nil {
+		if w, _, err := d.c.committer(ctx, d.id); w != nil || err != nil {
 			if w != nil {
 				w.more.Store(true)
 			}

@@ -21,8 +21,8 @@ type intention struct {
 	key     MessageKey
 	changes Changes
 	tries   uint32 // commits made for it that others have overtaken
-	// The client that waits for the outcome. Others leave an intention that came back
-	// to the outbox alone for as long as the owner may be about to try again.
+	// The client that waits for the outcome. Others leave its commit, and an intention
+	// that came back to the outbox, alone for as long as the owner may be at it.
 	owner [16]byte
 	until time.Time
 }
@@ -82,6 +82,15 @@ func decodeIntention(value []byte) (in intention, err error) {
 	return in, err
 }
 
+// leftTo is how long to leave an intention to the process that has it; not more than 0:
+// it is ours, nobody's, or its owner may be dead.
+func (c *Client) leftTo(in intention) time.Duration {
+	if in.owner == c.process {
+		return 0
+	}
+	return time.Until(in.until)
+}
+
 // ended tells of an intention that came to its end: the caller who waits for it, by
 // outcome, or else the observers.
 func (t *Transaction) ended(id core.ConversationID, key MessageKey, result *CommitResult, err error) {
@@ -131,10 +140,15 @@ func (t *Transaction) overtaken(ctx context.Context, h *held) error {
 		t.ended(h.id, in.key, nil, ErrCommitLost)
 		return nil
 	}
+	return t.requeue(ctx, h, new(t.client.prolonged(in)))
+}
+
+// prolonged gives the owner of an intention, if it has one, the time of a lease.
+func (c *Client) prolonged(in intention) intention {
 	if in.owner != ([16]byte{}) {
-		in.until = time.Now().Add(t.client.lease)
+		in.until = time.Now().Add(c.lease)
 	}
-	return t.requeue(ctx, h, &in)
+	return in
 }
 
 // requeue moves all intentions to the end of the outbox, in their order, behind one

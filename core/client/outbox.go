@@ -5,6 +5,7 @@ package client
 import (
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -75,6 +76,8 @@ func decodeOutgoing(value []byte) (o outgoing, err error) {
 // outboxKey sorts by the order in which items came.
 func outboxKey(sequence uint64, kind outKind) []byte { return append(be64(sequence), byte(kind)) }
 
+func sequenceOf(key []byte) uint64 { return binary.BigEndian.Uint64(key) }
+
 func outboxKind(key []byte) outKind { return outKind(key[len(key)-1]) }
 
 // Send encrypts data for all members and puts it into the outbox: once the
@@ -140,15 +143,22 @@ func (t *Transaction) afterwards(id core.ConversationID) {
 	t.deliver = append(t.deliver, id)
 }
 
-// outboxWaits says whether something durable waits to be sent before an intention.
-func (t *Transaction) outboxWaits(ctx context.Context, id core.ConversationID, before MessageKey) (bool, error) {
-	q := query{place: ofConversation(tableOutbox, id), limit: 1}
-	answers, err := newSegment(t.client.store).read(ctx, q)
+// outboxWaits says whether something durable waits to be sent before an intention: what
+// was there before a sequence number, and everything unless it is texts. Where others send
+// all the time an outbox may never be empty.
+func (t *Transaction) outboxWaits(ctx context.Context, id core.ConversationID, before MessageKey, sequence uint64) (bool, error) {
+	p := ofConversation(tableOutbox, id)
+	answers, err := newSegment(t.client.store).read(ctx, query{place: p, limit: 1}, query{place: p, keysOnly: true})
 	if err != nil || len(answers[0]) == 0 {
 		return false, err
 	}
 	first, err := decodeOutgoing(answers[0][0].Value)
-	return first.key != before, err
+	if err != nil || first.key == before {
+		return false, err
+	}
+	return slices.ContainsFunc(answers[1], func(r seal.Record) bool {
+		return outboxKind(r.Key) != outText || sequenceOf(r.Key) < sequence
+	}), nil
 }
 
 // staged says whether a commit waits in the outbox for its turn.

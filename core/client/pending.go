@@ -321,7 +321,8 @@ func (t *Transaction) rebuild(ctx context.Context, h *held, kind pendingKind) (C
 
 // Settle delivers what waits in a conversation's outbox and resolves a commit of
 // ours whose outcome is unknown. For callers of this client that are about to commit
-// there it waits. Nothing to do is no error; what cannot be done now is
+// there it waits; a commit of a caller of another process it leaves alone for the time of
+// a lease. Nothing to do is no error; what cannot be done now is
 // core.ErrUnavailable or core.ErrUnknownOutcome.
 func (c *Client) Settle(ctx context.Context, id core.ConversationID) error {
 	if err := c.open(); err != nil {
@@ -332,14 +333,14 @@ func (c *Client) Settle(ctx context.Context, id core.ConversationID) error {
 		return ErrNoTransport
 	}
 	ctx = c.outsideContext(ctx)
-	if err := c.waitForOthers(ctx, id); err != nil {
+	if err := c.waitForOthers(ctx, id, false); err != nil {
 		return err
 	}
 	sent := c.deliver(ctx, id, true)
 	if sent != nil && !errors.Is(sent, mls.ErrPendingProposals) {
 		return sent
 	}
-	if err := c.waitForOthers(ctx, id); err != nil {
+	if err := c.waitForOthers(ctx, id, true); err != nil {
 		return err
 	}
 	h, err := c.readHead(ctx, id)

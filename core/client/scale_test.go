@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -99,6 +100,9 @@ type process struct {
 	stderr *strings.Builder
 	calls  *rpc.Client
 }
+
+// messageKey is in errors that are counted.
+var messageKey = regexp.MustCompile(`message [0-9a-f]{32}`)
 
 type pipes struct {
 	io.Reader
@@ -264,7 +268,7 @@ func (f *fleet) do(p *process, task Task) (done Done) {
 		f.trouble["message passed over: "+e]++
 	}
 	if done.Outcome != "done" && done.Outcome != "nothing to do" {
-		f.trouble[done.Outcome+": "+done.Err]++
+		f.trouble[done.Outcome+": "+messageKey.ReplaceAllString(done.Err, "message")]++
 	}
 	if done.Outcome == "wrong" {
 		f.wrong("process %d: %s: %s", number, task.Op, done.Err)
@@ -505,7 +509,11 @@ func (f *fleet) settle() {
 			all.Go(func() {
 				for which := i; which < scaleConversations; which += scaleProcesses {
 					for _, op := range []string{"settle", "receive"} {
-						if done := f.do(p, Task{Op: op, Conversation: scaleID(which)}); done.Outcome != "done" {
+						done := f.do(p, Task{Op: op, Conversation: scaleID(which)})
+						for tries := 1; done.Outcome == "unknown" && tries < 5; tries++ { // an answer was lost
+							done = f.do(p, Task{Op: op, Conversation: scaleID(which)})
+						}
+						if done.Outcome != "done" {
 							f.Errorf("at the end: %s of conversation %d: %s %s", op, which, done.Outcome, done.Err)
 						}
 					}

@@ -33,6 +33,7 @@ type Transaction struct {
 	keys    []keyID                        // made in this segment, journalled
 	dropped []droppedKey                   // named by nothing when this is durable
 	crossed bool                           // a boundary: an abort does not undo everything
+	owes    []core.ConversationID          // outboxes that others have left to us
 	blocked []core.ConversationID          // outboxes to deliver before the next try
 	ahead   map[core.ConversationID]uint64 // what to read before the next try: see farAhead
 }
@@ -215,14 +216,23 @@ func (t *Transaction) reset() {
 // was sent; [Client.Settle] tries again.
 func (t *Transaction) Finish(ctx context.Context) error {
 	if err := t.finish(ctx); err != nil {
+		t.send(ctx, t.owes)
 		return err
 	}
-	for _, id := range t.deliver {
+	for _, id := range t.owes {
+		t.afterwards(id)
+	}
+	t.send(ctx, t.deliver)
+	return nil
+}
+
+// send tries once to deliver what is in some outboxes.
+func (t *Transaction) send(ctx context.Context, outboxes []core.ConversationID) {
+	for _, id := range outboxes {
 		if err := t.client.deliver(ctx, id, false); err != nil {
 			t.client.log.Debug("outbox waits", "conversation", id, "error", err)
 		}
 	}
-	return nil
 }
 
 func (t *Transaction) finish(ctx context.Context) error {
@@ -257,6 +267,11 @@ func (t *Transaction) abort(ctx context.Context) error {
 	defer leave()
 	err = t.discard(ctx)
 	t.end(ctx)
+	if len(t.owes) > 0 {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+		defer cancel()
+		t.send(ctx, t.owes)
+	}
 	return err
 }
 

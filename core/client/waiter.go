@@ -5,6 +5,7 @@ package client
 import (
 	"context"
 	"sync/atomic"
+	"time"
 
 	"github.com/conclave-mls/conclave/core"
 )
@@ -64,48 +65,57 @@ func (t *Transaction) outcome(ctx context.Context, id core.ConversationID, w *wa
 
 // committer finds the commit that another caller of this process is about to see
 // through: it waits for its answer, or is first in the outbox between two tries. What
-// that caller's own transport does is not another.
-func (c *Client) committer(ctx context.Context, id core.ConversationID) (*waiter, error) {
+// that caller's own transport does is not another. Or else it tells how long to leave the
+// commit that waits for its answer to a caller of another process.
+func (c *Client) committer(ctx context.Context, id core.ConversationID) (w *waiter, elsewhere time.Duration, err error) {
 	answers, err := newSegment(c.store).read(ctx,
 		one(ofConversation(tableIntention, id), theOnly),
 		query{place: ofConversation(tableOutbox, id), limit: 1})
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	var keys []MessageKey
 	for _, r := range answers[0] {
 		in, err := decodeIntention(r.Value)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		keys = append(keys, in.key)
+		elsewhere = c.leftTo(in)
 	}
 	for _, r := range answers[1] {
 		o, err := decodeOutgoing(r.Value)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		keys = append(keys, o.key)
 	}
 	for _, key := range keys {
 		if w, ok := c.committing.Load(key); ok && ctx.Value(waiterKey{key}) == nil {
-			return w.(*waiter), nil
+			return w.(*waiter), 0, nil
 		}
 	}
-	return nil, nil
+	return nil, elsewhere, nil
 }
 
 // waitForOthers returns when no commit of another caller is under way. It does not wait
 // where that caller may be waiting in turn: for an outbox that is being sent, for an
-// observer.
-func (c *Client) waitForOthers(ctx context.Context, id core.ConversationID) error {
+// observer. For those of other processes it waits only if it is to, and not for ever: they
+// may be dead.
+func (c *Client) waitForOthers(ctx context.Context, id core.ConversationID, everywhere bool) error {
 	if ctx.Value(sendingKey{c, id}) != nil || c.observers.busy() {
 		return nil
 	}
 	for {
-		w, err := c.committer(ctx, id)
-		if w == nil || err != nil {
+		w, elsewhere, err := c.committer(ctx, id)
+		if err != nil || w == nil && (elsewhere <= 0 || !everywhere) {
 			return err
+		}
+		if w == nil {
+			if err := wait(ctx, min(elsewhere, 20*time.Millisecond)); err != nil {
+				return err
+			}
+			continue
 		}
 		select {
 		case <-w.done:
