@@ -290,13 +290,14 @@ const maxReady = 20
 // sent can still be read after one more.
 func (t *Transaction) ready(ctx context.Context, id core.ConversationID, in intention) (*held, error) {
 	blocked := false // by proposals, which the commit takes away
-	sequence := uint64(0)
+	sequence, looks := uint64(0), 0
+	patience := time.Now().Add(3 * t.client.lease)
 	for try := 1; ; try++ {
 		h, err := t.member(ctx, id)
 		if err != nil {
 			return nil, err
 		}
-		if try == 1 {
+		if looks++; looks == 1 {
 			sequence = h.head.outbox
 		}
 		waiting, err := t.outboxWaits(ctx, id, in.key, sequence)
@@ -324,15 +325,17 @@ func (t *Transaction) ready(ctx context.Context, id core.ConversationID, in inte
 			t.blocked = append(t.blocked, id)
 			return nil, fmt.Errorf("messages or a commit wait to be sent first: %w", core.ErrConflict)
 		}
-		t.release(nil)                    // nothing was done yet
-		if !pending && try < maxReady/2 { // somebody may be sending what comes behind it, on and on
+		t.release(nil) // nothing was done yet
+		// Somebody may be sending what comes behind it, on and on.
+		if !pending && time.Now().Before(patience) {
 			if !slices.Contains(t.owes, id) {
 				t.owes = append(t.owes, id)
 			}
 			if err := t.away(ctx, func(ctx context.Context) error { return t.client.deliverUpTo(ctx, id, false, sequence) }); err == nil {
-				if err := wait(ctx, time.Duration(try)*2*time.Millisecond); err != nil {
+				if err := wait(ctx, time.Duration(min(looks, 10))*2*time.Millisecond); err != nil {
 					return nil, err
 				}
+				try--
 				continue
 			}
 		}
