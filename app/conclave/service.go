@@ -14,11 +14,13 @@ import (
 	"github.com/conclave-mls/conclave/app/config"
 	"github.com/conclave-mls/conclave/app/modules"
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
 )
 
 func (p *program) delivery() *cobra.Command {
 	var flags config.Config
 	var file string
+	var rolledBack bool
 	cmd := &cobra.Command{
 		Use:         "delivery",
 		Annotations: only("home", "json", "verbose"),
@@ -47,7 +49,11 @@ you can open, or on a loopback address.`,
 			if err != nil {
 				return err
 			}
-			return p.serve(cmd.Context(), c.Over(here))
+			var options []fx.Option
+			if rolledBack {
+				options = append(options, fx.Replace(modules.RolledBack(client.NothingLost)))
+			}
+			return p.serve(cmd.Context(), c.Over(here), options...)
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", "", "read this TOML file first")
@@ -55,6 +61,7 @@ you can open, or on a loopback address.`,
 	cmd.Flags().StringVar(&flags.Keystore, "store", "", `where to keep state: "sqlite:///PATH", "postgres://USER@HOST/DATABASE" or "memory:" (default "sqlite:delivery.db")`)
 	cmd.Flags().StringVar(&flags.Certificate, "tls-cert", "", "PEM file of the certificate, to listen beyond this machine")
 	cmd.Flags().StringVar(&flags.PrivateKey, "tls-key", "", "PEM file of the certificate's private key")
+	cmd.Flags().BoolVar(&rolledBack, "rolled-back", false, "start although the database was put back to an older state")
 	return cmd
 }
 
@@ -64,12 +71,12 @@ type addressed struct {
 }
 
 // serve runs a delivery service until the context ends or it fails.
-func (p *program) serve(ctx context.Context, c config.Config) error {
+func (p *program) serve(ctx context.Context, c config.Config, options ...fx.Option) error {
 	if err := os.MkdirAll(c.Folder, 0o700); err != nil {
 		return err
 	}
 	var s *modules.Service
-	a := app.NewService(c, fx.Populate(&s))
+	a := app.NewService(c, append(options, fx.Populate(&s))...)
 	err := app.Run(ctx, a, func(ctx context.Context) error {
 		if err := p.result(addressed{s.Address()}, "delivery service at %s\n", s.Address()); err != nil {
 			return err
@@ -80,6 +87,9 @@ func (p *program) serve(ctx context.Context, c config.Config) error {
 		}
 		return nil
 	})
+	if errors.Is(err, core.ErrRolledBack) {
+		return hint(err, "it shows a state from the past: who has registered since has to do so again, and conversations that went on since have to be joined again. If there is no newer one: --rolled-back")
+	}
 	if errors.Is(err, core.ErrConflict) {
 		return hint(err, "does it run already? Another needs another --listen")
 	}
