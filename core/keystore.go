@@ -76,10 +76,11 @@ type Batch struct {
 // A Keystore is a versioned map with one consistent read and one atomic write.
 // Keys of one table within a scope are prefix-free. The store is trusted for
 // durability, atomicity and freshness, not for secrecy or integrity: core/seal
-// seals what it is given.
+// seals what it is given. On slices, contexts and concurrent use: see the package.
 type Keystore interface {
 	// Read answers all queries from one consistent state, each ascending by key
-	// (bytewise). An answer over MaxBatch is ErrTooLarge.
+	// (bytewise). ErrTooLarge: an answer over MaxBatch, a key over MaxKey. ErrInvalid:
+	// a negative limit.
 	Read(ctx context.Context, queries []Query) ([][]Record, error)
 	// Apply is all or nothing, and durable when it returns nil. ErrConflict: an
 	// expectation failed, nothing changed. ErrUnknownOutcome: the batch happened

@@ -320,12 +320,7 @@ func (p *program) moveTo(ctx context.Context, from, to sealedKeystore) error {
 		return err
 	}
 	file := filepath.Join(p.home, configName)
-	kept, err := config.Load(file)
-	if err != nil {
-		return err
-	}
-	kept.Keystore = p.within(to.config.Keystore)
-	if err := kept.Replace(file); err != nil {
+	if err := config.Move(file, p.within(to.config.Keystore)); err != nil {
 		return err
 	}
 	uri, err := to.config.URI(to.config.Keystore)

@@ -62,7 +62,7 @@ newer state of the database is found after all; --sweep-keys deletes them.`,
 	f := cmd.Flags()
 	f.BoolVarP(&r.yes, "yes", "y", false, "do not ask")
 	f.BoolVar(&r.nothingLost, "nothing-lost", false, "you know that nothing was used since the state that is there: go on as if nothing had happened")
-	f.BoolVar(&r.putBack, "put-back", false, "you have put older files back yourself, which cannot be seen from here")
+	f.BoolVar(&r.putBack, "put-back", false, "you have put older files back yourself, which cannot be seen from here; each client that shares the database has to recover then")
 	f.BoolVar(&r.rejoinAll, "rejoin-all", false, "join conversations too in which your place would change")
 	f.BoolVar(&r.sweepKeys, "sweep-keys", false, "delete signature keys in a token that nothing names")
 	cmd.MarkFlagsMutuallyExclusive("nothing-lost", "put-back")
@@ -76,7 +76,7 @@ func (r *recovery) run(ctx context.Context) error {
 		return err
 	}
 	if r.putBack { // not opened before: that would go on with what may be wrong
-		return r.begin(ctx, c, "you say that you have put back an older state.", fx.Decorate(newIncarnation(ctx, c)))
+		return r.begin(ctx, c, "you say that you have put back an older state. Each client that shares the database has to recover then.", fx.Decorate(newIncarnation(ctx, c)))
 	}
 	err = r.openWith(ctx, c, func(ctx context.Context, m *messenger.Messenger) error {
 		lost, err := m.Lost(ctx)

@@ -3,11 +3,15 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
+	"regexp"
+	"strconv"
 
 	"github.com/BurntSushi/toml"
 
@@ -112,13 +116,40 @@ func Load(file string) (Config, error) {
 	return c, nil
 }
 
+// Move makes the configuration in a file name another keystore, and leaves the rest of
+// the file, with its comments, as it is where that can be done.
+func Move(file, keystore string) error {
+	c, err := Load(file)
+	if err != nil {
+		return err
+	}
+	c.Keystore = keystore
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	line := []byte("keystore = " + strconv.Quote(keystore))
+	moved := keystoreLine.ReplaceAllLiteral(text, line)
+	var is Config
+	if _, err := toml.Decode(string(moved), &is); err != nil || !reflect.DeepEqual(Default(filepath.Dir(file)).Over(is), c) {
+		return c.Replace(file)
+	}
+	return replace(file, func(fresh string) error { return write(fresh, moved) })
+}
+
+var keystoreLine = regexp.MustCompile(`(?m)^[ \t]*keystore[ \t]*=[^\n]*$`)
+
 // Replace writes the configuration over a file, as Save would have written it.
 func (c Config) Replace(file string) error {
+	return replace(file, c.Save)
+}
+
+func replace(file string, write func(fresh string) error) error {
 	fresh := file + ".new"
 	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) { // of an earlier attempt
 		return fmt.Errorf("configuration: %w", err)
 	}
-	if err := c.Save(fresh); err != nil {
+	if err := write(fresh); err != nil {
 		return err
 	}
 	if err := os.Rename(fresh, file); err != nil {
@@ -130,6 +161,14 @@ func (c Config) Replace(file string) error {
 // Save writes the configuration to a new file, readable by its owner only.
 // core.ErrConflict: there is one already.
 func (c Config) Save(file string) error {
+	var text bytes.Buffer
+	if err := toml.NewEncoder(&text).Encode(c); err != nil {
+		return fmt.Errorf("configuration %s: %w", file, err)
+	}
+	return write(file, text.Bytes())
+}
+
+func write(file string, text []byte) error {
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("configuration %s exists already: %w", file, core.ErrConflict)
@@ -137,8 +176,8 @@ func (c Config) Save(file string) error {
 	if err != nil {
 		return fmt.Errorf("configuration: %w", err)
 	}
-	err = errors.Join(toml.NewEncoder(f).Encode(c), f.Sync(), f.Close())
-	if err != nil {
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("configuration %s: %w", file, err)
 	}
 	return nil

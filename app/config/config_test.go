@@ -176,3 +176,36 @@ func TestURIWithoutPassword(t *testing.T) {
 		t.Errorf("%v, %v", err, u.Nothing())
 	}
 }
+
+func TestMove(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ before, after string }{
+		"with comments": {
+			"# by hand\n  keystore = 'sqlite:a.db' # old\ntenant = \"x\"\n",
+			"# by hand\nkeystore = \"postgres://u@h/d?schema=s\"\ntenant = \"x\"\n",
+		},
+		"none named":       {"# by hand\ntenant = \"x\"\n", ""},
+		"within a string":  {"keystore = \"sqlite:a.db\"\ntenant = \"\"\"x\nkeystore = y\"\"\"\n", ""},
+		"named by default": {"", ""},
+	} {
+		file := filepath.Join(t.TempDir(), "conclave.toml")
+		if err := os.WriteFile(file, []byte(c.before), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		want, err := config.Load(file)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		want.Keystore = "postgres://u@h/d?schema=s"
+		if err := config.Move(file, want.Keystore); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		got, err := config.Load(file)
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("%s: %v, %s", name, err, diff)
+		}
+		if text, err := os.ReadFile(file); err != nil || c.after != "" && string(text) != c.after {
+			t.Errorf("%s: %v, %s", name, err, text)
+		}
+	}
+}
