@@ -4,6 +4,7 @@ package client
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
@@ -48,11 +49,12 @@ func (c *Client) farAhead(h *held) bool {
 	return h.head.epoch-epoch >= uint64(max(int(h.group.Config().MaxPastEpochs)-1, 1))
 }
 
-// readUp reads what waits in a conversation that was in this epoch. What cannot be read
-// now must not keep us from committing: the commit will tell.
-func (c *Client) readUp(ctx context.Context, id core.ConversationID, epoch uint64) {
+// readUp reads what waits in a conversation that was in this epoch: nobody may go on
+// before.
+func (c *Client) readUp(ctx context.Context, id core.ConversationID, epoch uint64) error {
 	if err := c.transport().Drain(ctx, id); err != nil {
-		c.log.Debug("not drained before a commit", "conversation", id, "error", err)
+		return fmt.Errorf("before a commit, messages are to be read: %w: %w", core.ErrUnavailable, err)
 	}
 	c.haveRead(id, epoch)
+	return nil
 }

@@ -4,8 +4,12 @@ package client_test
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"testing"
+	"time"
 
+	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/client/clienttest"
 	"github.com/conclave-mls/conclave/core/mls"
@@ -24,6 +28,10 @@ func TestCommitsOfSeveralWithoutDraining(t *testing.T) {
 					return err
 				}
 				return update(ctx, c)
+			},
+			"stage": func(ctx context.Context, c *client.Conversation) error {
+				_, err := c.StageCommit(ctx, client.Changes{Update: true})
+				return err
 			},
 		} {
 			t.Run(name, func(t *testing.T) {
@@ -51,4 +59,41 @@ func TestCommitsOfSeveralWithoutDraining(t *testing.T) {
 			})
 		}
 	})
+}
+
+// Who cannot read what waits does not go far ahead of it either.
+func TestNoCommitAheadOfWhatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, clienttest.Options{})
+	store, cfg := memory.New(), config()
+	cfg.Lease = 20 * time.Millisecond
+	alice, bob := w.device("alice"), w.deviceOn("bob", store, cfg)
+	w.create(alice)
+	w.add(alice, bob)
+	w.send(alice, "hello")
+	for range 6 {
+		another := clienttest.NewDevice(t, w.service, "bob", store, cfg)
+		another.Link.Receive = func(context.Context, core.ConversationID, []byte) error { return core.ErrClosed }
+		for _, commit := range []func(context.Context, *client.Conversation) error{
+			update,
+			func(ctx context.Context, c *client.Conversation) error {
+				_, err := c.Send(ctx, []byte("on we go"), nil)
+				return errors.Join(err, update(ctx, c))
+			},
+			func(ctx context.Context, c *client.Conversation) error {
+				_, err := c.StageCommit(ctx, client.Changes{Update: true})
+				return err
+			},
+		} {
+			if err := in(t.Context(), another, commit); err != nil && !errors.Is(err, core.ErrUnavailable) {
+				t.Error(err)
+			}
+		}
+	}
+	w.must(errors.Join(bob.Resume(t.Context()), bob.Link.Drain(t.Context(), chat)))
+	w.catchUp()
+	if got := bob.Texts(); !slices.Equal(got, []string{"hello"}) {
+		t.Errorf("bob has read %q", got)
+	}
+	w.agree(alice, bob)
 }

@@ -75,7 +75,7 @@ func (s *stage) playCancelled(n int) (gist string, asked int, err error) {
 func TestCancelledAtEveryPoint(t *testing.T) {
 	others := goleak.IgnoreCurrent()
 	for i, op := range operations {
-		set := func() setting { return setting{store: hasty{memory.New()}} }
+		set := func() setting { return setting{store: hasty{memory.New()}, lease: 100 * time.Millisecond} }
 		o := outcomesOf(t, op, set)
 		s := newStage(t, op, set())
 		_, asked, err := s.playCancelled(0)

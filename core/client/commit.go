@@ -311,7 +311,9 @@ func (t *Transaction) ready(ctx context.Context, id core.ConversationID, in inte
 			return h, nil
 		case !waiting && !pending && t.unchanged() && try <= maxReady:
 			t.release(nil)
-			_ = t.away(ctx, func(ctx context.Context) error { t.client.readUp(ctx, id, h.head.epoch); return nil })
+			if err := t.away(ctx, func(ctx context.Context) error { return t.client.readUp(ctx, id, h.head.epoch) }); err != nil {
+				return nil, err
+			}
 			continue
 		case try > maxReady:
 			return nil, fmt.Errorf("the conversation does not come to rest: %w", core.ErrUnavailable)

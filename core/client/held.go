@@ -186,9 +186,11 @@ func (c *Client) loadGroup(ctx context.Context, s *segment, id core.Conversation
 }
 
 // explain tells damage from a conflict: if a record that must exist is gone and
-// the head has changed meanwhile, then another process went on.
+// the head has changed meanwhile, then another process went on. So does what is wrong
+// with a message, which would be dropped: it may not fit to a part of what was read.
 func (t *Transaction) explain(ctx context.Context, h *held, err error) error {
-	if !errors.Is(err, core.ErrDamaged) {
+	seen := errors.Is(err, mls.ErrDuplicateMessage) || errors.Is(err, mls.ErrOwnMessage)
+	if seen || !errors.Is(err, core.ErrDamaged) && !Blames(err) {
 		return err
 	}
 	p := ofConversation(tableConversation, h.id)

@@ -261,6 +261,10 @@ func (c *Client) commitStaged(ctx context.Context, id core.ConversationID, key [
 	if h.group == nil || h.head.pending.exists() || h.head.join.exists() {
 		return false, nil // the delivery sees that
 	}
+	if epoch := h.head.epoch; c.farAhead(h) {
+		t.release(nil)
+		return false, t.away(ctx, func(ctx context.Context) error { return c.readUp(ctx, id, epoch) })
+	}
 	p := ofConversation(tableOutbox, id)
 	if _, found, err := t.segment.getExpected(ctx, p, key); err != nil || !found {
 		return false, err

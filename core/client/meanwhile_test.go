@@ -14,6 +14,8 @@ import (
 	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/client/clienttest"
 	"github.com/conclave-mls/conclave/core/coretest"
+	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/storage/memory"
 )
 
 // meanwhile is what another process of alice's does, on the same store.
@@ -101,4 +103,43 @@ func playMeanwhile(t *testing.T, op operation, set setting, n, k int) {
 	}
 	s.must(other.Close(t.Context()))
 	s.lives()
+}
+
+// What another process reads first must not make a message look wrong: it would be
+// dropped for that, by whoever was slower.
+func TestNoMessageIsBlamedForWhatOthersRead(t *testing.T) {
+	t.Parallel()
+	bothPolicies(t, func(t *testing.T, policy mls.Config) {
+		reads := 1
+		for at := 1; at <= reads; at++ {
+			w := newWorld(t, clienttest.Options{})
+			w.policy = policy
+			store := memory.New()
+			alice, bob, carol := w.deviceOn("alice", store, config()), w.device("bob"), w.device("carol")
+			w.create(alice)
+			w.add(alice, bob, carol)
+			w.in(bob, update) // alice has the key of the node above the two
+			w.catchUp()
+			w.in(carol, update) // to that key
+			w.must(bob.Link.Drain(t.Context(), chat))
+			w.in(bob, update) // which is another then
+			faulty := &coretest.Faulty{Keystore: store}
+			slow := clienttest.NewDevice(t, w.service, "alice", faulty, config())
+			reads = 0
+			faulty.PlanRead = func(int) bool {
+				if reads++; reads == at {
+					w.must(alice.Link.Drain(t.Context(), chat))
+				}
+				return false
+			}
+			w.must(slow.Link.Drain(t.Context(), chat))
+			for _, err := range slow.Failed() {
+				if !errors.Is(err, client.ErrStaleCommit) {
+					t.Errorf("read %d: %v", at, err)
+				}
+			}
+			w.must(carol.Link.Drain(t.Context(), chat))
+			w.agree(alice, slow, bob, carol)
+		}
+	})
 }

@@ -98,7 +98,9 @@ func (c *Client) transaction(ctx context.Context, f func(context.Context, *Trans
 			}
 		}
 		for id, epoch := range tx.ahead {
-			c.readUp(c.outsideContext(ctx), id, epoch)
+			if err := c.readUp(c.outsideContext(ctx), id, epoch); err != nil {
+				return err
+			}
 		}
 		if err := c.pause(ctx, try); err != nil {
 			return err
