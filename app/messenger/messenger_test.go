@@ -168,6 +168,7 @@ func TestLeaveAgain(t *testing.T) {
 	all := people(t, "alice", "bob")
 	alice, bob := all[0], all[1]
 	id := conversation(t, "friends", all)
+	must(t, alice.Sync(t.Context()))                      // who has read nothing does not commit twice
 	alice.network.set(failing("GET", "/v1/groups/"), nil) // alice does not see the proposal
 	_, err := bob.Leave(t.Context(), id)
 	must(t, err)
@@ -192,6 +193,7 @@ func TestRemovedAfterProposing(t *testing.T) {
 	all := people(t, "alice", "bob", "carol")
 	alice, bob, carol := all[0], all[1], all[2]
 	id := conversation(t, "friends", all)
+	must(t, alice.Sync(t.Context()))                      // who has read nothing does not commit twice
 	alice.network.set(failing("GET", "/v1/groups/"), nil) // alice does not see the proposal
 	_, err := bob.Leave(t.Context(), id)
 	must(t, err)
