@@ -20,7 +20,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: demo setup postgres peer test check unit scale race bench bench-all fuzz soak soak-race soak-fuzz soak-interop build clean
+.PHONY: demo setup postgres tokens peer test check unit scale race bench bench-all fuzz soak soak-race soak-fuzz soak-interop build clean
 
 DIRS := $(wildcard core providers storage hsm plugins app softhsm-test)
 PKGS := $(DIRS:%=./%/...)
@@ -31,6 +31,7 @@ SOAK_TIME ?= 1h
 SCALE_TIME ?= 10m
 STATICCHECK := bin/staticcheck-v0.8.2
 PEER := bin/peers/core-crypto
+TOKENS := softhsm2 opensc libnss3 libnss3-tools p11-kit p11-kit-modules
 # On Debian and Ubuntu the package of the server makes and starts a cluster, unless that of
 # postgresql-common, which it needs, says otherwise.
 INSTALL_POSTGRES := export DEBIAN_FRONTEND=noninteractive; set -e; apt-get update -q; \
@@ -58,7 +59,7 @@ test:
 	echo "=== time of each part$$report"; printf '%8d s  all\n' $$((SECONDS - begin)); \
 	echo "packages: $$(grep -c '^ok' bin/unit.log) passed, $$(grep -c '^FAIL' bin/unit.log || true) failed"
 
-# What it installs it says first. A C compiler is for the race detector only.
+# What it installs it says first. A C compiler is for PKCS#11 modules and the race detector.
 setup:
 	@go version | grep -Eq 'go1\.(2[6-9]|[3-9][0-9])' || \
 		{ echo "Conclave needs Go 1.26 or later, this is: $$(go version)"; exit 1; }
@@ -66,12 +67,12 @@ setup:
 	@go mod download
 	@if ! command -v cc >/dev/null; then \
 		install="apt-get install -y --no-install-recommends gcc libc6-dev"; \
-		echo "setup: a C compiler, for the race detector: $$install"; \
+		echo "setup: a C compiler, for PKCS#11 modules and the race detector: $$install"; \
 		if [ "$$(id -u)" = 0 ]; then apt-get update -q && $$install; \
 		elif sudo -n true 2>/dev/null; then sudo -n apt-get update -q && sudo -n $$install; \
 		else echo "setup: please run as root: apt-get update && $$install"; exit 1; fi; \
 	fi
-	@$(MAKE) --no-print-directory $(STATICCHECK) postgres peer
+	@$(MAKE) --no-print-directory $(STATICCHECK) postgres tokens peer
 
 # A server for the tests to start; that of the system is neither made nor started. Without
 # it the tests are skipped, unless CONCLAVE_SHARED is set.
@@ -82,6 +83,23 @@ postgres:
 		echo "setup: the tests with PostgreSQL need version 15 or later, with initdb in the PATH"; \
 	else \
 		echo "setup: PostgreSQL, for tests, and no cluster of the system: $$install"; \
+		if [ "$$(id -u)" = 0 ]; then sh -c "$$install" && exit 0; \
+		elif sudo -n true 2>/dev/null; then sudo -n sh -c "$$install" && exit 0; \
+		else echo "setup: please run that as root"; fi; \
+	fi; \
+	[ -z "$${CONCLAVE_SHARED:-}" ]
+
+# Tokens in software for the tests: see softhsm-test. Without them the tests are skipped,
+# unless CONCLAVE_SHARED is set.
+tokens:
+	@if command -v dpkg-query >/dev/null; then \
+		[ "$$(dpkg-query -W -f '$${db:Status-Status}\n' $(TOKENS) 2>/dev/null | grep -cx installed)" != $(words $(TOKENS)) ] || exit 0; \
+	elif command -v softhsm2-util && command -v pkcs11-tool && command -v certutil && command -v p11-kit; then exit 0; fi >/dev/null; \
+	install='export DEBIAN_FRONTEND=noninteractive; apt-get update -q && apt-get install -y --no-install-recommends $(TOKENS)'; \
+	if ! command -v apt-get >/dev/null; then \
+		echo "setup: the tests with PKCS#11 tokens need SoftHSM 2, OpenSC, and NSS and p11-kit with their tools"; \
+	else \
+		echo "setup: PKCS#11 tokens in software, for tests: $$install"; \
 		if [ "$$(id -u)" = 0 ]; then sh -c "$$install" && exit 0; \
 		elif sudo -n true 2>/dev/null; then sudo -n sh -c "$$install" && exit 0; \
 		else echo "setup: please run that as root"; fi; \
