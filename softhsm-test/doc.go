@@ -16,7 +16,7 @@
 // variable, which is the process's as well. So each [Token] has a copy of the module's
 // file, which is an instance of its own, and in the copy the name of the variable is
 // another one of the same length. The variables are set when the first token is made, and
-// children inherit them: parallel tests do not meet.
+// children inherit them: parallel tests do not meet. Of NSS a process has one at a time.
 //
 // A child of a test uses a token of its parent by the URI. It must use it from another
 // process only as far as the token allows that: SoftHSM and p11-kit do, NSS does not.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // A Token is one of a test, with nothing on it, alone in its module.
@@ -48,8 +49,17 @@ func New(t testing.TB) *Token {
 
 // NSS makes a token of NSS softokn, a database of certutil. It has the NIST curves only,
 // and InitArgs, which are in the URI as x-init-args.
+//
+// A process has one at a time, and parallel tests wait for one another: copies of the
+// module share libraries that the first of them to be finalised shuts down for all.
 func NSS(t testing.TB) *Token {
 	t.Helper()
+	select {
+	case nss <- struct{}{}:
+	case <-time.After(2 * time.Minute):
+		t.Fatal("another NSS token has been in use for two minutes, perhaps one of this test's own")
+	}
+	t.Cleanup(func() { <-nss })
 	k := newToken(t, "nss")
 	certutil, module := softokn.tool(t, "certutil"), softokn.find(t)
 	must(t, os.Mkdir(k.store(), 0o700))
@@ -60,6 +70,8 @@ func NSS(t testing.TB) *Token {
 	must(t, err)
 	return k
 }
+
+var nss = make(chan struct{}, 1)
 
 var labels atomic.Int64
 

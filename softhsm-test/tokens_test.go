@@ -53,7 +53,7 @@ func initialize(t testing.TB, k *softhsmtest.Token) *pkcs11.Ctx {
 		options = append(options, pkcs11.InitializeWithReserved(unsafe.Pointer(&args[0])))
 	}
 	if err := c.Initialize(options...); err != nil {
-		t.Fatal(err)
+		t.Fatal("initialize: ", err)
 	}
 	t.Cleanup(func() { _ = c.Finalize() })
 	return c
@@ -78,10 +78,10 @@ func login(t testing.TB, k *softhsmtest.Token) bare {
 		t.Fatalf("no slot has the token %q", k.Label)
 	}
 	if b.session, err = b.OpenSession(b.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION); err != nil {
-		t.Fatal(err)
+		t.Fatal("open a session: ", err)
 	}
 	if err := b.Login(b.session, pkcs11.CKU_USER, k.PIN); err != nil {
-		t.Fatal(err)
+		t.Fatal("log in: ", err)
 	}
 	return b
 }
