@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hsm
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/conclave-mls/conclave/core"
+)
+
+// maxURI is how long a URI may be; a label has 32 bytes.
+const maxURI = 8192
+
+// How a key encryption key is used; values of x-kek-method.
+const (
+	kekGCM     = "aes-gcm"
+	kekKeyWrap = "aes-kw"
+	kekCBCHMAC = "aes-cbc-hmac"
+)
+
+// An attribute of a URI.
+type attribute struct {
+	name string
+	get  func(*URI) (value string, given bool)
+	set  func(*URI, string) error // the value is decoded; the error does not show it
+}
+
+// attributes of the path or of the query, in their canonical order.
+type attributes struct {
+	list      []attribute
+	separator string
+	plain     string // what stands without an escape, besides letters and digits
+	vendors   bool   // unknown ones that begin with x- may be there
+}
+
+// RFC 7512 section 2.3: pk11-res-avail and unreserved.
+const available = "-._~:[]@!$'()*+,="
+
+var pathAttributes = attributes{separator: ";", plain: available + "&", list: []attribute{
+	label("token", 0),
+	label("manufacturer", 1),
+	label("model", 2),
+	label("serial", 3),
+	{
+		"slot-id",
+		func(u *URI) (string, bool) {
+			if u.SlotID == nil {
+				return "", false
+			}
+			return strconv.FormatUint(uint64(*u.SlotID), 10), true
+		},
+		func(u *URI, value string) error {
+			n, err := strconv.ParseUint(value, 10, strconv.IntSize)
+			slot := uint(n)
+			u.SlotID = &slot
+			return unless(err == nil, "it is not a number")
+		},
+	},
+	{
+		"id",
+		func(u *URI) (string, bool) { return string(u.ID), len(u.ID) > 0 },
+		func(u *URI, value string) error {
+			u.ID = []byte(value)
+			return unless(value != "", "it is empty")
+		},
+	},
+	text("object", func(u *URI) *string { return &u.Object }, nil),
+	text("type", func(u *URI) *string { return &u.Type }, oneOf("public", "private", "cert", "secret-key", "data")),
+}}
+
+var queryAttributes = attributes{separator: "&", plain: available + "/?|", vendors: true, list: []attribute{
+	text("module-path", func(u *URI) *string { return &u.ModulePath }, func(value string) error {
+		return unless(filepath.IsAbs(value), "it is not an absolute path")
+	}),
+	text("module-name", func(u *URI) *string { return &u.ModuleName }, func(value string) error {
+		return unless(moduleName.MatchString(value), "it is not a name without folders")
+	}),
+	text("pin-source", func(u *URI) *string { return &u.PINSource }, func(value string) error {
+		_, err := parsePINSource(value)
+		return err
+	}),
+	{
+		"pin-value",
+		func(u *URI) (string, bool) { return redacted, !u.PINValue.IsZero() },
+		func(u *URI, value string) error {
+			u.PINValue = core.NewSecret([]byte(value))
+			return nil
+		},
+	},
+	{
+		"x-max-sessions",
+		func(u *URI) (string, bool) { return strconv.Itoa(u.MaxSessions), u.MaxSessions != 0 },
+		func(u *URI, value string) error {
+			n, err := strconv.ParseUint(value, 10, 16)
+			u.MaxSessions = int(n)
+			return unless(err == nil && n > 0, "it is not a number from 1 to 65535")
+		},
+	},
+	text("x-init-args", func(u *URI) *string { return &u.InitArgs }, nil),
+	text("x-kek-method", func(u *URI) *string { return &u.KEKMethod }, oneOf(kekGCM, kekKeyWrap, kekCBCHMAC)),
+	text("x-hmac-key", func(u *URI) *string { return &u.HMACKey }, nil),
+	{
+		"x-final-try",
+		func(u *URI) (string, bool) { return "yes", u.FinalTry },
+		func(u *URI, value string) error {
+			u.FinalTry = value == "yes"
+			return oneOf("yes", "no")(value)
+		},
+	},
+}}
+
+// redacted stands for a PIN. Unescaped, < and > are in no URI, so that nobody takes it for
+// one and spends a try.
+const redacted = "<redacted>"
+
+var moduleName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
+
+// label is an attribute of the token, for which empty differs from not given.
+func label(name string, i int) attribute {
+	return attribute{
+		name,
+		func(u *URI) (string, bool) { v := *u.labels()[i]; return v, v != "" || u.blank[i] },
+		func(u *URI, value string) error {
+			*u.labels()[i], u.blank[i] = value, value == ""
+			return isText(value)
+		},
+	}
+}
+
+// text is an attribute that is not empty.
+func text(name string, field func(*URI) *string, check func(string) error) attribute {
+	return attribute{
+		name,
+		func(u *URI) (string, bool) { return *field(u), *field(u) != "" },
+		func(u *URI, value string) error {
+			*field(u) = value
+			if value == "" {
+				return errors.New("it is empty")
+			}
+			if err := isText(value); err != nil || check == nil {
+				return err
+			}
+			return check(value)
+		},
+	}
+}
+
+// isText refuses what would be cut off in C, or break a line of a log.
+func isText(value string) error {
+	return unless(utf8.ValidString(value) && !strings.ContainsFunc(value, unicode.IsControl), "it is not text in UTF-8")
+}
+
+func oneOf(values ...string) func(string) error {
+	return func(value string) error {
+		return unless(slices.Contains(values, value), "it is none of "+strings.Join(values, ", "))
+	}
+}
+
+func unless(ok bool, why string) error {
+	if ok {
+		return nil
+	}
+	return errors.New(why)
+}
+
+func parseURI(text string) (URI, error) {
+	var u URI
+	rest, ok := strings.CutPrefix(text, "pkcs11:")
+	if !ok {
+		return u, badURI(`it does not begin with "pkcs11:"`)
+	}
+	if len(text) > maxURI {
+		return u, badURI("it is too long")
+	}
+	path, query, _ := strings.Cut(rest, "?")
+	if _, err := u.read(path, "path", pathAttributes); err != nil {
+		return u, err
+	}
+	given, err := u.read(query, "query", queryAttributes)
+	switch {
+	case err != nil:
+		return u, err
+	case given["pin-value"] && given["pin-source"]:
+		return u, badURI("it has a pin-value and a pin-source") // RFC 7512 section 2.4
+	case given["module-path"] && given["module-name"]:
+		return u, badURI("it has a module-path and a module-name")
+	}
+	return u, nil
+}
+
+func badURI(why string) error {
+	return &Error{Op: "read URI", Kind: ErrInvalidInput, Detail: why}
+}
+
+// read sets the attributes of a path or a query. Its errors show no value, nor a name that
+// is not known: it may be what follows an unescaped separator in a PIN.
+func (u *URI) read(s, part string, as attributes) (map[string]bool, error) {
+	given := map[string]bool{}
+	if s == "" {
+		return given, nil
+	}
+	for i, pair := range strings.Split(s, as.separator) {
+		name, value, ok := strings.Cut(pair, "=")
+		at := slices.IndexFunc(as.list, func(a attribute) bool { return a.name == name })
+		vendor := as.vendors && vendorName.MatchString(name)
+		switch {
+		case !ok:
+			return nil, badURI(fmt.Sprintf("attribute %d of the %s has no value", i+1, part))
+		case at < 0 && !vendor:
+			return nil, badURI(fmt.Sprintf("attribute %d of the %s is none that is known there", i+1, part))
+		case given[name]:
+			return nil, badURI(fmt.Sprintf("attribute %d of the %s is there twice", i+1, part))
+		}
+		given[name] = true
+		decoded, err := as.decode(value)
+		if err == nil && at >= 0 {
+			err = as.list[at].set(u, decoded)
+		}
+		if err != nil {
+			return nil, badURI(fmt.Sprintf("attribute %d of the %s, %s: %s", i+1, part, name, err))
+		}
+	}
+	return given, nil
+}
+
+var vendorName = regexp.MustCompile(`^x-[A-Za-z0-9_-]+$`)
+
+// write is the inverse of read.
+func (u *URI) write(as attributes) string {
+	var pairs []string
+	for _, a := range as.list {
+		if value, given := a.get(u); given {
+			if a.name != "pin-value" {
+				value = as.encode(value, a.name == "id")
+			}
+			pairs = append(pairs, a.name+"="+value)
+		}
+	}
+	return strings.Join(pairs, as.separator)
+}
+
+func (as attributes) isPlain(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte(as.plain, c) >= 0
+}
+
+func (as attributes) decode(s string) (string, error) {
+	var b []byte
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '%':
+			if i+2 >= len(s) {
+				return "", errors.New("bad percent escape")
+			}
+			n, err := strconv.ParseUint(s[i+1:i+3], 16, 8)
+			if err != nil {
+				return "", errors.New("bad percent escape")
+			}
+			b = append(b, byte(n))
+			i += 2
+		case as.isPlain(c):
+			b = append(b, c)
+		default:
+			return "", errors.New("a character wants a percent escape")
+		}
+	}
+	return string(b), nil
+}
+
+// encode escapes what has to be; all of an id, as RFC 7512 (section 2.3) recommends.
+func (as attributes) encode(s string, all bool) string {
+	var b strings.Builder
+	for i := range len(s) {
+		if !all && as.isPlain(s[i]) {
+			b.WriteByte(s[i])
+		} else {
+			fmt.Fprintf(&b, "%%%02X", s[i])
+		}
+	}
+	return b.String()
+}
