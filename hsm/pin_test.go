@@ -12,7 +12,7 @@ import (
 	"github.com/conclave-mls/conclave/core"
 )
 
-func write(t *testing.T, path, text string) string {
+func writeFile(t *testing.T, path, text string) string {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -22,7 +22,7 @@ func write(t *testing.T, path, text string) string {
 
 func TestThePINComesFromItsSource(t *testing.T) {
 	folder := t.TempDir()
-	path := write(t, filepath.Join(folder, "p i n"), "12 34\r\n\n")
+	path := writeFile(t, filepath.Join(folder, "p i n"), "12 34\r\n\n")
 	t.Setenv("CONCLAVE_TEST_PIN", "from env\n")
 	for source, want := range map[string]string{
 		"env:CONCLAVE_TEST_PIN": "from env", path: "12 34", "file:" + path: "12 34", "file://" + path: "12 34",
@@ -43,7 +43,7 @@ func TestThePINComesFromItsSource(t *testing.T) {
 		}
 		pin.Wipe()
 	}
-	write(t, path, "5678")
+	writeFile(t, path, "5678")
 	if pin, err := (URI{PINSource: path}).pin(); err != nil || string(pin.Bytes()) != "5678" {
 		t.Errorf("after a change: %q, %v", pin.Bytes(), err)
 	}
@@ -57,11 +57,11 @@ func TestWhatIsNoPINIsNotTried(t *testing.T) {
 		"no file":        {PINSource: filepath.Join(folder, "none")},
 		"a folder":       {PINSource: folder},
 		"a device":       {PINSource: os.DevNull},
-		"an empty file":  {PINSource: write(t, filepath.Join(folder, "empty"), "")},
-		"newlines only":  {PINSource: write(t, filepath.Join(folder, "newlines"), "\n\r\n")},
-		"two lines":      {PINSource: write(t, filepath.Join(folder, "lines"), "secret12\nsecret34\n")},
-		"a zero byte":    {PINSource: write(t, filepath.Join(folder, "zero"), "secret12\x00")},
-		"a big file":     {PINSource: write(t, filepath.Join(folder, "big"), strings.Repeat("secret12", 129))},
+		"an empty file":  {PINSource: writeFile(t, filepath.Join(folder, "empty"), "")},
+		"newlines only":  {PINSource: writeFile(t, filepath.Join(folder, "newlines"), "\n\r\n")},
+		"two lines":      {PINSource: writeFile(t, filepath.Join(folder, "lines"), "secret12\nsecret34\n")},
+		"a zero byte":    {PINSource: writeFile(t, filepath.Join(folder, "zero"), "secret12\x00")},
+		"a big file":     {PINSource: writeFile(t, filepath.Join(folder, "big"), strings.Repeat("secret12", 129))},
 		"an empty env":   {PINSource: "env:CONCLAVE_TEST_PIN"},
 		"no env":         {PINSource: "env:CONCLAVE_TEST_PIN_2"},
 		"a command":      {PINSource: "|echo secret12"},
@@ -76,7 +76,7 @@ func TestWhatIsNoPINIsNotTried(t *testing.T) {
 		}
 	}
 	exact := strings.Repeat("1", maxPIN)
-	if pin, err := (URI{PINSource: write(t, filepath.Join(folder, "exact"), exact)}).pin(); err != nil || string(pin.Bytes()) != exact {
+	if pin, err := (URI{PINSource: writeFile(t, filepath.Join(folder, "exact"), exact)}).pin(); err != nil || string(pin.Bytes()) != exact {
 		t.Errorf("the longest one: %v", err)
 	}
 }
@@ -84,9 +84,9 @@ func TestWhatIsNoPINIsNotTried(t *testing.T) {
 func TestModuleNamesAreLookedUpInKnownFoldersOnly(t *testing.T) {
 	t.Parallel()
 	one, two := t.TempDir(), t.TempDir()
-	write(t, filepath.Join(one, "libabc.so"), "")
-	write(t, filepath.Join(two, "abc.so"), "")
-	write(t, filepath.Join(two, "def.so.1"), "")
+	writeFile(t, filepath.Join(one, "libabc.so"), "")
+	writeFile(t, filepath.Join(two, "abc.so"), "")
+	writeFile(t, filepath.Join(two, "def.so.1"), "")
 	if err := os.Mkdir(filepath.Join(one, "def"), 0o700); err != nil { // not a file
 		t.Fatal(err)
 	}

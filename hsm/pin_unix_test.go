@@ -13,8 +13,8 @@ import (
 	"testing"
 )
 
-// pipe gives the number of a descriptor from which text can be read.
-func pipe(t *testing.T, text string) int {
+// pipeWith gives the number of a descriptor from which text can be read.
+func pipeWith(t *testing.T, text string) int {
 	t.Helper()
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -31,7 +31,7 @@ func pipe(t *testing.T, text string) int {
 }
 
 func TestADescriptorIsReadOnceAndClosed(t *testing.T) {
-	n := pipe(t, "1234\n")
+	n := pipeWith(t, "1234\n")
 	u := URI{PINSource: fmt.Sprintf("fd:%d", n)}
 	for range 3 {
 		pin, err := u.pin()
@@ -45,7 +45,7 @@ func TestADescriptorIsReadOnceAndClosed(t *testing.T) {
 			t.Fatalf("the descriptor is open: %v", err)
 		}
 	}
-	another := write(t, filepath.Join(t.TempDir(), "another"), "5678")
+	another := writeFile(t, filepath.Join(t.TempDir(), "another"), "5678")
 	for taken := false; !taken; {
 		f, err := os.Open(another)
 		if err != nil {

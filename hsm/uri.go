@@ -79,8 +79,8 @@ func ParseReference(ref core.KeyRef) (URI, error) {
 // String is the canonical form, but for pin-value: that has a text in its place with
 // which ParseURI fails.
 func (u URI) String() string {
-	text := "pkcs11:" + u.write(pathAttributes)
-	if query := u.write(queryAttributes); query != "" {
+	text := "pkcs11:" + u.write(uriPath)
+	if query := u.write(uriQuery); query != "" {
 		text += "?" + query
 	}
 	return text
@@ -89,7 +89,12 @@ func (u URI) String() string {
 // Reference is the name to store for a key: the path, without slot-id.
 func (u URI) Reference() core.KeyRef {
 	u.SlotID = nil
-	return core.KeyRef("pkcs11:" + u.write(pathAttributes))
+	return core.KeyRef("pkcs11:" + u.write(uriPath))
+}
+
+// tokenInfo is a token that is as the URI says.
+func (u URI) tokenInfo() cryptoki.TokenInfo {
+	return cryptoki.TokenInfo{Label: u.Token, Manufacturer: u.Manufacturer, Model: u.Model, Serial: u.Serial}
 }
 
 // Matches reports whether a token is one of those that the URI describes. slot-id is not

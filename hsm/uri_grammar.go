@@ -26,29 +26,29 @@ const (
 	kekCBCHMAC = "aes-cbc-hmac"
 )
 
-// An attribute of a URI.
-type attribute struct {
+// A uriAttribute is one of the path or of the query.
+type uriAttribute struct {
 	name string
 	get  func(*URI) (value string, given bool)
 	set  func(*URI, string) error // the value is decoded; the error does not show it
 }
 
-// attributes of the path or of the query, in their canonical order.
-type attributes struct {
-	list      []attribute
+// A uriPart is the path or the query; its attributes are in their canonical order.
+type uriPart struct {
+	list      []uriAttribute
 	separator string
 	plain     string // what stands without an escape, besides letters and digits
 	vendors   bool   // unknown ones that begin with x- may be there
 }
 
-// RFC 7512 section 2.3: pk11-res-avail and unreserved.
-const available = "-._~:[]@!$'()*+,="
+// RFC 7512 section 2.3: pk11-res-avail and what is unreserved.
+const uriAvailable = "-._~:[]@!$'()*+,="
 
-var pathAttributes = attributes{separator: ";", plain: available + "&", list: []attribute{
-	label("token", 0),
-	label("manufacturer", 1),
-	label("model", 2),
-	label("serial", 3),
+var uriPath = uriPart{separator: ";", plain: uriAvailable + "&", list: []uriAttribute{
+	labelAttribute("token", 0),
+	labelAttribute("manufacturer", 1),
+	labelAttribute("model", 2),
+	labelAttribute("serial", 3),
 	{
 		"slot-id",
 		func(u *URI) (string, bool) {
@@ -72,24 +72,24 @@ var pathAttributes = attributes{separator: ";", plain: available + "&", list: []
 			return unless(value != "", "it is empty")
 		},
 	},
-	text("object", func(u *URI) *string { return &u.Object }, nil),
-	text("type", func(u *URI) *string { return &u.Type }, oneOf("public", "private", "cert", "secret-key", "data")),
+	textAttribute("object", func(u *URI) *string { return &u.Object }, nil),
+	textAttribute("type", func(u *URI) *string { return &u.Type }, oneOf("public", "private", "cert", "secret-key", "data")),
 }}
 
-var queryAttributes = attributes{separator: "&", plain: available + "/?|", vendors: true, list: []attribute{
-	text("module-path", func(u *URI) *string { return &u.ModulePath }, func(value string) error {
+var uriQuery = uriPart{separator: "&", plain: uriAvailable + "/?|", vendors: true, list: []uriAttribute{
+	textAttribute("module-path", func(u *URI) *string { return &u.ModulePath }, func(value string) error {
 		return unless(filepath.IsAbs(value), "it is not an absolute path")
 	}),
-	text("module-name", func(u *URI) *string { return &u.ModuleName }, func(value string) error {
+	textAttribute("module-name", func(u *URI) *string { return &u.ModuleName }, func(value string) error {
 		return unless(moduleName.MatchString(value), "it is not a name without folders")
 	}),
-	text("pin-source", func(u *URI) *string { return &u.PINSource }, func(value string) error {
+	textAttribute("pin-source", func(u *URI) *string { return &u.PINSource }, func(value string) error {
 		_, err := parsePINSource(value)
 		return err
 	}),
 	{
 		"pin-value",
-		func(u *URI) (string, bool) { return redacted, !u.PINValue.IsZero() },
+		func(u *URI) (string, bool) { return uriRedacted, !u.PINValue.IsZero() },
 		func(u *URI, value string) error {
 			u.PINValue = core.NewSecret([]byte(value))
 			return nil
@@ -104,9 +104,9 @@ var queryAttributes = attributes{separator: "&", plain: available + "/?|", vendo
 			return unless(err == nil && n > 0, "it is not a number from 1 to 65535")
 		},
 	},
-	text("x-init-args", func(u *URI) *string { return &u.InitArgs }, nil),
-	text("x-kek-method", func(u *URI) *string { return &u.KEKMethod }, oneOf(kekGCM, kekKeyWrap, kekCBCHMAC)),
-	text("x-hmac-key", func(u *URI) *string { return &u.HMACKey }, nil),
+	textAttribute("x-init-args", func(u *URI) *string { return &u.InitArgs }, nil),
+	textAttribute("x-kek-method", func(u *URI) *string { return &u.KEKMethod }, oneOf(kekGCM, kekKeyWrap, kekCBCHMAC)),
+	textAttribute("x-hmac-key", func(u *URI) *string { return &u.HMACKey }, nil),
 	{
 		"x-final-try",
 		func(u *URI) (string, bool) { return "yes", u.FinalTry },
@@ -117,15 +117,15 @@ var queryAttributes = attributes{separator: "&", plain: available + "/?|", vendo
 	},
 }}
 
-// redacted stands for a PIN. Unescaped, < and > are in no URI, so that nobody takes it for
+// uriRedacted stands for a PIN. Unescaped, < and > are in no URI, so that nobody takes it for
 // one and spends a try.
-const redacted = "<redacted>"
+const uriRedacted = "<redacted>"
 
 var moduleName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
 
-// label is an attribute of the token, for which empty differs from not given.
-func label(name string, i int) attribute {
-	return attribute{
+// labelAttribute is an attribute of the token, for which empty differs from not given.
+func labelAttribute(name string, i int) uriAttribute {
+	return uriAttribute{
 		name,
 		func(u *URI) (string, bool) { v := *u.labels()[i]; return v, v != "" || u.blank[i] },
 		func(u *URI, value string) error {
@@ -135,9 +135,9 @@ func label(name string, i int) attribute {
 	}
 }
 
-// text is an attribute that is not empty.
-func text(name string, field func(*URI) *string, check func(string) error) attribute {
-	return attribute{
+// textAttribute is an attribute that is not empty.
+func textAttribute(name string, field func(*URI) *string, check func(string) error) uriAttribute {
+	return uriAttribute{
 		name,
 		func(u *URI) (string, bool) { return *field(u), *field(u) != "" },
 		func(u *URI, value string) error {
@@ -181,10 +181,10 @@ func parseURI(text string) (URI, error) {
 		return u, badURI("it is too long")
 	}
 	path, query, _ := strings.Cut(rest, "?")
-	if _, err := u.read(path, "path", pathAttributes); err != nil {
+	if _, err := u.read(path, "path", uriPath); err != nil {
 		return u, err
 	}
-	given, err := u.read(query, "query", queryAttributes)
+	given, err := u.read(query, "query", uriQuery)
 	switch {
 	case err != nil:
 		return u, err
@@ -202,14 +202,14 @@ func badURI(why string) error {
 
 // read sets the attributes of a path or a query. Its errors show no value, nor a name that
 // is not known: it may be what follows an unescaped separator in a PIN.
-func (u *URI) read(s, part string, as attributes) (map[string]bool, error) {
+func (u *URI) read(s, part string, as uriPart) (map[string]bool, error) {
 	given := map[string]bool{}
 	if s == "" {
 		return given, nil
 	}
 	for i, pair := range strings.Split(s, as.separator) {
 		name, value, ok := strings.Cut(pair, "=")
-		at := slices.IndexFunc(as.list, func(a attribute) bool { return a.name == name })
+		at := slices.IndexFunc(as.list, func(a uriAttribute) bool { return a.name == name })
 		vendor := as.vendors && vendorName.MatchString(name)
 		switch {
 		case !ok:
@@ -234,7 +234,7 @@ func (u *URI) read(s, part string, as attributes) (map[string]bool, error) {
 var vendorName = regexp.MustCompile(`^x-[A-Za-z0-9_-]+$`)
 
 // write is the inverse of read.
-func (u *URI) write(as attributes) string {
+func (u *URI) write(as uriPart) string {
 	var pairs []string
 	for _, a := range as.list {
 		if value, given := a.get(u); given {
@@ -247,11 +247,11 @@ func (u *URI) write(as attributes) string {
 	return strings.Join(pairs, as.separator)
 }
 
-func (as attributes) isPlain(c byte) bool {
+func (as uriPart) isPlain(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte(as.plain, c) >= 0
 }
 
-func (as attributes) decode(s string) (string, error) {
+func (as uriPart) decode(s string) (string, error) {
 	var b []byte
 	for i := 0; i < len(s); i++ {
 		switch c := s[i]; {
@@ -275,7 +275,7 @@ func (as attributes) decode(s string) (string, error) {
 }
 
 // encode escapes what has to be; all of an id, as RFC 7512 (section 2.3) recommends.
-func (as attributes) encode(s string, all bool) string {
+func (as uriPart) encode(s string, all bool) string {
 	var b strings.Builder
 	for i := range len(s) {
 		if !all && as.isPlain(s[i]) {
