@@ -9,7 +9,10 @@
 // Otherwise the process dies, in C.
 package cryptoki
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // Handles of a module. They mean nothing after Finalize.
 type (
@@ -33,8 +36,8 @@ type Module interface {
 	CloseSession(Session) error
 	// Login logs the user in; the module is given the PIN and nobody else keeps it.
 	Login(s Session, pin []byte) error
-	// LoginAgain is the login before one use of a key with CKA_ALWAYS_AUTHENTICATE.
-	LoginAgain(s Session, pin []byte) error
+	// LoggedIn says whether the user is logged in, by the state of a session.
+	LoggedIn(Session) (bool, error)
 
 	// Find returns at most limit objects.
 	Find(s Session, t Template, limit int) ([]Object, error)
@@ -106,6 +109,9 @@ type Value struct {
 	Attribute Attribute
 	Value     any
 }
+
+// ErrNotBuilt: Load cannot be there without cgo or with the build tag nohsm.
+var ErrNotBuilt = errors.New("built without PKCS#11 support")
 
 // Error is a CK_RV.
 type Error uint

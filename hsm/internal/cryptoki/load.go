@@ -120,8 +120,9 @@ func (m *module) Login(s Session, pin []byte) error {
 	return failed(m.c.Login(handle(s), pkcs11.CKU_USER, string(pin)))
 }
 
-func (m *module) LoginAgain(s Session, pin []byte) error {
-	return failed(m.c.Login(handle(s), pkcs11.CKU_CONTEXT_SPECIFIC, string(pin)))
+func (m *module) LoggedIn(s Session) (bool, error) {
+	i, err := m.c.GetSessionInfo(handle(s))
+	return i.State == pkcs11.CKS_RO_USER_FUNCTIONS || i.State == pkcs11.CKS_RW_USER_FUNCTIONS, failed(err)
 }
 
 func (m *module) Find(s Session, t Template, limit int) ([]Object, error) {

@@ -4,12 +4,10 @@
 
 package cryptoki
 
-import "errors"
-
 // Built says whether modules can be loaded.
 const Built = false
 
 // Load would open a module.
 func Load(string) (Module, error) {
-	return nil, errors.New("built without PKCS#11 support")
+	return nil, ErrNotBuilt
 }

@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/hsm/internal/cryptoki"
+)
+
+// A module is loaded once in a process, and has one owner: only here is it initialised
+// and finalised. Others who do that in the same process take it from under us.
+type module struct {
+	path string // without symbolic links: another name would be the same module
+	p    cryptoki.Module
+	args string
+	gate gate
+
+	mu       sync.Mutex // of what follows
+	users    int
+	tokens   map[string]*Token // open ones, by serial number and label
+	starting sync.Mutex        // of restarts
+
+	generation atomic.Uint64 // counts initialisations; handles do not outlive one
+	poisoned   atomic.Bool   // it cannot be finalised: a call hangs
+	released   bool          // under starting
+}
+
+// Engines that a module can belong to; see [ErrModuleOwned].
+const (
+	enginePKCS11   = "p11"
+	engineCrypto11 = "crypto11"
+)
+
+// modules are those in use, by their path. An entry without a module belongs to the
+// other engine.
+var modules = struct {
+	sync.Mutex
+	byPath map[string]*module
+	owner  map[string]string
+}{byPath: map[string]*module{}, owner: map[string]string{}}
+
+// load is replaced by tests, which have modules of their own.
+var load = cryptoki.Load
+
+// drainTime is how long calls under way may take until a module counts as hung.
+var drainTime = 10 * time.Second
+
+// resolved is the file of a module.
+func resolved(path string) (string, error) {
+	real, err := filepath.EvalSymlinks(path)
+	switch {
+	case err != nil && !cryptoki.Built:
+		return "", ErrNotBuilt
+	case err != nil:
+		return "", &Error{Op: "load", Kind: ErrModuleLoad, Detail: err.Error()}
+	}
+	return real, nil
+}
+
+// claim gives a module's file to an engine.
+func claim(path, engine string) error {
+	if owner := modules.owner[path]; owner != "" && owner != engine {
+		return &Error{Op: "load", Token: path, Kind: ErrModuleOwned, Detail: "engine " + owner + " has it"}
+	}
+	modules.owner[path] = engine
+	return nil
+}
+
+// acquire loads and initialises a module, or takes the one that is. release must follow.
+func acquire(path, args string) (*module, error) {
+	path, err := resolved(path)
+	if err != nil {
+		return nil, err
+	}
+	modules.Lock()
+	defer modules.Unlock()
+	if m := modules.byPath[path]; m != nil {
+		if m.args != args {
+			return nil, &Error{Op: "load", Token: path, Kind: ErrModuleOwned, Detail: "it is in use with other x-init-args"}
+		}
+		if m.poisoned.Load() {
+			return nil, &Error{Op: "load", Token: path, Kind: ErrPoisoned}
+		}
+		m.users++
+		return m, nil
+	}
+	if err := claim(path, enginePKCS11); err != nil {
+		return nil, err
+	}
+	p, err := load(path)
+	if err != nil {
+		delete(modules.owner, path)
+		if errors.Is(err, cryptoki.ErrNotBuilt) {
+			return nil, ErrNotBuilt
+		}
+		return nil, &Error{Op: "load", Kind: ErrModuleLoad, Detail: err.Error()}
+	}
+	m := &module{path: path, p: p, args: args, users: 1, tokens: map[string]*Token{}}
+	if err := m.initialize(); err != nil {
+		delete(modules.owner, path)
+		return nil, err
+	}
+	modules.byPath[path] = m
+	return m, nil
+}
+
+func (m *module) initialize() error {
+	err := m.p.Initialize(m.args)
+	switch {
+	case errors.Is(err, cryptoki.ErrCryptokiAlreadyInitialized):
+		return &Error{Op: "initialize", Token: m.path, Kind: ErrModuleOwned, Result: cryptoki.ErrCryptokiAlreadyInitialized}
+	case err != nil:
+		return &Error{Op: "initialize", Token: m.path, Kind: ErrTokenUnavailable, Result: resultOf(err)}
+	}
+	m.generation.Add(1)
+	return nil
+}
+
+// release finalises a module when nobody uses it any more.
+func (m *module) release() error {
+	modules.Lock()
+	defer modules.Unlock()
+	if m.users--; m.users > 0 {
+		return nil
+	}
+	m.starting.Lock()
+	defer m.starting.Unlock()
+	m.released = true
+	if m.poisoned.Load() || !m.gate.close(drainTime) {
+		m.poisoned.Store(true) // it stays: nobody may initialise it again beside a call
+		return &Error{Op: "finalize", Token: m.path, Kind: ErrPoisoned}
+	}
+	defer m.gate.open()
+	delete(modules.byPath, m.path)
+	delete(modules.owner, m.path)
+	if err := m.p.Finalize(); err != nil && !errors.Is(err, cryptoki.ErrCryptokiNotInitialized) {
+		return &Error{Op: "finalize", Token: m.path, Kind: ErrTokenUnavailable, Result: resultOf(err)}
+	}
+	return nil
+}
+
+// restart finalises and initialises the module, unless somebody did so since the given
+// generation. It waits for the calls under way.
+func (m *module) restart(since uint64) error {
+	m.starting.Lock()
+	defer m.starting.Unlock()
+	switch {
+	case m.released:
+		return &Error{Op: "restart", Token: m.path, Kind: core.ErrClosed}
+	case m.generation.Load() != since:
+		return nil
+	}
+	if m.poisoned.Load() || !m.gate.close(drainTime) {
+		if m.poisoned.CompareAndSwap(false, true) {
+			m.gate.open() // those who wait are told
+		}
+		return &Error{Op: "restart", Token: m.path, Kind: ErrPoisoned}
+	}
+	defer m.gate.open()
+	if err := m.p.Finalize(); err != nil && !errors.Is(err, cryptoki.ErrCryptokiNotInitialized) {
+		return &Error{Op: "restart", Token: m.path, Kind: ErrTokenUnavailable, Result: resultOf(err)}
+	}
+	return m.initialize()
+}
+
+// A found token is in a slot.
+type found struct {
+	slot cryptoki.Slot
+	info cryptoki.TokenInfo
+}
+
+func (f found) name() string { return fmt.Sprintf("%s, serial number %s", f.info.Label, f.info.Serial) }
+
+// list asks the module for its tokens. The caller is inside the gate.
+func (m *module) list() ([]found, error) {
+	slots, err := m.p.Slots()
+	if err != nil {
+		return nil, &Error{Op: "list slots", Token: m.path, Kind: ErrTokenUnavailable, Result: resultOf(err)}
+	}
+	var all []found
+	for _, s := range slots {
+		info, err := m.p.TokenInfo(s)
+		if err != nil { // gone since, or broken: not one that could be used
+			continue
+		}
+		if info.Flags&cryptoki.FlagInitialized != 0 {
+			all = append(all, found{s, info})
+		}
+	}
+	return all, nil
+}
+
+// find looks for the one token of a URI.
+func (m *module) find(u URI) (found, error) {
+	all, err := m.list()
+	if err != nil {
+		return found{}, err
+	}
+	var matching []found
+	others := ""
+	for _, f := range all {
+		if u.Matches(f.info) && (u.SlotID == nil || *u.SlotID == uint(f.slot)) {
+			matching = append(matching, f)
+		}
+		others += "; there is " + f.name()
+	}
+	if len(matching) != 1 {
+		return found{}, &Error{Op: "find token", Token: m.path, Kind: ErrTokenNotFound, Detail: fmt.Sprintf("%d match %s%s", len(matching), u, others)}
+	}
+	return matching[0], nil
+}
+
+// A TokenInfo describes a token of a module.
+type TokenInfo struct {
+	URI          string // what to name it by; without a PIN
+	Label        string
+	Serial       string
+	Manufacturer string
+	Model        string
+	Firmware     string
+	MaxSessions  uint // 0: unknown or unlimited
+	PIN          string
+}
+
+// Tokens lists the tokens of a module. It needs no PIN. initArgs is what NSS wants.
+func Tokens(ctx context.Context, modulePath, initArgs string) ([]TokenInfo, error) {
+	m, err := acquire(modulePath, initArgs)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = m.release() }()
+	if err := m.gate.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer m.gate.leave()
+	all, err := m.list()
+	if err != nil {
+		return nil, err
+	}
+	var list []TokenInfo
+	for _, f := range all {
+		i := f.info
+		u := URI{Token: i.Label, Serial: i.Serial, Manufacturer: i.Manufacturer, Model: i.Model, ModulePath: modulePath, InitArgs: initArgs}
+		list = append(list, TokenInfo{
+			URI: u.String(), Label: i.Label, Serial: i.Serial, Manufacturer: i.Manufacturer, Model: i.Model,
+			Firmware: i.Firmware, MaxSessions: i.MaxSessions, PIN: pinState(i.Flags),
+		})
+	}
+	return list, nil
+}
+
+// pinState is what the flags say of the PIN; some tokens never say anything.
+func pinState(f cryptoki.Flags) string {
+	switch {
+	case f&cryptoki.FlagUserPINSet == 0:
+		return "not set"
+	case f&cryptoki.FlagUserPINLocked != 0:
+		return "locked"
+	case f&cryptoki.FlagUserPINFinal != 0:
+		return "one try left"
+	case f&cryptoki.FlagUserPINExpired != 0:
+		return "expired"
+	case f&cryptoki.FlagUserPINLow != 0:
+		return "refused before"
+	}
+	return "set"
+}
+
+// Available is nil if modules can be loaded, or ErrNotBuilt.
+func Available() error {
+	if !cryptoki.Built {
+		return ErrNotBuilt
+	}
+	return nil
+}

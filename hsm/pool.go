@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hsm
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/conclave-mls/conclave/hsm/internal/cryptoki"
+)
+
+// A session belongs to one operation at a time: two at once end the process.
+type session struct {
+	p          cryptoki.Module
+	handle     cryptoki.Session
+	generation uint64 // of the module; it is worth nothing in another
+	readWrite  bool
+}
+
+// A pool bounds the sessions of a token that operations use. The newest is used first.
+type pool struct {
+	free chan struct{} // one for each session that may still be taken
+
+	mu    sync.Mutex
+	limit int
+	idle  []*session
+	stuck int // taken by calls whose callers have given up
+}
+
+func newPool(limit int) *pool {
+	p := &pool{free: make(chan struct{}, limit), limit: limit}
+	for range limit {
+		p.free <- struct{}{}
+	}
+	return p
+}
+
+// get takes a session of the generation, or opens one with open. ErrSessionsExhausted:
+// none became free in time; ErrPoisoned: none will.
+func (p *pool) get(ctx context.Context, generation uint64, readWrite bool, open func() (*session, error)) (*session, error) {
+	for {
+		select {
+		case <-p.free:
+		default:
+			select {
+			case <-p.free:
+			case <-ctx.Done():
+				return nil, errors.Join(p.why(), ctx.Err())
+			}
+		}
+		if s := p.reuse(generation, readWrite); s != nil {
+			return s, nil
+		}
+		s, err := open()
+		if !errors.Is(err, cryptoki.ErrSessionCount) {
+			if err != nil {
+				p.free <- struct{}{}
+			}
+			return s, err
+		}
+		if !p.shrink() {
+			p.free <- struct{}{}
+			return nil, ErrSessionsExhausted
+		}
+	}
+}
+
+func (p *pool) reuse(generation uint64, readWrite bool) *session {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := len(p.idle) - 1; i >= 0; i-- {
+		s := p.idle[i]
+		if s.generation != generation || s.readWrite == readWrite {
+			p.idle = append(p.idle[:i], p.idle[i+1:]...)
+		}
+		if s.generation == generation && s.readWrite == readWrite {
+			return s
+		}
+	}
+	return nil
+}
+
+// shrink takes one away for good: the token has fewer than it says, or others use them.
+// An idle one of the wrong kind is closed instead.
+func (p *pool) shrink() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.idle) > 0 {
+		last := p.idle[len(p.idle)-1]
+		p.idle = p.idle[:len(p.idle)-1]
+		_ = last.p.CloseSession(last.handle)
+		p.free <- struct{}{}
+		return true
+	}
+	if p.limit == 1 {
+		return false
+	}
+	p.limit--
+	return true
+}
+
+// put gives a session back; one that has seen an error is closed.
+func (p *pool) put(s *session, well bool) {
+	if well {
+		p.mu.Lock()
+		p.idle = append(p.idle, s)
+		p.mu.Unlock()
+	} else {
+		_ = s.p.CloseSession(s.handle)
+	}
+	p.free <- struct{}{}
+}
+
+// abandoned counts calls whose callers have given up.
+func (p *pool) abandoned(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stuck += n
+}
+
+func (p *pool) why() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stuck >= p.limit {
+		return ErrPoisoned
+	}
+	return ErrSessionsExhausted
+}

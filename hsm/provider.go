@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hsm
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"slices"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/hsm/internal/cryptoki"
+)
+
+// Scheme is that of the references of token keys.
+const Scheme = "pkcs11"
+
+// A Provider makes and opens private keys on a token. They never leave it.
+type Provider struct{ t *Token }
+
+var (
+	_ core.CryptoProvider = (*Provider)(nil)
+	_ core.KeyDeleter     = (*Provider)(nil)
+)
+
+// Provider gives the crypto provider of the token. It ends with the token.
+func (t *Token) Provider() *Provider { return &Provider{t} }
+
+// Algorithms implements core.CryptoProvider: those of which the token has made a key that
+// did what it is for, tried once. The lists that tokens give are not to be trusted.
+func (p *Provider) Algorithms(ctx context.Context) ([]core.KeyAlgorithm, error) {
+	t := p.t
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	t.asked.Lock()
+	defer t.asked.Unlock()
+	if t.can == nil {
+		var can []core.KeyAlgorithm
+		for _, a := range algorithms {
+			err := t.try(ctx, a)
+			if errors.Is(err, core.ErrUnsupported) || errors.Is(err, core.ErrInvalid) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			can = append(can, a)
+		}
+		t.can = can
+	}
+	return slices.Clone(t.can), nil
+}
+
+// GenerateKey implements core.CryptoProvider. CKA_ID is the ID; the key is sensitive, not
+// extractable, and for one use. That the token refuses to read it out is tried; one that
+// does not is core.ErrUnsupported, and has no new key.
+func (p *Provider) GenerateKey(ctx context.Context, spec core.KeySpec) (core.PrivateKey, error) {
+	t := p.t
+	c := curveFor(spec.Algorithm, spec.Use)
+	if c == nil {
+		return nil, t.fail("generate", ErrUnsupported, "no algorithm "+string(spec.Algorithm)+" for this use")
+	}
+	unlock, err := t.keys.lock(ctx, string(spec.ID[:]))
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	there, err := t.openKey(ctx, spec.ID[:], "")
+	switch {
+	case err == nil && there.Algorithm() == spec.Algorithm:
+		return there, nil
+	case err == nil:
+		return nil, t.fail("generate", core.ErrConflict, "the id has a "+string(there.Algorithm())+" key")
+	case !errors.Is(err, ErrKeyNotFound):
+		return nil, err
+	}
+	if err := t.generate(ctx, c, spec); err != nil {
+		return nil, err
+	}
+	return t.openKey(ctx, spec.ID[:], "")
+}
+
+// OpenKey implements core.CryptoProvider. A key of another token is core.ErrDenied.
+func (p *Provider) OpenKey(ctx context.Context, ref core.KeyRef, _ core.Secret) (core.PrivateKey, error) {
+	u, err := p.own(ref)
+	if err != nil {
+		return nil, err
+	}
+	return p.t.openKey(ctx, u.ID, u.Object)
+}
+
+// own reads a reference, which must be to this token.
+func (p *Provider) own(ref core.KeyRef) (URI, error) {
+	u, err := ParseReference(ref)
+	if err != nil {
+		return u, p.t.fail("open key", core.ErrDenied, err.Error())
+	}
+	p.t.mu.Lock()
+	info := p.t.in.info
+	p.t.mu.Unlock()
+	if !u.Matches(info) || u.Token == "" && u.Serial == "" || len(u.ID) == 0 && u.Object == "" {
+		return u, p.t.fail("open key", core.ErrDenied, "not a key of this token: "+string(ref))
+	}
+	return u, nil
+}
+
+func (t *Token) openKey(ctx context.Context, id []byte, label string) (core.PrivateKey, error) {
+	result := make(chan core.PrivateKey, 2) // one of each try
+	err := t.use(ctx, "open key", false, retryOnce, func(s *session) error {
+		f, err := t.findKey(s, id, label)
+		if err != nil {
+			return err
+		}
+		k, err := t.open(f, id, label, s.generation)
+		if err == nil {
+			result <- k
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return <-result, nil
+}
+
+// DeleteKey implements core.KeyDeleter: both halves, the private one first. Certificates
+// of the key stay.
+func (p *Provider) DeleteKey(ctx context.Context, ref core.KeyRef) error {
+	u, err := p.own(ref)
+	if err != nil {
+		return err
+	}
+	return p.t.use(ctx, "delete", true, retryOnce, func(s *session) error { return p.t.delete(s, u.ID, u.Object) })
+}
+
+func (t *Token) delete(s *session, id []byte, label string) error {
+	for _, class := range []uint{cryptoki.ClassPrivateKey, cryptoki.ClassPublicKey} {
+		template := cryptoki.Template{{Attribute: cryptoki.CKAClass, Value: class}}
+		if len(id) > 0 {
+			template = append(template, cryptoki.Value{Attribute: cryptoki.CKAID, Value: id})
+		}
+		if label != "" {
+			template = append(template, cryptoki.Value{Attribute: cryptoki.CKALabel, Value: label})
+		}
+		all, err := s.p.Find(s.handle, template, maxListed)
+		if err != nil {
+			return err
+		}
+		if len(all) > 1 {
+			return t.fail("delete", ErrKeyAmbiguous, URI{ID: id, Object: label}.String())
+		}
+		if len(all) == 0 && class == cryptoki.ClassPrivateKey { // that is no error, if the token is there
+			if err := t.absent(s, ""); !errors.Is(err, ErrKeyNotFound) {
+				return err
+			}
+		}
+		for _, o := range all {
+			if err := s.p.Destroy(s.handle, o); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// pair is what the two halves of a key are made with.
+func pair(c *curve, m maker, params []byte, spec core.KeySpec, stored bool) (public, private cryptoki.Template) {
+	common := func(class uint) cryptoki.Template {
+		t := cryptoki.Template{
+			{Attribute: cryptoki.CKAClass, Value: class},
+			{Attribute: cryptoki.CKAKeyType, Value: m.keyType},
+			{Attribute: cryptoki.CKAToken, Value: stored},
+			{Attribute: cryptoki.CKAID, Value: spec.ID[:]},
+		}
+		if spec.Label != "" {
+			t = append(t, cryptoki.Value{Attribute: cryptoki.CKALabel, Value: spec.Label})
+		}
+		return t
+	}
+	signs := spec.Use == core.UseSign
+	public = append(common(cryptoki.ClassPublicKey), cryptoki.Template{
+		{Attribute: cryptoki.CKAPrivate, Value: false},
+		{Attribute: cryptoki.CKAECParams, Value: params},
+		{Attribute: cryptoki.CKAVerify, Value: signs},
+	}...)
+	private = append(common(cryptoki.ClassPrivateKey), cryptoki.Template{
+		{Attribute: cryptoki.CKAPrivate, Value: true},
+		{Attribute: cryptoki.CKASensitive, Value: true},
+		{Attribute: cryptoki.CKAExtractable, Value: false},
+		{Attribute: cryptoki.CKASign, Value: signs},
+		{Attribute: cryptoki.CKADerive, Value: !signs},
+	}...)
+	return public, private
+}
+
+// generate makes a key pair, in the first of the ways that the token takes. It is never
+// tried again after an error that may mean that there is one.
+func (t *Token) generate(ctx context.Context, c *curve, spec core.KeySpec) error {
+	return t.use(ctx, "generate", true, retryNever, func(s *session) error {
+		_, private, err := t.make(s, c, spec, true)
+		if err != nil {
+			return err
+		}
+		if err := t.refusesToShow(s, private); err != nil {
+			return errors.Join(err, t.delete(s, spec.ID[:], ""))
+		}
+		return nil
+	})
+}
+
+func (t *Token) make(s *session, c *curve, spec core.KeySpec, stored bool) (public, private cryptoki.Object, err error) {
+	for _, m := range c.makers {
+		for _, params := range c.params() {
+			a, b := pair(c, m, params, spec, stored)
+			public, private, err = s.p.GenerateKeyPair(s.handle, m.mechanism, a, b)
+			if err == nil || !refusedForm(resultOf(err)) {
+				return public, private, err
+			}
+		}
+	}
+	return 0, 0, t.fail("generate", ErrUnsupported, resultOf(err).Error())
+}
+
+// refusedForm says of a result that nothing was made, for how it was asked for.
+func refusedForm(r cryptoki.Error) bool {
+	switch r {
+	case cryptoki.ErrGeneralError: // SoftHSM, of a form of the parameters that it does not know
+		return true
+	}
+	return kindOf(r) != nil
+}
+
+// refusesToShow tries to read the private key out.
+func (t *Token) refusesToShow(s *session, private cryptoki.Object) error {
+	value, err := s.p.Attribute(s.handle, private, cryptoki.CKAValue)
+	clear(value)
+	switch r := resultOf(err); {
+	case err == nil && len(value) == 0, r == cryptoki.ErrAttributeSensitive, r == cryptoki.ErrAttributeTypeInvalid:
+		return nil
+	case err != nil:
+		return err
+	}
+	return t.fail("generate", ErrUnsupported, "the token gives out private keys that it was told to keep")
+}
+
+// try makes a key of an algorithm for a moment, and has it work: in the session, or, of
+// tokens that only have keys that stay, on the token.
+func (t *Token) try(ctx context.Context, a core.KeyAlgorithm) error {
+	c := curveFor(a, useOf(a))
+	spec := core.KeySpec{Algorithm: a, Use: useOf(a), Label: "conclave probe"}
+	_, _ = rand.Read(spec.ID[:])
+	return t.use(ctx, "probe", true, retryNever, func(s *session) (err error) {
+		public, private, err := t.make(s, c, spec, false)
+		if errors.Is(err, ErrUnsupported) {
+			public, private, err = t.make(s, c, spec, true)
+		}
+		if err != nil {
+			return err
+		}
+		defer func() {
+			for _, o := range []cryptoki.Object{private, public} {
+				if gone := s.p.Destroy(s.handle, o); err == nil {
+					err = gone
+				}
+			}
+		}()
+		point, err := s.p.Attribute(s.handle, public, cryptoki.CKAECPoint)
+		if err != nil {
+			return err
+		}
+		k := &key{t: t, id: spec.ID[:], curve: c, algorithm: a, public: c.publicKey(point), handle: private, generation: s.generation}
+		if k.public == nil {
+			return t.fail("probe", ErrUnsupported, "the token gives a malformed public key")
+		}
+		return k.proves(s)
+	})
+}
+
+// proves uses a key once and checks what comes.
+func (k *key) proves(s *session) error {
+	if useOf(k.algorithm) == core.UseDecrypt {
+		return (&agreer{k}).proves(s)
+	}
+	sign := &signer{k}
+	message := []byte("conclave probe")
+	mechanism, data := sign.input(message)
+	out, err := s.p.Sign(s.handle, mechanism, k.handle, data)
+	if err != nil {
+		return k.disproved(err)
+	}
+	encoded, err := sign.encode(out)
+	if err != nil {
+		return k.disproved(err)
+	}
+	return k.disproved(sign.check(s, message, data, out, encoded))
+}
+
+// disproved is an error of a probe: what the token lists, makes and then does not do is
+// not supported.
+func (k *key) disproved(err error) error {
+	if err == nil {
+		return nil
+	}
+	return k.t.fail("probe", ErrUnsupported, err.Error())
+}

@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/hsm/internal/cryptoki"
+)
+
+// Config says which token to open.
+type Config struct {
+	// URI is an RFC 7512 URI with module-path or module-name, the token, and the source
+	// of the PIN; see [ParseURI]. Who chooses the module chooses code that runs here.
+	URI string
+	// Latch is a folder where it is remembered that a token has refused a PIN: the same
+	// PIN is not tried again, by no process that shares the folder, until it is changed or
+	// [Unlatch] is called. If empty, it is remembered by this process only.
+	Latch string
+	// Logger hears of logins, restarts and trouble; nil: nobody does.
+	Logger *slog.Logger
+}
+
+// maxSessions is how many sessions a token is used with unless x-max-sessions says: most
+// tokens do one operation at a time anyway.
+const maxSessions = 8
+
+// A Token is a token that we are logged in to. It is safe for concurrent use; Open of the
+// same token in the same process gives the same one again.
+type Token struct {
+	m     *module
+	uri   URI
+	name  string // label and serial number
+	key   string // in m.tokens
+	users int    // under m.mu
+	latch *latch
+	log   *slog.Logger
+	pool  *pool
+	keys  keyed // one maker for each id
+
+	mu         sync.Mutex // of the login
+	in         found      // the token at the last login
+	generation uint64     // of the module at the last login; 0: none yet
+	control    cryptoki.Session
+
+	health  health
+	wrapped bool // the token wants peers as DER; under mu
+	can     []core.KeyAlgorithm
+	asked   sync.Mutex // of can
+}
+
+// Open finds the token of a URI and logs in. Every Open wants a Close.
+func Open(ctx context.Context, cfg Config) (*Token, error) {
+	u, err := ParseURI(cfg.URI)
+	if err != nil {
+		return nil, err
+	}
+	path, err := u.module()
+	if err != nil {
+		return nil, err
+	}
+	m, err := acquire(path, u.InitArgs)
+	if err != nil {
+		return nil, err
+	}
+	t, err := m.token(ctx, u, cfg)
+	if err != nil {
+		return nil, errors.Join(err, m.release())
+	}
+	return t, nil
+}
+
+// token gives the open token of a URI, or opens it.
+func (m *module) token(ctx context.Context, u URI, cfg Config) (*Token, error) {
+	if err := m.gate.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer m.gate.leave()
+	in, err := m.find(u)
+	if err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	key := in.info.Serial + "\x00" + in.info.Label
+	if t := m.tokens[key]; t != nil {
+		if err := t.samePIN(u); err != nil {
+			return nil, err
+		}
+		t.users++
+		return t, nil
+	}
+	limit := maxSessions
+	if in.info.MaxSessions > 1 {
+		limit = min(limit, int(in.info.MaxSessions)-1) // one stays open for the login
+	}
+	if u.MaxSessions > 0 {
+		limit = u.MaxSessions
+	}
+	log := cfg.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	t := &Token{
+		m: m, uri: u, name: in.name(), key: key, users: 1, latch: &latch{folder: cfg.Latch, finalTry: u.FinalTry}, pool: newPool(limit),
+		log: log.With("token", in.info.Label, "serial", in.info.Serial), keys: newKeyed(),
+	}
+	t.health.closed = make(chan struct{})
+	t.health.log = t.log
+	if err := t.login(in); err != nil {
+		return nil, err
+	}
+	m.tokens[key] = t
+	return t, nil
+}
+
+// samePIN is for who opens a token that is open: a module says nothing about a PIN when
+// somebody is logged in.
+func (t *Token) samePIN(u URI) error {
+	if t.in.info.Flags&cryptoki.FlagLoginRequired == 0 {
+		return nil
+	}
+	pin, err := u.pin()
+	if err != nil {
+		return t.fail("open", err, "")
+	}
+	defer pin.Wipe()
+	if !pinsProven.has(tokenURI(t.in.info), pin) {
+		return t.fail("open", ErrPINRejected, "the token is open in this process, with another PIN")
+	}
+	return nil
+}
+
+// Close gives the token back. The last one logs out and finalises the module; calls under
+// way end first.
+func (t *Token) Close() error {
+	t.m.mu.Lock()
+	t.users--
+	last := t.users == 0
+	if last {
+		delete(t.m.tokens, t.key)
+		close(t.health.closed)
+	}
+	t.m.mu.Unlock()
+	if last {
+		t.health.ended.Wait()
+		t.closeSessions()
+	}
+	return t.m.release()
+}
+
+// closeSessions closes what is idle, and the control session: with the last one the
+// module logs out.
+func (t *Token) closeSessions() {
+	if err := t.m.gate.enter(context.Background()); err != nil {
+		return
+	}
+	defer t.m.gate.leave()
+	now := t.m.generation.Load()
+	for s := t.pool.reuse(now, false); s != nil; s = t.pool.reuse(now, false) {
+		_ = s.p.CloseSession(s.handle)
+	}
+	for s := t.pool.reuse(now, true); s != nil; s = t.pool.reuse(now, true) {
+		_ = s.p.CloseSession(s.handle)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.generation == now {
+		_ = t.m.p.CloseSession(t.control)
+	}
+	t.generation = 0
+}
+
+// fail makes an error of this token.
+func (t *Token) fail(op string, kind error, detail string) error {
+	var e *Error
+	if errors.As(kind, &e) {
+		return kind
+	}
+	return &Error{Op: op, Token: t.name, Kind: kind, Detail: detail}
+}
+
+// ready logs in unless that was done since the module was initialised. The caller is
+// inside the gate.
+func (t *Token) ready() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.generation == t.m.generation.Load() {
+		return nil
+	}
+	in, err := t.m.find(t.uri)
+	if err != nil {
+		return t.unavailable("find token", err)
+	}
+	if in.info.Serial != t.in.info.Serial || in.info.Label != t.in.info.Label {
+		return t.unavailable("find token", fmt.Errorf("there is %s instead", in.name()))
+	}
+	return t.login(in)
+}
+
+// unavailable is for a token that was there before.
+func (t *Token) unavailable(op string, err error) error {
+	return &Error{Op: op, Token: t.name, Kind: ErrTokenUnavailable, Result: resultOf(err), Detail: err.Error()}
+}
+
+// login opens the control session and logs in, once. The control session stays: with the
+// last session of a process the login would end.
+func (t *Token) login(in found) error {
+	generation := t.m.generation.Load()
+	control, err := t.m.p.OpenSession(in.slot, false)
+	if err != nil {
+		return t.unavailable("open session", err)
+	}
+	if in.info.Flags&cryptoki.FlagLoginRequired != 0 {
+		if err := t.authenticate(in, control); err != nil {
+			_ = t.m.p.CloseSession(control)
+			return err
+		}
+	}
+	again := t.generation != 0
+	t.in, t.generation, t.control = in, generation, control
+	if again {
+		t.log.Info("logged in again")
+	}
+	return nil
+}
+
+func (t *Token) authenticate(in found, control cryptoki.Session) error {
+	if in.info.Flags&cryptoki.FlagUserPINSet == 0 {
+		return &Error{Op: "login", Token: t.name, Kind: ErrPINRequired, Detail: "the token has no user PIN yet"}
+	}
+	if in.info.Flags&cryptoki.FlagProtectedPath != 0 {
+		return &Error{Op: "login", Token: t.name, Kind: ErrUnsupported, Detail: "its PIN is to be entered at the token itself"}
+	}
+	pin, err := t.uri.pin()
+	if err != nil {
+		return t.fail("login", err, "")
+	}
+	defer pin.Wipe()
+	if t.generation != 0 && !pinsProven.has(tokenURI(in.info), pin) {
+		return &Error{Op: "login", Token: t.name, Kind: ErrPINRejected, Detail: "the source has another PIN than the one that this process has used; it is tried after a restart"}
+	}
+	err = t.latch.login(in.info, pin, func() error { return t.m.p.Login(control, pin.Bytes()) })
+	var e *Error
+	switch {
+	case err == nil:
+	case errors.Is(err, cryptoki.ErrUserAlreadyLoggedIn):
+		return &Error{Op: "login", Token: t.name, Kind: ErrModuleOwned, Result: cryptoki.ErrUserAlreadyLoggedIn, Detail: "other code of this process is logged in, so that the PIN was not checked"}
+	case errors.As(err, &e):
+		t.log.Error("login failed", "error", err)
+		return err
+	default:
+		return t.unavailable("login", err)
+	}
+	return nil
+}
+
+// work is an operation: f has the session alone. For a session of which anything failed
+// f returns the error as the module gave it.
+type work func(s *session) error
+
+// once runs an operation on a session of the pool. The caller's context bounds the wait
+// for a session and for the result; a call into the module cannot be interrupted, and
+// keeps its session until it returns.
+func (t *Token) once(ctx context.Context, op string, readWrite bool, f work) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if t.m.poisoned.Load() {
+		return t.fail(op, ErrPoisoned, "")
+	}
+	if err := t.m.gate.enter(ctx); err != nil {
+		return t.late(op, err, ErrTokenUnavailable)
+	}
+	result := make(chan error, 1)
+	var given bool // to the goroutine
+	defer func() {
+		if !given {
+			t.m.gate.leave()
+		}
+	}()
+	if t.m.poisoned.Load() {
+		return t.fail(op, ErrPoisoned, "")
+	}
+	if err := t.ready(); err != nil {
+		return err
+	}
+	generation := t.m.generation.Load()
+	s, err := t.pool.get(ctx, generation, readWrite, func() (*session, error) { return t.openSession(generation, readWrite) })
+	if err != nil {
+		if ctx.Err() != nil {
+			return t.late(op, ctx.Err(), err)
+		}
+		if errors.Is(err, ErrSessionsExhausted) {
+			return t.fail(op, ErrSessionsExhausted, "")
+		}
+		return err
+	}
+	given = true
+	go func() {
+		defer t.m.gate.leave()
+		err := f(s)
+		t.pool.put(s, err == nil)
+		result <- err
+	}()
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+	}
+	t.pool.abandoned(1)
+	go func() {
+		<-result
+		t.pool.abandoned(-1)
+	}()
+	return t.late(op, ctx.Err(), ErrTokenUnavailable)
+}
+
+// late is for a deadline that was reached: it is an error of the context and one of the
+// token. A caller that cancels gets only its own.
+func (t *Token) late(op string, cause, kind error) error {
+	if !errors.Is(cause, context.DeadlineExceeded) {
+		return cause
+	}
+	for _, k := range []error{ErrPoisoned, ErrSessionsExhausted} {
+		if errors.Is(kind, k) {
+			kind = k
+		}
+	}
+	return &Error{Op: op, Token: t.name, Kind: fmt.Errorf("%w: %w", kind, cause)}
+}
+
+func (t *Token) openSession(generation uint64, readWrite bool) (*session, error) {
+	t.mu.Lock()
+	slot := t.in.slot
+	t.mu.Unlock()
+	h, err := t.m.p.OpenSession(slot, readWrite)
+	if err != nil {
+		return nil, err
+	}
+	return &session{t.m.p, h, generation, readWrite}, nil
+}
+
+// keyed is a lock for each of many names.
+type keyed struct {
+	mu    *sync.Mutex
+	locks map[string]chan struct{}
+}
+
+func newKeyed() keyed { return keyed{new(sync.Mutex), map[string]chan struct{}{}} }
+
+// lock waits for the others who want the same.
+func (k keyed) lock(ctx context.Context, name string) (unlock func(), err error) {
+	for {
+		k.mu.Lock()
+		taken, ok := k.locks[name]
+		if !ok {
+			mine := make(chan struct{})
+			k.locks[name] = mine
+			k.mu.Unlock()
+			return func() {
+				k.mu.Lock()
+				defer k.mu.Unlock()
+				delete(k.locks, name)
+				close(mine)
+			}, nil
+		}
+		k.mu.Unlock()
+		select {
+		case <-taken:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
