@@ -18,8 +18,9 @@ import (
 type key struct {
 	t         *Token
 	ref       core.KeyRef
-	id        []byte
-	label     string
+	id        []byte // of what it was asked for by; empty: by the label
+	label     string // likewise
+	publicID  []byte // CKA_ID
 	curve     *curve
 	algorithm core.KeyAlgorithm
 	public    []byte
@@ -80,6 +81,7 @@ type foundKey struct {
 	signs   bool
 	agrees  bool
 	public  []byte
+	id      []byte
 	label   string
 }
 
@@ -139,12 +141,12 @@ func (t *Token) findKey(s *session, id []byte, label string) (f foundKey, err er
 		return f, err
 	}
 	f.label = string(text)
-	if len(id) == 0 {
-		if id, err = s.p.Attribute(s.handle, f.private, cryptoki.CKAID); err != nil {
+	if f.id = id; len(id) == 0 {
+		if f.id, err = s.p.Attribute(s.handle, f.private, cryptoki.CKAID); err != nil {
 			return f, err
 		}
 	}
-	f.public, err = t.publicKey(s, f, id, name)
+	f.public, err = t.publicKey(s, f, name)
 	return f, err
 }
 
@@ -177,12 +179,12 @@ func (t *Token) absent(s *session, name string) error {
 
 // publicKey looks for the public half: an object of the same id, the private object
 // itself, or a certificate.
-func (t *Token) publicKey(s *session, f foundKey, id []byte, name string) ([]byte, error) {
+func (t *Token) publicKey(s *session, f foundKey, name string) ([]byte, error) {
 	for _, class := range []uint{cryptoki.ClassPublicKey, cryptoki.ClassPrivateKey, cryptoki.ClassCertificate} {
 		objects := []cryptoki.Object{f.private}
 		if class != cryptoki.ClassPrivateKey {
 			var err error
-			objects, err = s.p.Find(s.handle, cryptoki.Template{{Attribute: cryptoki.CKAClass, Value: class}, {Attribute: cryptoki.CKAID, Value: id}}, maxListed)
+			objects, err = s.p.Find(s.handle, cryptoki.Template{{Attribute: cryptoki.CKAClass, Value: class}, {Attribute: cryptoki.CKAID, Value: f.id}}, maxListed)
 			if err != nil {
 				return nil, err
 			}
@@ -207,7 +209,7 @@ func (t *Token) publicKey(s *session, f foundKey, id []byte, name string) ([]byt
 // open makes a key of what was found.
 func (t *Token) open(f foundKey, id []byte, label string, generation uint64) (core.PrivateKey, error) {
 	k := &key{
-		t: t, id: bytes.Clone(id), label: label, curve: f.curve, algorithm: f.algorithm(), public: f.public,
+		t: t, id: bytes.Clone(id), publicID: f.id, label: label, curve: f.curve, algorithm: f.algorithm(), public: f.public,
 		handle: f.private, generation: generation,
 	}
 	t.mu.Lock()

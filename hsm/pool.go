@@ -36,32 +36,45 @@ func newPool(limit int) *pool {
 	return p
 }
 
-// get takes a session of the generation, or opens one with open. ErrSessionsExhausted:
-// none became free in time; ErrPoisoned: none will.
-func (p *pool) get(ctx context.Context, generation uint64, readWrite bool, open func() (*session, error)) (*session, error) {
+// take waits for the right to use one session. give must follow. ErrSessionsExhausted: it
+// did not come in time; ErrPoisoned: it will not.
+func (p *pool) take(ctx context.Context) error {
+	select {
+	case <-p.free:
+		return nil
+	default:
+	}
+	select {
+	case <-p.free:
+		return nil
+	case <-ctx.Done():
+		return errors.Join(p.why(), ctx.Err())
+	}
+}
+
+func (p *pool) give() { p.free <- struct{}{} }
+
+// session is for who has taken: an idle session of the generation, or one that open makes.
+// Where the token has no more, the caller waits for somebody else's. After an error there
+// is nothing to give.
+func (p *pool) session(ctx context.Context, generation uint64, readWrite bool, open func() (*session, error)) (*session, error) {
 	for {
-		select {
-		case <-p.free:
-		default:
-			select {
-			case <-p.free:
-			case <-ctx.Done():
-				return nil, errors.Join(p.why(), ctx.Err())
-			}
-		}
 		if s := p.reuse(generation, readWrite); s != nil {
 			return s, nil
 		}
 		s, err := open()
-		if !errors.Is(err, cryptoki.ErrSessionCount) {
-			if err != nil {
-				p.free <- struct{}{}
-			}
-			return s, err
-		}
-		if !p.shrink() {
-			p.free <- struct{}{}
+		switch {
+		case err == nil:
+			return s, nil
+		case !errors.Is(err, cryptoki.ErrSessionCount):
+			p.give()
+			return nil, err
+		case !p.shrink():
+			p.give()
 			return nil, ErrSessionsExhausted
+		}
+		if err := p.take(ctx); err != nil {
+			return nil, err
 		}
 	}
 }
@@ -90,7 +103,7 @@ func (p *pool) shrink() bool {
 		last := p.idle[len(p.idle)-1]
 		p.idle = p.idle[:len(p.idle)-1]
 		_ = last.p.CloseSession(last.handle)
-		p.free <- struct{}{}
+		p.give()
 		return true
 	}
 	if p.limit == 1 {
@@ -100,7 +113,7 @@ func (p *pool) shrink() bool {
 	return true
 }
 
-// put gives a session back; one that has seen an error is closed.
+// put gives a session back; one that has seen an error is closed first.
 func (p *pool) put(s *session, well bool) {
 	if well {
 		p.mu.Lock()
@@ -109,7 +122,7 @@ func (p *pool) put(s *session, well bool) {
 	} else {
 		_ = s.p.CloseSession(s.handle)
 	}
-	p.free <- struct{}{}
+	p.give()
 }
 
 // abandoned counts calls whose callers have given up.

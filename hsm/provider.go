@@ -219,6 +219,9 @@ func (t *Token) make(s *session, c *curve, spec core.KeySpec, stored bool) (publ
 			}
 		}
 	}
+	if resultOf(err) == cryptoki.ErrGeneralError { // or the token is gone
+		return 0, 0, err
+	}
 	return 0, 0, t.fail("generate", ErrUnsupported, resultOf(err).Error())
 }
 
@@ -252,7 +255,7 @@ func (t *Token) try(ctx context.Context, a core.KeyAlgorithm) error {
 	_, _ = rand.Read(spec.ID[:])
 	return t.use(ctx, "probe", true, retryNever, func(s *session) (err error) {
 		public, private, err := t.make(s, c, spec, false)
-		if errors.Is(err, ErrUnsupported) {
+		if errors.Is(err, ErrUnsupported) || resultOf(err) == cryptoki.ErrGeneralError {
 			public, private, err = t.make(s, c, spec, true)
 		}
 		if err != nil {
@@ -269,7 +272,7 @@ func (t *Token) try(ctx context.Context, a core.KeyAlgorithm) error {
 		if err != nil {
 			return err
 		}
-		k := &key{t: t, id: spec.ID[:], curve: c, algorithm: a, public: c.publicKey(point), handle: private, generation: s.generation}
+		k := &key{t: t, publicID: spec.ID[:], curve: c, algorithm: a, public: c.publicKey(point), handle: private, generation: s.generation}
 		if k.public == nil {
 			return t.fail("probe", ErrUnsupported, "the token gives a malformed public key")
 		}

@@ -60,6 +60,8 @@ func (t *Token) use(ctx context.Context, op string, readWrite bool, r retry, f w
 		switch {
 		case well && r == retryInput && !stale(result):
 			return &Error{Op: op, Token: t.name, Kind: ErrInvalidInput, Result: result}
+		case well && r == retryNever:
+			return &Error{Op: op, Token: t.name, Kind: ErrUnsupported, Result: result, Detail: "the token is well, and does not do it"}
 		case r == retryNever || try == 2:
 			return &Error{Op: op, Token: t.name, Kind: ErrTokenUnavailable, Result: result}
 		}

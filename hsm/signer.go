@@ -120,7 +120,7 @@ func (k *signer) check(s *session, message, data, raw, encoded []byte) error {
 }
 
 func (k *signer) verifyInToken(s *session, message, signature []byte) error {
-	all, err := s.p.Find(s.handle, cryptoki.Template{{Attribute: cryptoki.CKAClass, Value: cryptoki.ClassPublicKey}, {Attribute: cryptoki.CKAID, Value: k.id}}, 1)
+	all, err := s.p.Find(s.handle, cryptoki.Template{{Attribute: cryptoki.CKAClass, Value: cryptoki.ClassPublicKey}, {Attribute: cryptoki.CKAID, Value: k.publicID}}, 1)
 	if err != nil || len(all) == 0 { // nothing to verify it with
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/hsm/internal/cryptoki"
@@ -48,6 +49,7 @@ type Token struct {
 	generation uint64     // of the module at the last login; 0: none yet
 	control    cryptoki.Session
 
+	closed  atomic.Bool
 	health  health
 	wrapped bool // the token wants peers as DER; under mu
 	can     []core.KeyAlgorithm
@@ -68,11 +70,29 @@ func Open(ctx context.Context, cfg Config) (*Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	t, err := m.token(ctx, u, cfg)
-	if err != nil {
-		return nil, errors.Join(err, m.release())
+	type opened struct {
+		t   *Token
+		err error
 	}
-	return t, nil
+	done := make(chan opened, 1)
+	go func() { // a login cannot be interrupted
+		t, err := m.token(ctx, u, cfg)
+		if err != nil {
+			err = errors.Join(err, m.release())
+		}
+		done <- opened{t, err}
+	}()
+	select {
+	case o := <-done:
+		return o.t, o.err
+	case <-ctx.Done():
+	}
+	go func() {
+		if o := <-done; o.t != nil {
+			_ = o.t.Close()
+		}
+	}()
+	return nil, &Error{Op: "open", Token: m.path, Kind: fmt.Errorf("%w: %w", ErrTokenUnavailable, ctx.Err())}
 }
 
 // token gives the open token of a URI, or opens it.
@@ -144,6 +164,7 @@ func (t *Token) Close() error {
 	last := t.users == 0
 	if last {
 		delete(t.m.tokens, t.key)
+		t.closed.Store(true)
 		close(t.health.closed)
 	}
 	t.m.mu.Unlock()
@@ -265,48 +286,23 @@ func (t *Token) authenticate(in found, control cryptoki.Session) error {
 type work func(s *session) error
 
 // once runs an operation on a session of the pool. The caller's context bounds the wait
-// for a session and for the result; a call into the module cannot be interrupted, and
-// keeps its session until it returns.
+// for a session and for the result. A call into the module cannot be interrupted: it keeps
+// its place in the pool until it returns, so there are never more of them.
 func (t *Token) once(ctx context.Context, op string, readWrite bool, f work) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if t.m.poisoned.Load() {
-		return t.fail(op, ErrPoisoned, "")
+	if err := t.pool.take(ctx); err != nil {
+		return t.late(op, ctx.Err(), err)
 	}
-	if err := t.m.gate.enter(ctx); err != nil {
-		return t.late(op, err, ErrTokenUnavailable)
+	if err := t.enter(ctx, op); err != nil {
+		t.pool.give()
+		return err
 	}
 	result := make(chan error, 1)
-	var given bool // to the goroutine
-	defer func() {
-		if !given {
-			t.m.gate.leave()
-		}
-	}()
-	if t.m.poisoned.Load() {
-		return t.fail(op, ErrPoisoned, "")
-	}
-	if err := t.ready(); err != nil {
-		return err
-	}
-	generation := t.m.generation.Load()
-	s, err := t.pool.get(ctx, generation, readWrite, func() (*session, error) { return t.openSession(generation, readWrite) })
-	if err != nil {
-		if ctx.Err() != nil {
-			return t.late(op, ctx.Err(), err)
-		}
-		if errors.Is(err, ErrSessionsExhausted) {
-			return t.fail(op, ErrSessionsExhausted, "")
-		}
-		return err
-	}
-	given = true
 	go func() {
 		defer t.m.gate.leave()
-		err := f(s)
-		t.pool.put(s, err == nil)
-		result <- err
+		result <- t.onSession(ctx, op, readWrite, f)
 	}()
 	select {
 	case err := <-result:
@@ -319,6 +315,53 @@ func (t *Token) once(ctx context.Context, op string, readWrite bool, f work) err
 		t.pool.abandoned(-1)
 	}()
 	return t.late(op, ctx.Err(), ErrTokenUnavailable)
+}
+
+// enter passes the gate of the module. Behind it is nobody whose Token was closed: the
+// module may be in other hands then.
+func (t *Token) enter(ctx context.Context, op string) error {
+	if t.m.poisoned.Load() {
+		return t.fail(op, ErrPoisoned, "")
+	}
+	if err := t.m.gate.enter(ctx); err != nil {
+		return t.late(op, err, ErrTokenUnavailable)
+	}
+	var err error
+	switch {
+	case t.m.poisoned.Load():
+		err = t.fail(op, ErrPoisoned, "")
+	case t.closed.Load():
+		err = t.fail(op, core.ErrClosed, "")
+	default:
+		return nil
+	}
+	t.m.gate.leave()
+	return err
+}
+
+// onSession is once for who has a place in the pool, which it gives back.
+func (t *Token) onSession(ctx context.Context, op string, readWrite bool, f work) error {
+	if err := t.ready(); err != nil {
+		t.pool.give()
+		return err
+	}
+	generation := t.m.generation.Load()
+	s, err := t.pool.session(ctx, generation, readWrite, func() (*session, error) { return t.openSession(generation, readWrite) })
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return t.late(op, ctx.Err(), err)
+	case errors.Is(err, ErrSessionsExhausted):
+		return t.fail(op, ErrSessionsExhausted, "others have them all")
+	case err != nil:
+		return err
+	}
+	if err := ctx.Err(); err != nil { // nobody waits any more
+		t.pool.put(s, true)
+		return err
+	}
+	err = f(s)
+	t.pool.put(s, err == nil)
+	return err
 }
 
 // late is for a deadline that was reached: it is an error of the context and one of the
