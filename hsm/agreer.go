@@ -88,9 +88,7 @@ func (k *agreer) derive(s *session, o cryptoki.Object, peer []byte) (core.Secret
 		{Attribute: cryptoki.CKASensitive, Value: false},
 		{Attribute: cryptoki.CKAExtractable, Value: true},
 	}
-	k.t.mu.Lock()
-	asDER := k.t.wrapped
-	k.t.mu.Unlock()
+	asDER := k.t.wrapped.Load()
 	form := peer
 	if asDER {
 		form = wrapped(peer)
@@ -98,9 +96,7 @@ func (k *agreer) derive(s *session, o cryptoki.Object, peer []byte) (core.Secret
 	secret, err := s.p.Derive(s.handle, o, form, template)
 	if r := resultOf(err); !asDER && (r == cryptoki.ErrMechanismParamInvalid || r == cryptoki.ErrArgumentsBad) {
 		if secret, err = s.p.Derive(s.handle, o, wrapped(peer), template); err == nil {
-			k.t.mu.Lock()
-			k.t.wrapped = true
-			k.t.mu.Unlock()
+			k.t.wrapped.Store(true)
 		}
 	}
 	if err != nil {

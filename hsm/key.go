@@ -163,9 +163,7 @@ func (t *Token) flag(s *session, o cryptoki.Object, a cryptoki.Attribute) (bool,
 
 // absent is for a search without a hit, which a token that is gone gives as well.
 func (t *Token) absent(s *session, name string) error {
-	t.mu.Lock()
-	in := t.in
-	t.mu.Unlock()
+	in := t.in.Load()
 	if info, err := s.p.TokenInfo(in.slot); err != nil || info.Serial != in.info.Serial {
 		return cryptoki.ErrTokenNotPresent
 	}
@@ -212,9 +210,7 @@ func (t *Token) open(f foundKey, id []byte, label string, generation uint64) (co
 		t: t, id: bytes.Clone(id), publicID: f.id, label: label, curve: f.curve, algorithm: f.algorithm(), public: f.public,
 		handle: f.private, generation: generation,
 	}
-	t.mu.Lock()
-	info := t.in.info
-	t.mu.Unlock()
+	info := t.in.Load().info
 	k.ref = URI{Token: info.Label, Serial: info.Serial, ID: k.id, Object: label, Type: "private"}.Reference()
 	switch {
 	case k.algorithm == "":

@@ -96,9 +96,7 @@ func (p *Provider) own(ref core.KeyRef) (URI, error) {
 	if err != nil {
 		return u, p.t.fail("open key", core.ErrDenied, err.Error())
 	}
-	p.t.mu.Lock()
-	info := p.t.in.info
-	p.t.mu.Unlock()
+	info := p.t.in.Load().info
 	if !u.Matches(info) || u.Token == "" && u.Serial == "" || len(u.ID) == 0 && u.Object == "" {
 		return u, p.t.fail("open key", core.ErrDenied, "not a key of this token: "+string(ref))
 	}

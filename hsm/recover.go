@@ -98,9 +98,7 @@ func stale(result cryptoki.Error) bool {
 // examine asks the token for what every healthy one can say.
 func (t *Token) examine(ctx context.Context) error {
 	return t.once(ctx, "examine", false, func(s *session) error {
-		t.mu.Lock()
-		in := t.in
-		t.mu.Unlock()
+		in := t.in.Load()
 		info, err := s.p.TokenInfo(in.slot)
 		if err != nil {
 			return err

@@ -44,14 +44,15 @@ type Token struct {
 	pool  *pool
 	keys  keyed // one maker for each id
 
-	mu         sync.Mutex // of the login
-	in         found      // the token at the last login
+	in atomic.Pointer[found] // the token at the last login
+
+	mu         sync.Mutex // of the login, which may hang: nobody else waits for it
 	generation uint64     // of the module at the last login; 0: none yet
 	control    cryptoki.Session
 
 	closed  atomic.Bool
 	health  health
-	wrapped bool // the token wants peers as DER; under mu
+	wrapped atomic.Bool // the token wants peers as DER
 	can     []core.KeyAlgorithm
 	asked   sync.Mutex // of can
 }
@@ -142,7 +143,7 @@ func (m *module) token(ctx context.Context, u URI, cfg Config) (*Token, error) {
 // samePIN is for who opens a token that is open: a module says nothing about a PIN when
 // somebody is logged in.
 func (t *Token) samePIN(u URI) error {
-	if t.in.info.Flags&cryptoki.FlagLoginRequired == 0 {
+	if t.in.Load().info.Flags&cryptoki.FlagLoginRequired == 0 {
 		return nil
 	}
 	pin, err := u.pin()
@@ -150,7 +151,7 @@ func (t *Token) samePIN(u URI) error {
 		return t.fail("open", err, "")
 	}
 	defer pin.Wipe()
-	if !pinsProven.has(tokenURI(t.in.info), pin) {
+	if !pinsProven.has(tokenURI(t.in.Load().info), pin) {
 		return t.fail("open", ErrPINRejected, "the token is open in this process, with another PIN")
 	}
 	return nil
@@ -218,7 +219,7 @@ func (t *Token) ready() error {
 	if err != nil {
 		return t.unavailable("find token", err)
 	}
-	if in.info.Serial != t.in.info.Serial || in.info.Label != t.in.info.Label {
+	if in.info.Serial != t.in.Load().info.Serial || in.info.Label != t.in.Load().info.Label {
 		return t.unavailable("find token", fmt.Errorf("there is %s instead", in.name()))
 	}
 	return t.login(in)
@@ -244,7 +245,8 @@ func (t *Token) login(in found) error {
 		}
 	}
 	again := t.generation != 0
-	t.in, t.generation, t.control = in, generation, control
+	t.in.Store(&in)
+	t.generation, t.control = generation, control
 	if again {
 		t.log.Info("logged in again")
 	}
@@ -379,9 +381,7 @@ func (t *Token) late(op string, cause, kind error) error {
 }
 
 func (t *Token) openSession(generation uint64, readWrite bool) (*session, error) {
-	t.mu.Lock()
-	slot := t.in.slot
-	t.mu.Unlock()
+	slot := t.in.Load().slot
 	h, err := t.m.p.OpenSession(slot, readWrite)
 	if err != nil {
 		return nil, err
