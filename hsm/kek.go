@@ -105,9 +105,7 @@ func (t *Token) ownKEK(uri string) (URI, error) {
 	if err != nil {
 		return u, err
 	}
-	t.mu.Lock()
-	in := t.in
-	t.mu.Unlock()
+	in := t.in.Load()
 	here := u.Matches(in.info) && (u.SlotID == nil || *u.SlotID == uint(in.slot))
 	if here && (u.ModulePath != "" || u.ModuleName != "") {
 		path, err := u.module()
@@ -229,9 +227,7 @@ func (t *Token) findSecret(s *session, id []byte, label string, keyType *uint) (
 
 // name is the reference of the key as it is now.
 func (k *kek) name(s *session) (core.KeyRef, error) {
-	k.t.mu.Lock()
-	info := k.t.in.info
-	k.t.mu.Unlock()
+	info := k.t.in.Load().info
 	u := URI{Token: info.Label, Serial: info.Serial, Type: "secret-key"}
 	for a, set := range map[cryptoki.Attribute]func([]byte){
 		cryptoki.CKAID:    func(v []byte) { u.ID = v },

@@ -42,9 +42,7 @@ func (t *Token) GenerateKEK(ctx context.Context, label, method string) (uri stri
 }
 
 func (t *Token) generateKEK(ctx context.Context, label string, m *kekMethod) (string, error) {
-	t.mu.Lock()
-	info := t.in.info
-	t.mu.Unlock()
+	info := t.in.Load().info
 	u := URI{Token: info.Label, Serial: info.Serial, ID: make([]byte, 16), Object: label, Type: "secret-key", KEKMethod: m.name}
 	_, _ = rand.Read(u.ID)
 	want := []secretSpec{{label, u.ID, cryptoki.AESKeyGen, cryptoki.KeyAES, m.usage}}
