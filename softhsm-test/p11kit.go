@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -50,9 +51,12 @@ func (k *Token) KillWorker(t testing.TB) {
 	for _, pid := range workers {
 		must(t, syscall.Kill(pid, syscall.SIGKILL))
 	}
-	for end := time.Now().Add(10 * time.Second); len(k.server.workers()) > 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("a killed worker lives")
+	killed := func(pid int) bool { return !slices.Contains(k.server.workers(), pid) }
+	for _, pid := range workers {
+		for end := time.Now().Add(10 * time.Second); !killed(pid); time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("a killed worker lives")
+			}
 		}
 	}
 }
