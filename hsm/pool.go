@@ -62,6 +62,7 @@ func (p *pool) session(ctx context.Context, generation uint64, readWrite bool, o
 		if s := p.reuse(generation, readWrite); s != nil {
 			return s, nil
 		}
+		p.trim()
 		s, err := open()
 		switch {
 		case err == nil:
@@ -92,6 +93,19 @@ func (p *pool) reuse(generation uint64, readWrite bool) *session {
 		}
 	}
 	return nil
+}
+
+// trim makes room for a session, where those that are idle are of the other kind.
+func (p *pool) trim() {
+	p.mu.Lock()
+	var oldest *session
+	if len(p.idle) > len(p.free) { // who has taken has one, or is about to
+		oldest, p.idle = p.idle[0], p.idle[1:]
+	}
+	p.mu.Unlock()
+	if oldest != nil {
+		_ = oldest.p.CloseSession(oldest.handle)
+	}
 }
 
 // shrink takes one away for good: the token has fewer than it says, or others use them.

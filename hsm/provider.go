@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"slices"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/hsm/internal/cryptoki"
@@ -29,27 +28,43 @@ func (t *Token) Provider() *Provider { return &Provider{t} }
 // Algorithms implements core.CryptoProvider: those of which the token has made a key that
 // did what it is for, tried once. The lists that tokens give are not to be trusted.
 func (p *Provider) Algorithms(ctx context.Context) ([]core.KeyAlgorithm, error) {
-	t := p.t
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	t.asked.Lock()
-	defer t.asked.Unlock()
-	if t.can == nil {
-		var can []core.KeyAlgorithm
-		for _, a := range algorithms {
-			err := t.try(ctx, a)
-			if errors.Is(err, core.ErrUnsupported) || errors.Is(err, core.ErrInvalid) {
-				continue
-			}
-			if err != nil {
-				return nil, err
-			}
+	var can []core.KeyAlgorithm
+	for _, a := range algorithms {
+		yes, err := p.t.able(ctx, a)
+		if err != nil {
+			return nil, err
+		}
+		if yes {
 			can = append(can, a)
 		}
-		t.can = can
 	}
-	return slices.Clone(t.can), nil
+	return can, nil
+}
+
+// able says whether the token can do an algorithm. It is tried once.
+func (t *Token) able(ctx context.Context, a core.KeyAlgorithm) (bool, error) {
+	unlock, err := t.keys.lock(ctx, "algorithm "+string(a))
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	t.asked.Lock()
+	can, known := t.can[a]
+	t.asked.Unlock()
+	if known {
+		return can, nil
+	}
+	err = t.try(ctx, a)
+	if err != nil && !errors.Is(err, core.ErrUnsupported) && !errors.Is(err, core.ErrInvalid) {
+		return false, err
+	}
+	t.asked.Lock()
+	defer t.asked.Unlock()
+	t.can[a] = err == nil
+	return err == nil, nil
 }
 
 // GenerateKey implements core.CryptoProvider. CKA_ID is the ID; the key is sensitive, not
@@ -74,6 +89,12 @@ func (p *Provider) GenerateKey(ctx context.Context, spec core.KeySpec) (core.Pri
 		return nil, t.fail("generate", core.ErrConflict, "the id has a "+string(there.Algorithm())+" key")
 	case !errors.Is(err, ErrKeyNotFound):
 		return nil, err
+	}
+	switch can, err := t.able(ctx, spec.Algorithm); { // some make keys that they cannot use
+	case err != nil:
+		return nil, err
+	case !can:
+		return nil, t.fail("generate", ErrUnsupported, "the token has no use for "+string(spec.Algorithm)+" keys")
 	}
 	if err := t.generate(ctx, c, spec); err != nil {
 		return nil, err

@@ -52,9 +52,9 @@ type Token struct {
 
 	closed  atomic.Bool
 	health  health
-	wrapped atomic.Bool // the token wants peers as DER
-	can     []core.KeyAlgorithm
-	asked   sync.Mutex // of can
+	wrapped atomic.Bool                // the token wants peers as DER
+	can     map[core.KeyAlgorithm]bool // what was tried
+	asked   sync.Mutex                 // of can
 }
 
 // Open finds the token of a URI and logs in. Every Open wants a Close.
@@ -120,6 +120,11 @@ func (m *module) token(ctx context.Context, u URI, cfg Config) (*Token, error) {
 	if in.info.MaxSessions > 1 {
 		limit = min(limit, int(in.info.MaxSessions)-1) // one stays open for the login
 	}
+	// In p11-kit's client calls hang where the other side ends while several are under way.
+	// It serves one after the other anyway.
+	if i, err := m.p.Info(); err == nil && i.Manufacturer == "PKCS#11 Kit" {
+		limit = 1
+	}
 	if u.MaxSessions > 0 {
 		limit = u.MaxSessions
 	}
@@ -129,7 +134,7 @@ func (m *module) token(ctx context.Context, u URI, cfg Config) (*Token, error) {
 	}
 	t := &Token{
 		m: m, uri: u, name: in.name(), key: key, users: 1, latch: &latch{folder: cfg.Latch, finalTry: u.FinalTry}, pool: newPool(limit),
-		log: log.With("token", in.info.Label, "serial", in.info.Serial), keys: newKeyed(),
+		log: log.With("token", in.info.Label, "serial", in.info.Serial), keys: newKeyed(), can: map[core.KeyAlgorithm]bool{},
 	}
 	t.health.closed = make(chan struct{})
 	t.health.log = t.log
