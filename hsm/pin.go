@@ -65,7 +65,7 @@ func parsePINSource(source string) (read func() ([]byte, error), err error) {
 		if rest, ok := strings.CutPrefix(name, "//"); ok { // an empty host
 			name = rest
 		}
-		if filepath.IsAbs(name) && !strings.HasPrefix(name, "//") {
+		if filepath.IsAbs(name) {
 			return func() ([]byte, error) { return readPINFile(name) }, nil
 		}
 	case "env":

@@ -75,6 +75,9 @@ func TestWhatIsNoPINIsNotTried(t *testing.T) {
 			t.Errorf("%s: the PIN is in the error: %v", name, err)
 		}
 	}
+	if _, err := (URI{PINSource: filepath.Join(folder, "big")}).pin(); !strings.Contains(err.Error(), "more than 1024 bytes") {
+		t.Error(err)
+	}
 	exact := strings.Repeat("1", maxPIN)
 	if pin, err := (URI{PINSource: writeFile(t, filepath.Join(folder, "exact"), exact)}).pin(); err != nil || string(pin.Bytes()) != exact {
 		t.Errorf("the longest one: %v", err)
