@@ -75,8 +75,10 @@ func TestWhatIsNoPINIsNotTried(t *testing.T) {
 			t.Errorf("%s: the PIN is in the error: %v", name, err)
 		}
 	}
-	if _, err := (URI{PINSource: filepath.Join(folder, "big")}).pin(); !strings.Contains(err.Error(), "more than 1024 bytes") {
-		t.Error(err)
+	for path, why := range map[string]string{filepath.Join(folder, "big"): "more than 1024 bytes", os.DevNull: "not a regular file"} {
+		if _, err := (URI{PINSource: path}).pin(); !strings.Contains(err.Error(), why) {
+			t.Error(err)
+		}
 	}
 	exact := strings.Repeat("1", maxPIN)
 	if pin, err := (URI{PINSource: writeFile(t, filepath.Join(folder, "exact"), exact)}).pin(); err != nil || string(pin.Bytes()) != exact {
