@@ -4,7 +4,6 @@ package hsm
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 
 	"github.com/conclave-mls/conclave/core"
@@ -42,29 +41,6 @@ func (p *Provider) Algorithms(ctx context.Context) ([]core.KeyAlgorithm, error) 
 		}
 	}
 	return can, nil
-}
-
-// able says whether the token can do an algorithm. It is tried once.
-func (t *Token) able(ctx context.Context, a core.KeyAlgorithm) (bool, error) {
-	unlock, err := t.keys.lock(ctx, "algorithm "+string(a))
-	if err != nil {
-		return false, err
-	}
-	defer unlock()
-	t.asked.Lock()
-	can, known := t.can[a]
-	t.asked.Unlock()
-	if known {
-		return can, nil
-	}
-	err = t.try(ctx, a)
-	if err != nil && !errors.Is(err, core.ErrUnsupported) && !errors.Is(err, core.ErrInvalid) {
-		return false, err
-	}
-	t.asked.Lock()
-	defer t.asked.Unlock()
-	t.can[a] = err == nil
-	return err == nil, nil
 }
 
 // GenerateKey implements core.CryptoProvider. CKA_ID is the ID; the key is sensitive, not
@@ -241,7 +217,7 @@ func (t *Token) make(s *session, c *curve, spec core.KeySpec, stored bool) (publ
 	if resultOf(err) == cryptoki.ErrGeneralError { // or the token is gone
 		return 0, 0, err
 	}
-	return 0, 0, t.fail("generate", ErrUnsupported, resultOf(err).Error())
+	return 0, 0, &Error{Op: "generate", Token: t.name, Kind: ErrUnsupported, Result: resultOf(err)}
 }
 
 // refusedForm says of a result that nothing was made, for how it was asked for.
@@ -264,65 +240,4 @@ func (t *Token) refusesToShow(s *session, private cryptoki.Object) error {
 		return err
 	}
 	return t.fail("generate", ErrUnsupported, "the token gives out private keys that it was told to keep")
-}
-
-// try makes a key of an algorithm for a moment, and has it work: in the session, or, of
-// tokens that only have keys that stay, on the token.
-func (t *Token) try(ctx context.Context, a core.KeyAlgorithm) error {
-	c := curveFor(a, useOf(a))
-	spec := core.KeySpec{Algorithm: a, Use: useOf(a), Label: "conclave probe"}
-	_, _ = rand.Read(spec.ID[:])
-	return t.use(ctx, "probe", true, retryNever, func(s *session) (err error) {
-		public, private, err := t.make(s, c, spec, false)
-		if errors.Is(err, ErrUnsupported) || resultOf(err) == cryptoki.ErrGeneralError {
-			public, private, err = t.make(s, c, spec, true)
-		}
-		if err != nil {
-			return err
-		}
-		defer func() {
-			for _, o := range []cryptoki.Object{private, public} {
-				if gone := s.p.Destroy(s.handle, o); err == nil {
-					err = gone
-				}
-			}
-		}()
-		point, err := s.p.Attribute(s.handle, public, cryptoki.CKAECPoint)
-		if err != nil {
-			return err
-		}
-		k := &key{t: t, publicID: spec.ID[:], curve: c, algorithm: a, public: c.publicKey(point), handle: private, generation: s.generation}
-		if k.public == nil {
-			return t.fail("probe", ErrUnsupported, "the token gives a malformed public key")
-		}
-		return k.proves(s)
-	})
-}
-
-// proves uses a key once and checks what comes.
-func (k *key) proves(s *session) error {
-	if useOf(k.algorithm) == core.UseDecrypt {
-		return (&agreer{k}).proves(s)
-	}
-	sign := &signer{k}
-	message := []byte("conclave probe")
-	mechanism, data := sign.input(message)
-	out, err := s.p.Sign(s.handle, mechanism, k.handle, data)
-	if err != nil {
-		return k.disproved(err)
-	}
-	encoded, err := sign.encode(out)
-	if err != nil {
-		return k.disproved(err)
-	}
-	return k.disproved(sign.check(s, message, data, out, encoded))
-}
-
-// disproved is an error of a probe: what the token lists, makes and then does not do is
-// not supported.
-func (k *key) disproved(err error) error {
-	if err == nil {
-		return nil
-	}
-	return k.t.fail("probe", ErrUnsupported, err.Error())
 }

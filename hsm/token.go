@@ -52,9 +52,10 @@ type Token struct {
 
 	closed  atomic.Bool
 	health  health
-	wrapped atomic.Bool                // the token wants peers as DER
-	can     map[core.KeyAlgorithm]bool // what was tried
-	asked   sync.Mutex                 // of can
+	wrapped atomic.Bool                   // the token wants peers as DER
+	can     map[core.KeyAlgorithm]Ability // what was tried
+	probed  atomic.Pointer[Report]
+	asked   sync.Mutex // of can
 }
 
 // Open finds the token of a URI and logs in. Every Open wants a Close.
@@ -134,7 +135,7 @@ func (m *module) token(ctx context.Context, u URI, cfg Config) (*Token, error) {
 	}
 	t := &Token{
 		m: m, uri: u, name: in.name(), key: key, users: 1, latch: &latch{folder: cfg.Latch, finalTry: u.FinalTry}, pool: newPool(limit),
-		log: log.With("token", in.info.Label, "serial", in.info.Serial), keys: newKeyed(), can: map[core.KeyAlgorithm]bool{},
+		log: log.With("token", in.info.Label, "serial", in.info.Serial), keys: newKeyed(), can: map[core.KeyAlgorithm]Ability{},
 	}
 	t.health.closed = make(chan struct{})
 	t.health.log = t.log
