@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
+	"net"
 	"net/url"
 	"slices"
 	"testing"
@@ -352,7 +353,9 @@ func TestClientIDs(t *testing.T) {
 	for what, c := range map[string]*x509.Certificate{
 		"no name":          {},
 		"two":              {URIs: []*url.URL{name("mls-client:alice"), name("mls-client:bob")}},
-		"another kind too": {URIs: []*url.URL{name("mls-client:alice")}, DNSNames: []string{"alice.example"}},
+		"a host too":       {URIs: []*url.URL{name("mls-client:alice")}, DNSNames: []string{"alice.example"}},
+		"an address too":   {URIs: []*url.URL{name("mls-client:alice")}, EmailAddresses: []string{"alice@alice.example"}},
+		"a number too":     {URIs: []*url.URL{name("mls-client:alice")}, IPAddresses: []net.IP{net.IPv6loopback}},
 		"another scheme":   {URIs: []*url.URL{name("https://alice.example")}},
 		"empty":            {URIs: []*url.URL{{Scheme: "mls-client"}}},
 		"another spelling": {URIs: []*url.URL{name("mls-client:%61lice")}},
@@ -370,24 +373,29 @@ func TestNewRefuses(t *testing.T) {
 	spoilt := func(change func(*x509.Certificate)) []byte { return newAuthority(key, nil, change).pem() }
 	stranger := newAuthority(localca.Signer(newKey(core.Ed25519)), nil, nil)
 	other := errors.New("the token is away")
+	// crypto/x509 gives every CA a key identifier, but takes one as an extension.
+	unnamed := newAuthority(key, nil, func(c *x509.Certificate) {
+		c.ExtraExtensions = []pkix.Extension{{Id: []int{2, 5, 29, 14}, Value: []byte{4, 0}}}
+	})
 	for name, c := range map[string]struct {
 		cfg  localca.Config
 		want error
 	}{
-		"no certificate":      {localca.Config{Key: key}, core.ErrInvalid},
-		"nonsense":            {localca.Config{Certificates: []byte("nonsense"), Key: key}, core.ErrInvalid},
-		"a key among them":    {localca.Config{Certificates: append(good.pem(), "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"...), Key: key}, core.ErrInvalid},
-		"no key":              {localca.Config{Certificates: good.pem()}, core.ErrInvalid},
-		"a negative lifetime": {localca.Config{Certificates: good.pem(), Key: key, Lifetime: -1}, core.ErrInvalid},
-		"another's key":       {localca.Config{Certificates: stranger.pem(), Key: key}, core.ErrInvalid},
-		"Ed448":               {localca.Config{Certificates: good.pem(), Key: localca.Signer(newKey(core.Ed448))}, core.ErrUnsupported},
-		"no key to be had":    {localca.Config{Certificates: good.pem(), Key: func(context.Context) (crypto.Signer, error) { return nil, other }}, other},
-		"a stranger above":    {localca.Config{Certificates: append(good.pem(), stranger.pem()...), Key: key}, core.ErrInvalid},
-		"expired":             {localca.Config{Certificates: spoilt(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }), Key: key}, core.ErrInvalid},
-		"not valid yet":       {localca.Config{Certificates: spoilt(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }), Key: key}, core.ErrInvalid},
-		"no CA":               {localca.Config{Certificates: spoilt(func(c *x509.Certificate) { c.IsCA, c.SubjectKeyId = false, []byte{1} }), Key: key}, core.ErrInvalid},
-		"may not certify":     {localca.Config{Certificates: spoilt(func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageDigitalSignature }), Key: key}, core.ErrInvalid},
-		"without a name":      {localca.Config{Certificates: spoilt(func(c *x509.Certificate) { c.Subject = pkix.Name{} }), Key: key}, core.ErrInvalid},
+		"no certificate":       {localca.Config{Key: key}, core.ErrInvalid},
+		"nonsense":             {localca.Config{Certificates: []byte("nonsense"), Key: key}, core.ErrInvalid},
+		"another thing":        {localca.Config{Certificates: pem.EncodeToMemory(&pem.Block{Type: "TRUSTED CERTIFICATE", Bytes: good.cert.Raw}), Key: key}, core.ErrInvalid},
+		"no key":               {localca.Config{Certificates: good.pem()}, core.ErrInvalid},
+		"a negative lifetime":  {localca.Config{Certificates: good.pem(), Key: key, Lifetime: -1}, core.ErrInvalid},
+		"another's key":        {localca.Config{Certificates: stranger.pem(), Key: key}, core.ErrInvalid},
+		"Ed448":                {localca.Config{Certificates: good.pem(), Key: localca.Signer(newKey(core.Ed448))}, core.ErrUnsupported},
+		"no key to be had":     {localca.Config{Certificates: good.pem(), Key: func(context.Context) (crypto.Signer, error) { return nil, other }}, other},
+		"a stranger above":     {localca.Config{Certificates: append(good.pem(), stranger.pem()...), Key: key}, core.ErrInvalid},
+		"expired":              {localca.Config{Certificates: spoilt(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }), Key: key}, core.ErrInvalid},
+		"not valid yet":        {localca.Config{Certificates: spoilt(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }), Key: key}, core.ErrInvalid},
+		"no CA":                {localca.Config{Certificates: spoilt(func(c *x509.Certificate) { c.IsCA, c.SubjectKeyId = false, []byte{1} }), Key: key}, core.ErrInvalid},
+		"may not certify":      {localca.Config{Certificates: spoilt(func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageDigitalSignature }), Key: key}, core.ErrInvalid},
+		"without its key's id": {localca.Config{Certificates: unnamed.cert.Raw, Key: key}, core.ErrInvalid},
+		"without a name":       {localca.Config{Certificates: spoilt(func(c *x509.Certificate) { c.Subject = pkix.Name{} }), Key: key}, core.ErrInvalid},
 	} {
 		if _, err := localca.New(t.Context(), c.cfg); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)

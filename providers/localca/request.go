@@ -28,9 +28,6 @@ type request struct {
 // MaxClientID is the size of the longest client id that is certified.
 const MaxClientID = 1024
 
-// maxState is more than a request of the longest id and key has.
-const maxState = MaxClientID + 512
-
 var signatures = map[core.KeyAlgorithm]x509.SignatureAlgorithm{
 	core.Ed25519: x509.PureEd25519, core.ECDSAP256: x509.ECDSAWithSHA256,
 	core.ECDSAP384: x509.ECDSAWithSHA384, core.ECDSAP521: x509.ECDSAWithSHA512,
@@ -52,9 +49,6 @@ func (r request) check() (crypto.PublicKey, error) {
 func (r request) encode() ([]byte, error) { return asn1.Marshal(r) }
 
 func decode(state []byte) (r request, public crypto.PublicKey, err error) {
-	if len(state) > maxState {
-		return r, nil, core.ErrTooLarge
-	}
 	rest, err := asn1.Unmarshal(state, &r)
 	if err == nil && len(rest) > 0 {
 		err = core.ErrInvalid
