@@ -69,6 +69,9 @@ func hintOf(err error) string {
 			return "the URI of the keystore names the host, user, database and sslmode, and the password is in ~/.pgpass; has the administrator set all of that up? See PostgreSQL in the README"
 		}
 	}
+	if h := tokenHint(err); h != "" {
+		return h
+	}
 	for _, h := range hints {
 		if errors.Is(err, h.err) {
 			return h.hint

@@ -30,8 +30,9 @@ func (p *program) doctor() *cobra.Command {
 		Use:   "doctor",
 		Short: "Look for what is wrong, and say what to do about it",
 		Long: `Look at everything that an identity needs: the home folder and its files, who can
-read them, whether the key opens the database, what is in it, the delivery service
-and its clock, key packages, and what waits in conversations. Nothing is changed.
+read them, PKCS#11 tokens, whether the key opens the database, what is in it, the
+delivery service and its clock, key packages, and what waits in conversations. Nothing
+is changed.
 
 There is a line for each, which is ok, warn or fail, and where it is not ok what to
 do. The exit code is 1 if one is fail. With --json a line has "check", "status",
@@ -123,7 +124,7 @@ func (d *doctor) examine(ctx context.Context) {
 	}
 	key, store := d.key(c), d.store(c)
 	d.audit(c)
-	if key && store {
+	if tokens := d.tokens(ctx, c); key && store && tokens {
 		d.inside(ctx, c)
 	} else if service, err := dial(c); err == nil {
 		d.reach(ctx, c, service)

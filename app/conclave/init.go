@@ -33,11 +33,16 @@ The folder gets conclave.toml, the encrypted database store.db and store.key, wh
 opens it and which only you can read. With --passphrase there is no key file: the
 passphrase is asked for each time, or read from --passphrase-file.
 
+With --crypto and the URI of a PKCS#11 token, private signature keys are made and stay in
+the token; with --kek and the URI of a key in one, that seals the database. See
+conclave hsm.
+
 If the service cannot be reached, run the same command again later. As long as it has
 not accepted ID, another one can be taken in the same way, and --delivery be another.`,
 		Example: `  conclave init alice
   conclave init alice --delivery unix:///run/conclave/delivery.sock
-  conclave --home ~/phone init alice-phone --passphrase`,
+  conclave --home ~/phone init alice-phone --passphrase
+  conclave init alice --crypto 'pkcs11:token=acme?module-name=softhsm2&pin-source=file:/etc/acme/pin'`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id := core.ClientID(args[0])
@@ -60,8 +65,13 @@ not accepted ID, another one can be taken in the same way, and --delivery be ano
 			if err != nil {
 				return err
 			}
+			if err := p.tokensReady(cmd.Context(), c); err != nil {
+				return err
+			}
 			register := func(ctx context.Context, m *messenger.Messenger) error {
 				switch err := m.Register(ctx, id); {
+				case isToken(err):
+					return err
 				case errors.Is(err, core.ErrConflict):
 					return hint(err, "a home holds one identity; another one in another home: conclave --home FOLDER init ID. If this one is of no use, delete %s", p.home)
 				case errors.Is(err, core.ErrDenied):
@@ -94,6 +104,8 @@ not accepted ID, another one can be taken in the same way, and --delivery be ano
 	cmd.Flags().Uint16Var(&suite, "suite", 0, "cipher suite of RFC 9420, 1 to 7 (default 1)")
 	cmd.Flags().StringVar(&tenant, "tenant", "", "name of this client among those that share the --keystore (default \"conclave\")")
 	cmd.Flags().BoolVar(&ask, "passphrase", false, "seal the database with a passphrase instead of a key file")
+	cmd.Flags().StringVar(&p.flags.Key, "kek", "", "URI of the key that seals the database, such as one in a token; --key is the same")
+	cmd.MarkFlagsMutuallyExclusive("passphrase", "kek")
 	return cmd
 }
 
@@ -124,7 +136,7 @@ func (p *program) prepare(c config.Config, ask bool) (config.Config, error) {
 	if chosen && c.Suite != asked.Suite || named && c.Tenant != asked.Tenant || differs(ask || flags.Key != "", c.Key, asked.Key) ||
 		differs(flags.Keystore != "", c.Keystore, asked.Keystore) || differs(flags.Crypto != "", c.Crypto, asked.Crypto) {
 		return config.Config{}, hint(fmt.Errorf("%s says something else: %w", file, core.ErrConflict),
-			"the home was set up with another suite or key, or is kept elsewhere; leave --suite, --tenant, --passphrase, --key, --keystore and --crypto out, or take another folder with --home")
+			"the home was set up with another suite or key, or is kept elsewhere; leave --suite, --tenant, --passphrase, --kek, --key, --keystore and --crypto out, or take another folder with --home")
 	}
 	c = c.Over(flags)
 	key, err := c.URI(c.Key)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/conclave-mls/conclave/hsm"
 	"github.com/conclave-mls/conclave/providers/pure"
 )
 
@@ -30,6 +31,7 @@ func (p *program) version() *cobra.Command {
 				Revision string  `json:"revision,omitempty"`
 				Go       string  `json:"go"`
 				Platform string  `json:"platform"`
+				HSM      bool    `json:"hsm"`
 				Suites   []suite `json:"suites"`
 			}
 			v.Version, v.Go, v.Platform = "(devel)", runtime.Version(), runtime.GOOS+"/"+runtime.GOARCH
@@ -52,6 +54,12 @@ func (p *program) version() *cobra.Command {
 				v.Suites = append(v.Suites, suite{uint16(id), s.Parameters().Name})
 			}
 			words := fmt.Sprintf("conclave %s, %s on %s\n", strings.TrimSpace(v.Version+" "+v.Revision), v.Go, v.Platform)
+			if err := hsm.Available(); err != nil {
+				words += "  PKCS#11: " + err.Error() + "\n"
+			} else {
+				v.HSM = true
+				words += "  PKCS#11 tokens can be used\n"
+			}
 			for _, s := range v.Suites {
 				words += fmt.Sprintf("  suite %d  %s\n", s.ID, s.Name)
 			}

@@ -18,12 +18,15 @@ import (
 type Passphrase func(context.Context) (core.Secret, error)
 
 // Key is what wraps the keystore's data keys: "file:FILE" (see NewKeyFile),
-// "passphrase:", or "random:" for a keystore that keeps nothing either.
+// "passphrase:", "pkcs11:..." for a key in a token, or "random:" for a keystore that keeps
+// nothing either.
 func Key() fx.Option {
 	return fx.Module("key",
 		part[core.KeyWrapper]("key", func(c config.Config) string { return c.Key }),
 		fx.Supply(Passphrase(noPassphrase)),
-		fx.Provide(fx.Annotate(passphraseOpener, fx.ResultTags(group))),
+		fx.Provide(
+			fx.Annotate(passphraseOpener, fx.ResultTags(group)),
+			fx.Annotate(tokenKEK, fx.ResultTags(group))),
 		Scheme("file", openKeyFile),
 		Scheme("random", func(_ context.Context, u config.URI) (core.KeyWrapper, error) {
 			return wrap(seal.RawKey, randomKey(), u.Nothing())

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package modules
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"go.uber.org/fx"
+
+	"github.com/conclave-mls/conclave/app/config"
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/hsm"
+	"github.com/conclave-mls/conclave/providers/pure"
+)
+
+// LatchFolder is where it is remembered that a token has refused a PIN: beside the
+// configuration, so that each program of the client knows.
+func LatchFolder(c config.Config) string { return c.File("latch") }
+
+// ErrNoKEK: the token has no key of the name that the configuration has for the key of
+// the keystore.
+var ErrNoKEK = fmt.Errorf("the keystore's key is not on the token: %w", core.ErrNotFound)
+
+func openToken(ctx context.Context, c config.Config, log *slog.Logger, u config.URI) (*hsm.Token, error) {
+	return hsm.Open(ctx, hsm.Config{URI: u.Text(), Latch: LatchFolder(c), Logger: log})
+}
+
+// tokenKeys makes new keys in the token, and opens those and the ones in software that
+// there are from before. Where the token cannot do something nothing else does it.
+func tokenKeys(c config.Config, log *slog.Logger, lc fx.Lifecycle) Opener[core.CryptoProvider] {
+	return Opener[core.CryptoProvider]{hsm.Scheme, func(ctx context.Context, u config.URI) (core.CryptoProvider, error) {
+		named, err := hsm.ParseURI(u.Text())
+		if err != nil {
+			return nil, err
+		}
+		if len(named.ID) > 0 || named.Object != "" || named.Type != "" {
+			return nil, fmt.Errorf("it names a key; leave out id, object and type, for each key is made in the token: %w", core.ErrInvalid)
+		}
+		t, err := openToken(ctx, c, log, u)
+		if err != nil {
+			return nil, err
+		}
+		lc.Append(fx.StopHook(t.Close)) // a router closes nothing
+		keys := t.Provider()
+		return &core.KeyRouter{Default: keys, Providers: map[string]core.CryptoProvider{hsm.Scheme: keys, "pure": pure.New()}}, nil
+	}}
+}
+
+// tokenWrapper is a key in a token, which closes the token.
+type tokenWrapper struct {
+	core.KeyWrapper
+	token *hsm.Token
+}
+
+// Close implements io.Closer.
+func (w *tokenWrapper) Close() error { return w.token.Close() }
+
+func tokenKEK(c config.Config, log *slog.Logger) Opener[core.KeyWrapper] {
+	return Opener[core.KeyWrapper]{hsm.Scheme, func(ctx context.Context, u config.URI) (core.KeyWrapper, error) {
+		t, err := openToken(ctx, c, log, u)
+		if err != nil {
+			return nil, err
+		}
+		w, err := t.Wrapper(ctx, u.Text())
+		if errors.Is(err, hsm.ErrKeyNotFound) {
+			err = fmt.Errorf("%w: %w", ErrNoKEK, err)
+		}
+		if err != nil {
+			return nil, errors.Join(err, t.Close())
+		}
+		return &tokenWrapper{w, t}, nil
+	}}
+}
