@@ -78,9 +78,7 @@ func (t *Token) ReadBack(ctx context.Context, uri string) (ReadBack, error) {
 	if err != nil {
 		return ReadBack{}, err
 	}
-	t.mu.Lock()
-	info := t.in.info
-	t.mu.Unlock()
+	info := t.in.Load().info
 	r := <-result
 	r.Key = URI{Token: info.Label, Serial: info.Serial, ID: u.ID, Object: u.Object, Type: u.Type}.Reference()
 	return r, nil
