@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -34,7 +33,7 @@ from this home folder.`,
 		Args: noCommand,
 		RunE: p.group,
 	}
-	cmd.AddCommand(p.hsmList(), p.hsmProbe(), p.hsmGenerate(), p.hsmTest(), p.hsmUnlatch())
+	cmd.AddCommand(p.hsmList(), p.hsmGenerate(), p.hsmTest(), p.hsmUnlatch())
 	for _, c := range cmd.Commands() {
 		c.Annotations = only("home", "json", "verbose")
 	}
@@ -116,26 +115,6 @@ fd:NUMBER.`,
 	cmd.Flags().StringVar(&args, "init-args", "", "what the module is initialised with; NSS wants that, as x-init-args in URIs")
 	_ = cmd.MarkFlagRequired("module")
 	return cmd
-}
-
-func (p *program) hsmProbe() *cobra.Command {
-	return &cobra.Command{
-		Use:   "probe URI",
-		Short: "Find out what a token can do",
-		Long: `Find out what a token can do, by having it do each thing once with keys that are made for
-that and destroyed: the lists that tokens give are not to be trusted.`,
-		Example: "  conclave hsm probe 'pkcs11:token=acme?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=env:PIN'",
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return p.token(cmd.Context(), args[0], func(ctx context.Context, t *hsm.Token) error {
-				report, err := t.Probe(ctx)
-				if err != nil {
-					return err
-				}
-				return p.result(report, "%s\n", strings.TrimRight(report.String(), "\n"))
-			})
-		},
-	}
 }
 
 func (p *program) hsmUnlatch() *cobra.Command {
@@ -282,14 +261,10 @@ func (p *program) generateKey(ctx context.Context, t *hsm.Token, uri, label stri
 
 // free sees to it that no key has the label: it would not be clear which one is meant.
 func free(ctx context.Context, t *hsm.Token, uri, label string) error {
-	u, err := hsm.ParseURI(uri)
-	if err != nil {
+	if err := modules.NoKey(uri); err != nil {
 		return err
 	}
-	if len(u.ID) > 0 || u.Object != "" {
-		return fmt.Errorf("the URI names a key, and has to name a token; leave out id and object: %w", core.ErrInvalid)
-	}
-	_, err = t.ReadBack(ctx, string(hsm.URI{Object: label}.Reference()))
+	_, err := t.ReadBack(ctx, string(hsm.URI{Object: label}.Reference()))
 	switch {
 	case errors.Is(err, hsm.ErrKeyNotFound):
 		return nil

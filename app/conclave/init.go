@@ -61,11 +61,8 @@ not accepted ID, another one can be taken in the same way, and --delivery be ano
 					_ = os.Remove(file) // what it says does not work: the next attempt may say something else
 				}
 			}()
-			c, err := p.prepare(config.Config{Suite: core.SuiteID(suite), Tenant: tenant}, ask)
+			c, err := p.prepare(cmd.Context(), config.Config{Suite: core.SuiteID(suite), Tenant: tenant}, ask)
 			if err != nil {
-				return err
-			}
-			if err := p.tokensReady(cmd.Context(), c); err != nil {
 				return err
 			}
 			register := func(ctx context.Context, m *messenger.Messenger) error {
@@ -110,7 +107,7 @@ not accepted ID, another one can be taken in the same way, and --delivery be ano
 }
 
 // prepare makes the home folder, or finds it as an earlier attempt left it.
-func (p *program) prepare(c config.Config, ask bool) (config.Config, error) {
+func (p *program) prepare(ctx context.Context, c config.Config, ask bool) (config.Config, error) {
 	if err := os.MkdirAll(p.home, 0o700); err != nil {
 		return config.Config{}, err
 	}
@@ -139,6 +136,9 @@ func (p *program) prepare(c config.Config, ask bool) (config.Config, error) {
 			"the home was set up with another suite or key, or is kept elsewhere; leave --suite, --tenant, --passphrase, --kek, --key, --keystore and --crypto out, or take another folder with --home")
 	}
 	c = c.Over(flags)
+	if err := p.tokensReady(ctx, c); err != nil {
+		return config.Config{}, err
+	}
 	key, err := c.URI(c.Key)
 	if err != nil || key.Scheme != "file" {
 		return c, err

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"time"
@@ -77,6 +78,11 @@ func (use tokenUse) readies(ctx context.Context, c config.Config) (err error) {
 	if use.err != nil {
 		return use.err
 	}
+	if use.part == "crypto" {
+		if err := modules.NoKey(use.text); err != nil {
+			return err
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, tokenTime)
 	defer cancel()
 	t, err := hsm.Open(ctx, hsm.Config{URI: use.text, Latch: modules.LatchFolder(c)})
@@ -88,7 +94,7 @@ func (use tokenUse) readies(ctx context.Context, c config.Config) (err error) {
 		_, err = t.Wrapper(ctx, use.text)
 	}
 	if errors.Is(err, hsm.ErrKeyNotFound) {
-		err = errors.Join(modules.ErrNoKEK, err)
+		err = fmt.Errorf("%w: %w", modules.ErrNoKEK, err)
 	}
 	return err
 }

@@ -28,16 +28,21 @@ func openToken(ctx context.Context, c config.Config, log *slog.Logger, u config.
 	return hsm.Open(ctx, hsm.Config{URI: u.Text(), Latch: LatchFolder(c), Logger: log})
 }
 
+// NoKey refuses the URI of a key where that of a token belongs.
+func NoKey(uri string) error {
+	u, err := hsm.ParseURI(uri)
+	if err == nil && (len(u.ID) > 0 || u.Object != "" || u.Type != "") {
+		err = fmt.Errorf("the URI names a key; leave out id, object and type, for each key is made in the token: %w", core.ErrInvalid)
+	}
+	return err
+}
+
 // tokenKeys makes new keys in the token, and opens those and the ones in software that
 // there are from before. Where the token cannot do something nothing else does it.
 func tokenKeys(c config.Config, log *slog.Logger, lc fx.Lifecycle) Opener[core.CryptoProvider] {
 	return Opener[core.CryptoProvider]{hsm.Scheme, func(ctx context.Context, u config.URI) (core.CryptoProvider, error) {
-		named, err := hsm.ParseURI(u.Text())
-		if err != nil {
+		if err := NoKey(u.Text()); err != nil {
 			return nil, err
-		}
-		if len(named.ID) > 0 || named.Object != "" || named.Type != "" {
-			return nil, fmt.Errorf("it names a key; leave out id, object and type, for each key is made in the token: %w", core.ErrInvalid)
 		}
 		t, err := openToken(ctx, c, log, u)
 		if err != nil {

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build unix
+
+package softhsmtest_test
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	softhsmtest "github.com/conclave-mls/conclave/softhsm-test"
+)
+
+// The command line with tokens: each script has one of SoftHSM, through a module that
+// counts logins. TOKEN is its URI, with the PIN's file.
+func TestCommandLine(t *testing.T) {
+	folder := t.TempDir()
+	build := exec.Command("go", "build", "-o", filepath.Join(folder, "conclave"), "../app/conclave")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	scripts, err := filepath.Glob("testdata/cli/*.txtar")
+	if err != nil || len(scripts) == 0 {
+		t.Fatal("no scripts", err)
+	}
+	for _, script := range scripts {
+		t.Run(strings.TrimSuffix(filepath.Base(script), ".txtar"), func(t *testing.T) {
+			t.Parallel()
+			k := softhsmtest.Spy(t, softhsmtest.New(t))
+			testscript.Run(t, testscript.Params{
+				Files: []string{script},
+				Cmds: map[string]func(*testscript.TestScript, bool, []string){
+					"waitfor": waitFor,
+					"logins": func(ts *testscript.TestScript, _ bool, args []string) {
+						if n := len(k.Calls(t, "C_Login")); strconv.Itoa(n) != args[0] {
+							ts.Fatalf("%d logins have reached the token, want %s", n, args[0])
+						}
+					},
+					"remove":  func(*testscript.TestScript, bool, []string) { k.Remove(t) },
+					"restore": func(*testscript.TestScript, bool, []string) { k.Restore(t) },
+					"destroy": func(ts *testscript.TestScript, _ bool, args []string) { destroy(t, ts, k, args[0]) },
+				},
+				Setup: func(e *testscript.Env) error {
+					e.Vars = append(e.Vars, k.Env()...)
+					e.Setenv("PATH", folder+string(os.PathListSeparator)+os.Getenv("PATH"))
+					e.Setenv("HOME", e.WorkDir)
+					e.Setenv("LABEL", k.Label)
+					e.Setenv("NAMED", strings.ReplaceAll(k.Label, " ", "%20"))
+					e.Setenv("MODULE", k.ModulePath)
+					e.Setenv("PINFILE", k.PINFile)
+					e.Setenv("PIN", k.PIN)
+					e.Setenv("TOKEN", k.URI())
+					return nil
+				},
+			})
+		})
+	}
+}
+
+// waitfor PATH waits until something listens on the Unix socket.
+func waitFor(ts *testscript.TestScript, _ bool, args []string) {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if c, err := net.Dial("unix", ts.MkAbs(args[0])); err == nil {
+			_ = c.Close()
+			return
+		}
+	}
+	ts.Fatalf("waited in vain for %v", args)
+}
+
+// destroy privkey, or destroy secrkey, deletes all keys of the kind from the token, as
+// another program does.
+func destroy(t *testing.T, ts *testscript.TestScript, k *softhsmtest.Token, kind string) {
+	t.Helper()
+	tool := []string{"--module", k.ModulePath, "--token-label", k.Label, "--login", "--pin", k.PIN, "--type", kind}
+	ids := regexp.MustCompile(`(?m)^\s+ID:\s+([0-9a-f]+)`).FindAllStringSubmatch(k.Run(t, "pkcs11-tool", append(tool, "--list-objects")...), -1)
+	if len(ids) == 0 {
+		ts.Fatalf("the token has no %s", kind)
+	}
+	for _, id := range ids {
+		k.Run(t, "pkcs11-tool", append(tool, "--delete-object", "--id", id[1])...)
+	}
+}
