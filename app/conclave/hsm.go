@@ -29,7 +29,7 @@ the token's maker, and where the PIN is: pin-source=file:/PATH, env:NAME or fd:N
 The module's code runs in this program. A PIN that a token has refused is not tried again
 from this home folder.`,
 		Example: `  conclave hsm list --module /usr/lib/softhsm/libsofthsm2.so
-  conclave hsm probe 'pkcs11:token=acme?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:/etc/acme/pin'`,
+  conclave hsm probe 'pkcs11:token=acme?module-name=softhsm2&pin-source=file:/etc/acme/pin'`,
 		Args: noCommand,
 		RunE: p.group,
 	}
@@ -164,7 +164,7 @@ The key is made so that it cannot leave the token. Then the token is asked for i
 it answers is printed, with what it says of the key. A key that it gives out is an error.
 
 How a KEK wraps is up to the token, unless --method says aes-gcm, aes-kw or aes-cbc-hmac.`,
-		Example: `  conclave hsm generate 'pkcs11:token=acme?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=env:PIN' --kek alice-kek
+		Example: `  conclave hsm generate 'pkcs11:token=acme?module-name=softhsm2&pin-source=env:PIN' --kek alice-kek
   conclave hsm generate 'pkcs11:token=acme?module-name=softhsm2&pin-source=env:PIN' --key ca --algorithm ECDSA-P256`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -29,7 +29,7 @@ software, say how fast that was, and delete the key. Then many at once sign for 
 seconds. If the URI names a KEK, by object or id, that wraps and unwraps as well.
 
 The exit code is 1 if something is wrong.`,
-		Example: `  conclave hsm test 'pkcs11:token=acme?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=env:PIN'
+		Example: `  conclave hsm test 'pkcs11:token=acme?module-name=softhsm2&pin-source=env:PIN'
   conclave hsm test 'pkcs11:token=acme;object=alice-kek?module-name=softhsm2&pin-source=env:PIN' --time 30s`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
