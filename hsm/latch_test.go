@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -284,7 +285,7 @@ func TestADamagedRecordLetsNoPINPass(t *testing.T) {
 	for name, b := range map[string][]byte{
 		"empty": {}, "cut": good[:len(good)-1], "half": good[:len(good)/2], "one bit": flipped, "longer": append(bytes.Clone(good), '\n'),
 		"another token": changed(func(c *latchRecord) { c.Token += "x" }), "another format": changed(func(c *latchRecord) { c.Format = 2 }),
-		"no PIN": changed(func(c *latchRecord) { c.PINs = nil }), "too many": changed(func(c *latchRecord) { c.PINs = make([]pinRecord, 99) }),
+		"no PIN": changed(func(c *latchRecord) { c.PINs = nil }), "too many": changed(func(c *latchRecord) { c.PINs = slices.Repeat(c.PINs, maxLatched+1) }),
 		"a short hash": changed(func(c *latchRecord) { c.PINs[0].Hash = c.PINs[0].Hash[1:] }), "a short salt": changed(func(c *latchRecord) { c.Salt = nil }),
 		"no time": changed(func(c *latchRecord) { c.Time = 0 }), "no threads": changed(func(c *latchRecord) { c.Threads = 0 }), "much memory": changed(func(c *latchRecord) { c.Memory = 1 << 30 }),
 		"much time": changed(func(c *latchRecord) { c.Time = 1 << 30 }), "no JSON": summed("x"), "other JSON": summed("{}"),
