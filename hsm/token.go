@@ -64,6 +64,9 @@ func Open(ctx context.Context, cfg Config) (*Token, error) {
 	if err != nil {
 		return nil, err
 	}
+	if u.Engine == engineCrypto11 {
+		return nil, &Error{Op: "open", Kind: ErrUnsupported, Detail: "engine crypto11 has only keys that sign certificates: " + u.String()}
+	}
 	path, err := u.module()
 	if err != nil {
 		return nil, err

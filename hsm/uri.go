@@ -31,6 +31,7 @@ type URI struct {
 	PINValue   core.Secret
 
 	MaxSessions int    // x-max-sessions: how many to use at once
+	Engine      string // x-engine: "p11" or "crypto11"; see [OpenCAKey]
 	InitArgs    string // x-init-args: what NSS wants to be initialised with
 	KEKMethod   string // x-kek-method: "aes-gcm", "aes-kw" or "aes-cbc-hmac"
 	HMACKey     string // x-hmac-key: label of the second key that aes-cbc-hmac has

@@ -104,6 +104,7 @@ var uriQuery = uriPart{separator: "&", plain: uriAvailable + "/?|", vendors: tru
 			return unless(err == nil && n > 0, "it is not a number from 1 to 65535")
 		},
 	},
+	textAttribute("x-engine", func(u *URI) *string { return &u.Engine }, oneOf(enginePKCS11, engineCrypto11)),
 	textAttribute("x-init-args", func(u *URI) *string { return &u.InitArgs }, nil),
 	textAttribute("x-kek-method", func(u *URI) *string { return &u.KEKMethod }, oneOf(kekGCM, kekKeyWrap, kekCBCHMAC)),
 	textAttribute("x-hmac-key", func(u *URI) *string { return &u.HMACKey }, nil),

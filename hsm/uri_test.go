@@ -24,7 +24,7 @@ func fields(u hsm.URI) map[string]string {
 	m := map[string]string{
 		"token": u.Token, "manufacturer": u.Manufacturer, "model": u.Model, "serial": u.Serial, "id": string(u.ID),
 		"object": u.Object, "type": u.Type, "module-path": u.ModulePath, "module-name": u.ModuleName,
-		"pin-source": u.PINSource, "pin-value": string(u.PINValue.Bytes()), "x-init-args": u.InitArgs,
+		"pin-source": u.PINSource, "pin-value": string(u.PINValue.Bytes()), "x-engine": u.Engine, "x-init-args": u.InitArgs,
 		"x-kek-method": u.KEKMethod, "x-hmac-key": u.HMACKey,
 	}
 	if u.SlotID != nil {
@@ -86,9 +86,9 @@ func TestURIs(t *testing.T) {
 		// our own, and what belongs to others
 		{"pkcs11:id=1000;slot-id=007?", map[string]string{"id": "1000", "slot-id": "7"}, "pkcs11:slot-id=7;id=%31%30%30%30"},
 		{"pkcs11:token=%3Credacted%3E", map[string]string{"token": "<redacted>"}, ""},
-		{"pkcs11:token=a+b=c&d?x-init-args=configdir='sql:/a?b|c'%20flags=&x-max-sessions=2&x-kek-method=aes-cbc-hmac&x-hmac-key=second&x-final-try=yes",
-			map[string]string{"token": "a+b=c&d", "x-init-args": "configdir='sql:/a?b|c' flags=", "x-max-sessions": "2", "x-kek-method": "aes-cbc-hmac", "x-hmac-key": "second", "x-final-try": "yes"},
-			"pkcs11:token=a+b=c&d?x-max-sessions=2&x-init-args=configdir='sql:/a?b|c'%20flags=&x-kek-method=aes-cbc-hmac&x-hmac-key=second&x-final-try=yes"},
+		{"pkcs11:token=a+b=c&d?x-init-args=configdir='sql:/a?b|c'%20flags=&x-engine=p11&x-max-sessions=2&x-kek-method=aes-cbc-hmac&x-hmac-key=second&x-final-try=yes",
+			map[string]string{"token": "a+b=c&d", "x-init-args": "configdir='sql:/a?b|c' flags=", "x-max-sessions": "2", "x-engine": "p11", "x-kek-method": "aes-cbc-hmac", "x-hmac-key": "second", "x-final-try": "yes"},
+			"pkcs11:token=a+b=c&d?x-max-sessions=2&x-engine=p11&x-init-args=configdir='sql:/a?b|c'%20flags=&x-kek-method=aes-cbc-hmac&x-hmac-key=second&x-final-try=yes"},
 		{"pkcs11:token=a?x-theirs=1&x-final-try=no&pin-source=env:PIN", map[string]string{"token": "a", "pin-source": "env:PIN"}, "pkcs11:token=a?pin-source=env:PIN"},
 	} {
 		u, err := hsm.ParseURI(test.text)
@@ -123,7 +123,7 @@ func TestURIsThatAreRefused(t *testing.T) {
 		"pkcs11:?pin-value=1234&pin-source=env:A", "pkcs11:?pin-value=&pin-source=env:A", "pkcs11:?pin-value=1234&pin-value=1234", "pkcs11:?pin-value=<redacted>",
 		"pkcs11:?pin-source=", "pkcs11:?pin-source=|/bin/true", "pkcs11:?pin-source=pin", "pkcs11:?pin-source=file:pin", "pkcs11:?pin-source=file://host/pin",
 		"pkcs11:?pin-source=https://host/pin", "pkcs11:?pin-source=env:", "pkcs11:?pin-source=env:A=B", "pkcs11:?pin-source=fd:0", "pkcs11:?pin-source=fd:2", "pkcs11:?pin-source=fd:x", "pkcs11:?pin-source=fd:-3",
-		"pkcs11:?x-max-sessions=0", "pkcs11:?x-max-sessions=65536", "pkcs11:?x-kek-method=rsa", "pkcs11:?x-final-try=true", "pkcs11:?x-hmac-key=", "pkcs11:?x-init-args=%00",
+		"pkcs11:?x-max-sessions=0", "pkcs11:?x-max-sessions=65536", "pkcs11:?x-kek-method=rsa", "pkcs11:?x-engine=other", "pkcs11:?x-final-try=true", "pkcs11:?x-hmac-key=", "pkcs11:?x-init-args=%00",
 		"pkcs11:token=" + strings.Repeat("a", 8192),
 		// those of section 3 that name what we do not look at
 		"pkcs11:slot-description=Sun%20Metaslot",
@@ -241,7 +241,7 @@ func FuzzParseURI(f *testing.F) {
 	for _, text := range []string{
 		"pkcs11:", "pkcs11:token=The%20Software%20PKCS%2311%20Softtoken;serial=;id=%69%95?pin-source=file:/etc/token_pin",
 		"pkcs11:slot-id=1;type=cert?module-name=a&pin-value=1234&x-other=%00&x-max-sessions=3",
-		"pkcs11:object=k?module-path=/a.so&x-init-args=a&x-kek-method=aes-kw&x-hmac-key=h&x-final-try=yes",
+		"pkcs11:object=k?module-path=/a.so&x-engine=crypto11&x-init-args=a&x-kek-method=aes-kw&x-hmac-key=h&x-final-try=yes",
 	} {
 		f.Add(text)
 	}
