@@ -11,7 +11,7 @@
 #              SCALE_TIME (ten minutes) each
 # make soak-race, soak-fuzz   the tests again and again; fuzzing for 10 minutes each
 # make soak-interop   every scenario with every assignment of actors, and long random ones
-# make build   bin/conclave
+# make build   bin/conclave; with a C compiler it can use PKCS#11 tokens
 #
 # CONCLAVE_SHARED names the folder with the specifications' test vectors;
 # without it ./shared or ../shared is used, and if neither exists those tests
@@ -43,7 +43,7 @@ INSTALL_POSTGRES := export DEBIAN_FRONTEND=noninteractive; set -e; apt-get updat
 
 build:
 	@mkdir -p bin
-	CGO_ENABLED=0 go build -trimpath -o bin/conclave ./app/conclave
+	go build -trimpath -o bin/conclave ./app/conclave
 
 demo: build
 	bin/conclave demo

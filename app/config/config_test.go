@@ -81,7 +81,8 @@ func TestSaveAndLoad(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "conclave.toml")
 	want := config.Config{
-		Keystore: config.FileURI("sqlite", "/a folder/100%?.db"), Tenant: "alice", Key: "passphrase:", Crypto: "pure:", Audit: "file:audit.log", Issuer: "basic:",
+		Keystore: config.FileURI("sqlite", "/a folder/100%?.db"), Tenant: "alice", Key: "passphrase:",
+		Crypto: "pkcs11:token=a%20b;id=%01%a2?module-path=/x/y.so&pin-source=file:/a%20b&x-init-args=%27", Audit: "file:audit.log", Issuer: "basic:",
 		Delivery: "unix:socket", Suite: 2, Listen: "unix:socket", Certificate: "cert.pem", PrivateKey: "key.pem", Folder: filepath.Dir(file),
 	}
 	if err := want.Save(file); err != nil {
@@ -101,8 +102,11 @@ func TestSaveAndLoad(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
-	uri, err := got.URI(got.Keystore)
-	if err != nil {
+	uri, err := got.URI(got.Crypto)
+	if err != nil || uri.Scheme != "pkcs11" || uri.Text() != want.Crypto {
+		t.Errorf("a token: %s, %v", uri.Text(), err)
+	}
+	if uri, err = got.URI(got.Keystore); err != nil {
 		t.Fatal(err)
 	}
 	if path, err := uri.File(); err != nil || path != "/a folder/100%?.db" {
@@ -150,6 +154,7 @@ func TestURIWithoutPassword(t *testing.T) {
 		"postgres://alice:hunter2@a:1,b:2/x":                  "postgres://alice:xxxxx@a:1,b:2/x",
 		"postgres://alice:hunt@er2@db/x":                      "postgres://alice:xxxxx@db/x",
 		"pkcs11:token=t;object=o?pin-value=hunter2&x=y":       "pkcs11:token=t;object=o?pin-value=xxxxx&x=y",
+		"pkcs11:token=t?pin-value=hun ter2;s/e#r@e&t&x-y=z":   "pkcs11:token=t?pin-value=xxxxx&t&x-y=z",
 		"http://127.0.0.1:9420":                               "http://127.0.0.1:9420",
 		"sqlite:store.db":                                     "sqlite:store.db",
 		"file:/home/alice@example.org:8080/password/store.db": "file:/home/alice@example.org:8080/password/store.db",

@@ -42,11 +42,13 @@ func (u URI) Text() string { return u.text }
 
 var (
 	passwordBefore = regexp.MustCompile(`(://[^:/?#@]*:).*@`)
-	passwordAmong  = regexp.MustCompile(`(?i)((?:password|passphrase|secret|pin-value)=)[^&;\s]*`)
+	passwordAmong  = regexp.MustCompile(`(?i)((?:password|passphrase|secret)=)[^&;\s]*`)
+	pinAmong       = regexp.MustCompile(`(?i)(pin-value=)[^&]*`) // only "&" ends it
 )
 
 // withoutSecrets also takes what is no URI: the password may be what is wrong with it.
 func withoutSecrets(text string) string {
+	text = pinAmong.ReplaceAllString(text, "${1}xxxxx")
 	return passwordAmong.ReplaceAllString(passwordBefore.ReplaceAllString(text, "${1}xxxxx@"), "${1}xxxxx")
 }
 
