@@ -33,7 +33,7 @@ from this home folder.`,
 		Args: noCommand,
 		RunE: p.group,
 	}
-	cmd.AddCommand(p.hsmList(), p.hsmGenerate(), p.hsmTest(), p.hsmUnlatch())
+	cmd.AddCommand(p.hsmList(), p.hsmProbe(), p.hsmGenerate(), p.hsmTest(), p.hsmUnlatch())
 	for _, c := range cmd.Commands() {
 		c.Annotations = only("home", "json", "verbose")
 	}
