@@ -344,6 +344,7 @@ func FuzzWrapped(f *testing.F) {
 	f.Add([]byte("\x03\x02\x04name12345678body"))
 	f.Add([]byte("\x03\x01\x04name87654321body"))
 	f.Add([]byte("\x03\x01\xff"))
+	f.Add([]byte("\x04\x01\x04name12345678body"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if _, _, err := k.split(b); err == nil && !bytes.Equal(signed(b[:len(b)-sumLen]), b) {
 			t.Errorf("%x has a wrong sum", b)

@@ -127,10 +127,15 @@ func (b bare) secret(t testing.TB, label string) pkcs11.ObjectHandle {
 	return found[0]
 }
 
-// importSecret puts a key of known value on the token, for all uses.
-func (b bare) importSecret(t testing.TB, label string, id []byte, keyType uint, value []byte) {
+// importSecret puts a key of known value on the token, for all uses but these.
+func (b bare) importSecret(t testing.TB, label string, id []byte, keyType uint, value []byte, without ...uint) {
 	t.Helper()
-	a := pkcs11.NewAttribute
+	a := func(attribute uint, value any) *pkcs11.Attribute {
+		if slices.Contains(without, attribute) {
+			value = false
+		}
+		return pkcs11.NewAttribute(attribute, value)
+	}
 	_, err := b.CreateObject(b.session, []*pkcs11.Attribute{
 		a(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY), a(pkcs11.CKA_KEY_TYPE, keyType), a(pkcs11.CKA_TOKEN, true), a(pkcs11.CKA_PRIVATE, true),
 		a(pkcs11.CKA_SENSITIVE, true), a(pkcs11.CKA_EXTRACTABLE, false), a(pkcs11.CKA_LABEL, label), a(pkcs11.CKA_ID, id),
@@ -432,6 +437,8 @@ func TestKEKRefused(t *testing.T) {
 	b.importSecret(t, "twice", []byte{10}, pkcs11.CKK_AES, random(32))
 	b.importSecret(t, "twice", []byte{11}, pkcs11.CKK_AES, random(32))
 	b.importSecret(t, "taken-hmac", []byte{12}, pkcs11.CKK_GENERIC_SECRET, random(32))
+	// It can wrap, and not unwrap.
+	b.importSecret(t, "encrypts", []byte{13}, pkcs11.CKK_AES, random(32), pkcs11.CKA_DECRYPT, pkcs11.CKA_UNWRAP)
 	count := b.find(t, pkcs11.CKO_SECRET_KEY)
 	for _, c := range []struct {
 		label, method string
@@ -455,10 +462,11 @@ func TestKEKRefused(t *testing.T) {
 		"pkcs11:object=kek;token=other":                                  core.ErrDenied,
 		"pkcs11:object=kek;serial=1":                                     core.ErrDenied,
 		"pkcs11:object=kek?module-path=" + softhsmtest.New(t).ModulePath: core.ErrDenied,
-		"pkcs11:token=" + strings.ReplaceAll(k.Label, " ", "%20"):        core.ErrInvalid,
-		"pkcs11:object=kek;type=private":                                 core.ErrInvalid,
-		"pkcs11:object=kek?x-kek-method=aes-cbc-hmac":                    core.ErrInvalid,
-		"pkcs11:object=kek?x-kek-method=aes-gcm&x-hmac-key=taken-hmac":   core.ErrInvalid,
+		"pkcs11:token=" + strings.ReplaceAll(k.Label, " ", "%20"):        hsm.ErrInvalidInput,
+		"pkcs11:object=encrypts":                                         hsm.ErrUnsupported,
+		"pkcs11:object=kek;type=private":                                 hsm.ErrInvalidInput,
+		"pkcs11:object=kek?x-kek-method=aes-cbc-hmac":                    hsm.ErrInvalidInput,
+		"pkcs11:object=kek?x-kek-method=aes-gcm&x-hmac-key=taken-hmac":   hsm.ErrInvalidInput,
 		"pkcs11:object=kek;colour=blue":                                  core.ErrInvalid,
 		"pkcs11:object=none":                                             hsm.ErrKeyNotFound,
 		"pkcs11:object=kek;id=%01":                                       hsm.ErrKeyNotFound,
@@ -546,7 +554,7 @@ func TestKEKGone(t *testing.T) {
 	}
 }
 
-// A keystore moves from a passphrase to a key in the token, to another there, and back.
+// A keystore moves from a passphrase to a key in the token, to others there.
 func TestKEKRotation(t *testing.T) {
 	t.Parallel()
 	token := open(t, softhsmtest.New(t).URI())
@@ -561,7 +569,6 @@ func TestKEKRotation(t *testing.T) {
 		wrapper(t, token, generateKEK(t, token, "next", "aes-kw")),
 		wrapper(t, other, generateKEK(t, other, "next", "aes-kw")),
 		wrapper(t, token, generateKEK(t, token, "old", "aes-cbc-hmac")),
-		passphrase,
 	}
 	path := filepath.Join(t.TempDir(), "store")
 	ks, err := sqlite.Open(t.Context(), path)
