@@ -7,10 +7,11 @@
 # make fuzz    every fuzz target, FUZZTIME each
 # make soak    random groups beside a model of them for SOAK_TIME (an hour); 10000
 #              random histories of the client's store beside a map; four processes of
-#              a client on one PostgreSQL, and killed ones on a SQLite file, for
-#              SCALE_TIME (ten minutes) each
+#              a client on one PostgreSQL, killed ones on a SQLite file, and 200
+#              goroutines on two sessions of tokens, for SCALE_TIME (ten minutes) each
 # make soak-race, soak-fuzz   the tests again and again; fuzzing for 10 minutes each
 # make soak-interop   every scenario with every assignment of actors, and long random ones
+# make token   the tests of PKCS#11 tokens on one of yours, whose URI is HSM
 # make build   bin/conclave; with a C compiler it can use PKCS#11 tokens
 #
 # CONCLAVE_SHARED names the folder with the specifications' test vectors;
@@ -20,7 +21,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: demo setup postgres tokens peer test check unit scale race bench bench-all fuzz soak soak-race soak-fuzz soak-interop build clean
+.PHONY: demo setup postgres tokens token peer test check unit scale race bench bench-all fuzz soak soak-race soak-fuzz soak-interop build clean
 
 DIRS := $(wildcard core providers storage hsm plugins app softhsm-test)
 PKGS := $(DIRS:%=./%/...)
@@ -155,6 +156,11 @@ scale:
 race:
 	GORACE=atexit_sleep_ms=0 go test -race -short -skip Vectors ./core/...
 
+# The suite on a token that is there already, such as a real one: see softhsm-test.
+token:
+	@[ -n "$(HSM)" ] || { echo "make token HSM='pkcs11:token=...?module-path=...&pin-source=file:...'"; exit 1; }
+	CONCLAVE_HSM='$(HSM)' go test -count 1 -v -run '^(TestProvider|TestSuites|TestManyGoroutines|TestGiven)$$' ./softhsm-test
+
 bench:
 	go test -run '^$$' -bench '^BenchmarkKeystores$$' -benchtime 1x -timeout 10m ./core/coretest
 
@@ -183,6 +189,7 @@ soak:
 	go test -count 1 -timeout 0 -run '^TestSegmentModel$$' ./core/client -histories 10000
 	go test -count 1 -timeout 0 -v -run '^TestScaleOut$$' ./core/client -scale $(SCALE_TIME)
 	CONCLAVE_SOAK=$(SCALE_TIME) go test -count 1 -timeout 0 -run 'FileAlone|ManyProcesses' ./storage/sqlite
+	go test -count 1 -timeout 0 -v -run '^TestManyGoroutines$$' ./softhsm-test -load $(SCALE_TIME)
 
 soak-race:
 	go test -race -timeout 0 -count $(SOAK) ./core/...

@@ -39,19 +39,20 @@ func TestCrypto11(t *testing.T) {
 	k := softhsmtest.New(t)
 	token := open(t, k.URI())
 	var keys []string
-	algs := []core.KeyAlgorithm{core.ECDSAP256, core.ECDSAP384, core.ECDSAP521}
-	for _, alg := range algs {
+	var signers []core.Signer
+	for _, alg := range []core.KeyAlgorithm{core.ECDSAP256, core.ECDSAP384, core.ECDSAP521} {
 		key := makeKey(t, token, alg)
 		u, err := hsm.ParseReference(key.Ref())
 		if err != nil {
 			t.Fatal(err)
 		}
+		signers = append(signers, key.(core.Signer))
 		keys = append(keys, string(alg)+" "+base64.StdEncoding.EncodeToString(u.ID)+" "+base64.StdEncoding.EncodeToString(key.Public()))
 	}
 	child(t, t.Name(), readModule+"="+k.ModulePath, readLabel+"="+k.Label, readPIN+"="+k.PIN, readKeys+"="+strings.Join(keys, "\n"))
-	for _, alg := range algs {
-		if err := signsOnce(t, makeKey(t, token, alg).(core.Signer)); err != nil {
-			t.Errorf("%s afterwards: %v", alg, err)
+	for _, key := range signers {
+		if err := signsOnce(t, key); err != nil {
+			t.Errorf("%s afterwards: %v", key.Ref(), err)
 		}
 	}
 }

@@ -30,6 +30,15 @@
 // Modules are looked for where the packages put them. What is missing skips the test, or
 // fails it when CONCLAVE_SHARED is set.
 //
+// # A real token
+//
+// What is safe on a token with other keys runs on any, with one URI and one command:
+//
+//	make token HSM='pkcs11:token=NAME?module-path=/usr/lib/vendor.so&pin-source=file:/run/pin'
+//
+// It makes keys, has them sign and derive, deletes them, and prints what the token can do.
+// The PIN is tried once. Wrong PINs, full tokens and the like are not tried.
+//
 // Nothing here is for production: SoftHSM keeps its keys in files and in the memory of the
 // process that uses it.
 package softhsmtest

@@ -29,7 +29,11 @@ func TestReplacedKey(t *testing.T) {
 	if err := signsOnce(t, key); err != nil {
 		t.Fatal(err)
 	}
-	id := hex.EncodeToString(append([]byte(core.ECDSAP256), make([]byte, 16-len(core.ECDSAP256))...))
+	u, err := hsm.ParseReference(key.Ref())
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := hex.EncodeToString(u.ID)
 	tool(t, k, "--delete-object", "--type", "privkey", "--id", id)
 	for range 2 {
 		if err := signsOnce(t, key); !errors.Is(err, hsm.ErrKeyNotFound) {

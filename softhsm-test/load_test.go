@@ -34,7 +34,7 @@ func valid(key core.PrivateKey, message, signature []byte) bool {
 // than that, nobody gets a wrong signature, the process lives, and nothing is left over.
 func TestManyGoroutines(t *testing.T) {
 	t.Parallel()
-	for _, kind := range kinds {
+	for _, kind := range everywhere() {
 		t.Run(kind.name, func(t *testing.T) {
 			t.Parallel()
 			if apart(t) {
@@ -46,7 +46,7 @@ func TestManyGoroutines(t *testing.T) {
 
 func manyGoroutines(t *testing.T, k *softhsmtest.Token) {
 	others := goleak.IgnoreCurrent()
-	token, err := hsm.Open(t.Context(), hsm.Config{URI: k.URI() + "&x-max-sessions=2"})
+	token, err := hsm.Open(t.Context(), hsm.Config{URI: k.URI() + "&x-max-sessions=2", Latch: latch(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,6 +93,7 @@ func manyGoroutines(t *testing.T, k *softhsmtest.Token) {
 	if signed.Load() < 200 || exhausted.Load() == 0 {
 		t.Errorf("%d calls signed, %d had no session, %d expired", signed.Load(), exhausted.Load(), expired.Load())
 	}
+	deleteKey(t, token, key)
 	if err := token.Close(); err != nil {
 		t.Error(err)
 	}

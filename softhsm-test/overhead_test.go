@@ -78,6 +78,9 @@ func overhead(t testing.TB, signatures int) (provider, direct time.Duration) {
 // What the provider adds to a signature is at most 15 % of what it takes on a fast token.
 // A busy machine has several tries.
 func TestOverhead(t *testing.T) {
+	if underRace {
+		t.Skip("the race detector slows Go down, and nothing else")
+	}
 	const most = 1.15
 	var ratio float64
 	for range 8 {

@@ -24,6 +24,7 @@ type Token struct {
 	PINFile    string // holds the PIN and a newline
 	InitArgs   string // for C_Initialize; NSS only
 
+	uri    string // given; "": made of the above
 	site   *site
 	server *server // of p11-kit; nil: the token is not remote
 	local  *Token  // p11-kit and Spy: what is behind it
@@ -73,6 +74,10 @@ func NSS(t testing.TB) *Token {
 
 var nss = make(chan struct{}, 1)
 
+// Given is a token that is there already, such as a real one, of which only the URI is
+// known: the result is for [Token.URI] only.
+func Given(uri string) *Token { return &Token{Kind: "given", uri: uri} }
+
 var labels atomic.Int64
 
 // newToken is a token without a module. Its label has a space, as real ones do.
@@ -94,6 +99,9 @@ func must(t testing.TB, err error) {
 
 // URI is the token with its module and its PIN's file, by RFC 7512, without an object.
 func (k *Token) URI() string {
+	if k.uri != "" {
+		return k.uri
+	}
 	uri := "pkcs11:token=" + escape(k.Label) + "?module-path=" + escape(k.ModulePath) + "&pin-source=file:" + escape(k.PINFile)
 	if k.InitArgs != "" {
 		uri += "&x-init-args=" + escape(k.InitArgs)

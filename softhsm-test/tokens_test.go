@@ -22,14 +22,29 @@ import (
 	softhsmtest "github.com/conclave-mls/conclave/softhsm-test"
 )
 
-// kinds are the tokens that "make test" has.
-var kinds = []struct {
+// A kind of tokens.
+type kind struct {
 	name string
 	make func(testing.TB) *softhsmtest.Token
-}{
+}
+
+// kinds are the tokens that "make test" has.
+var kinds = []kind{
 	{"softhsm", softhsmtest.New},
 	{"nss", softhsmtest.NSS},
 	{"p11-kit", softhsmtest.P11Kit},
+}
+
+const given = "given"
+
+// everywhere is for tests that are safe on a token with other keys, which is used if there
+// is one.
+func everywhere() []kind {
+	uri := os.Getenv("CONCLAVE_HSM")
+	if uri == "" {
+		return kinds
+	}
+	return []kind{{given, func(testing.TB) *softhsmtest.Token { return softhsmtest.Given(uri) }}}
 }
 
 // A bare token is used without package hsm.

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !race && unix && cgo && !nohsm
+
+package softhsmtest_test
+
+const underRace = false
