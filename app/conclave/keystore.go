@@ -31,7 +31,7 @@ func (p *program) keystore() *cobra.Command {
 		Args:    noCommand,
 		RunE:    p.group,
 	}
-	cmd.AddCommand(p.keystoreInfo(), p.keystoreVerify(), p.keystoreBackup(), p.keystoreRestore(), p.keystoreCopy(), p.keystoreRotateKey())
+	cmd.AddCommand(p.keystoreInfo(), p.keystoreVerify(), p.keystoreBackup(), p.keystoreRestore(), p.keystoreCopy(), p.keystoreRotateKey(), p.keystoreChangeKey())
 	for _, c := range cmd.Commands() {
 		c.Annotations = only("home", "json", "verbose", "passphrase-file", "keystore", "key")
 	}

@@ -119,25 +119,32 @@ func Load(file string) (Config, error) {
 // Move makes the configuration in a file name another keystore, and leaves the rest of
 // the file, with its comments, as it is where that can be done.
 func Move(file, keystore string) error {
+	return change(file, "keystore", keystore, func(c *Config) { c.Keystore = keystore })
+}
+
+// Rekey does the same with the key of the keystore.
+func Rekey(file, key string) error {
+	return change(file, "key", key, func(c *Config) { c.Key = key })
+}
+
+func change(file, name, value string, set func(*Config)) error {
 	c, err := Load(file)
 	if err != nil {
 		return err
 	}
-	c.Keystore = keystore
+	set(&c)
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return fmt.Errorf("configuration: %w", err)
 	}
-	line := []byte("keystore = " + strconv.Quote(keystore))
-	moved := keystoreLine.ReplaceAllLiteral(text, line)
+	old := regexp.MustCompile(`(?m)^[ \t]*` + name + `[ \t]*=[^\n]*$`)
+	changed := old.ReplaceAllLiteral(text, []byte(name+" = "+strconv.Quote(value)))
 	var is Config
-	if _, err := toml.Decode(string(moved), &is); err != nil || !reflect.DeepEqual(Default(filepath.Dir(file)).Over(is), c) {
+	if _, err := toml.Decode(string(changed), &is); err != nil || !reflect.DeepEqual(Default(filepath.Dir(file)).Over(is), c) {
 		return c.Replace(file)
 	}
-	return replace(file, func(fresh string) error { return write(fresh, moved) })
+	return replace(file, func(fresh string) error { return write(fresh, changed) })
 }
-
-var keystoreLine = regexp.MustCompile(`(?m)^[ \t]*keystore[ \t]*=[^\n]*$`)
 
 // Replace writes the configuration over a file, as Save would have written it.
 func (c Config) Replace(file string) error {

@@ -182,6 +182,19 @@ func TestURIWithoutPassword(t *testing.T) {
 	}
 }
 
+// Another key leaves the keystore as it is.
+func TestRekey(t *testing.T) {
+	t.Parallel()
+	file := write(t, "# by hand\nkey = \"file:a\" # old\nkeystore = \"sqlite:a.db\"\n")
+	if err := config.Rekey(file, "pkcs11:object=k?pin-source=env:PIN"); err != nil {
+		t.Fatal(err)
+	}
+	want := "# by hand\nkey = \"pkcs11:object=k?pin-source=env:PIN\"\nkeystore = \"sqlite:a.db\"\n"
+	if text, err := os.ReadFile(file); err != nil || string(text) != want {
+		t.Errorf("%q, %v", text, err)
+	}
+}
+
 func TestMove(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ before, after string }{
