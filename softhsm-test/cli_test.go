@@ -5,6 +5,7 @@
 package softhsmtest_test
 
 import (
+	"context"
 	"net"
 	"os"
 	"os/exec"
@@ -32,6 +33,11 @@ func TestCommandLine(t *testing.T) {
 	if err != nil || len(scripts) == 0 {
 		t.Fatal("no scripts", err)
 	}
+	t.Run("README", func(t *testing.T) {
+		t.Parallel()
+		softhsmtest.New(t) // or the test is skipped
+		readme(t, folder)
+	})
 	for _, script := range scripts {
 		t.Run(strings.TrimSuffix(filepath.Base(script), ".txtar"), func(t *testing.T) {
 			t.Parallel()
@@ -63,6 +69,45 @@ func TestCommandLine(t *testing.T) {
 				},
 			})
 		})
+	}
+}
+
+// The commands of the README, as they stand there, in an empty folder.
+func readme(t *testing.T, programs string) {
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "\n## Keys in an HSM\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	block := regexp.MustCompile("(?s)```sh\n(.*?)```").FindStringSubmatch(section)
+	if block == nil {
+		t.Fatal("the README has no commands for an HSM")
+	}
+	folder, err := os.MkdirTemp("", "readme") // short, for the socket's path
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(folder) })
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-c", "set -euo pipefail -m\n"+block[1]+"wait\n")
+	cmd.Dir = folder
+	cmd.Env = append(os.Environ(), "PATH="+programs+string(os.PathListSeparator)+os.Getenv("PATH"), "HOME="+folder)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, want := range []string{
+		"\n  Ed25519 ", "returns CKR_ATTRIBUTE_SENSITIVE; sensitive: yes", "\nalice is ready, ", "\nok    token         key: pkcs11:",
+		"\nok    KEK ", "\nok    load ",
+	} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("nothing of %q in\n%s", want, out)
+		}
+	}
+	if strings.Contains(string(out), "12345678") || regexp.MustCompile("(?m)^fail").Match(out) {
+		t.Errorf("%s", out)
 	}
 }
 

@@ -17,7 +17,7 @@ var folders = []string{"core", "providers", "storage", "hsm", "plugins", "app", 
 
 // What else may lie at the top: the second line is never committed.
 var topFiles = []string{
-	".ci", ".gitignore", "Makefile", "README.md", "SECURITY.md", "go.mod", "go.sum",
+	".ci", ".gitignore", "Makefile", "OPERATIONS.md", "README.md", "SECURITY.md", "go.mod", "go.sum",
 	".git", "bin", "shared",
 }
 
