@@ -342,13 +342,19 @@ func (k *kek) Unwrap(ctx context.Context, blob, aad []byte) (core.Secret, error)
 			return err
 		})
 	}))
-	if errors.Is(err, ErrInvalidInput) || errors.Is(err, errNotAuthentic) {
+	if refusedWrapped(err) {
 		return core.Secret{}, &Error{Op: "unwrap", Token: k.t.name, Kind: ErrWrapDamaged, Result: resultIn(err)}
 	}
 	if err != nil {
 		return core.Secret{}, err
 	}
 	return c.take(), nil
+}
+
+// refusedWrapped says of an error that the token is well, and does not like what it was
+// given.
+func refusedWrapped(err error) bool {
+	return errors.Is(err, ErrInvalidInput) || errors.Is(err, ErrTooLarge) || errors.Is(err, errNotAuthentic)
 }
 
 // resultIn is the result of a module that an error tells of.

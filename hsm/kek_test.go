@@ -289,6 +289,21 @@ func TestCBCCheck(t *testing.T) {
 	}
 }
 
+// What a token says of a forged blob is no trouble with the token.
+func TestRefusedWrapped(t *testing.T) {
+	for _, result := range []cryptoki.Error{
+		cryptoki.ErrEncryptedDataInvalid, cryptoki.ErrEncryptedDataLenRange, cryptoki.ErrWrappedKeyInvalid, cryptoki.ErrWrappedKeyLenRange,
+		cryptoki.ErrDataInvalid, cryptoki.ErrDataLenRange, cryptoki.ErrArgumentsBad, cryptoki.ErrSignatureInvalid,
+	} {
+		if !refusedWrapped(&Error{Kind: kindOf(result), Result: result}) {
+			t.Errorf("%s is trouble", result.Name())
+		}
+	}
+	if !refusedWrapped(errNotAuthentic) || refusedWrapped(ErrTokenUnavailable) || refusedWrapped(ErrKeyMismatch) || refusedWrapped(ErrUnsupported) {
+		t.Error("trouble is taken for a forged blob, or the reverse")
+	}
+}
+
 // The secrets of an operation are wiped when nobody has them: neither the caller, who may
 // have left, nor the call, which may be late.
 func TestCustody(t *testing.T) {

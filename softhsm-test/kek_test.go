@@ -14,6 +14,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -127,12 +128,13 @@ func (b bare) secret(t testing.TB, label string) pkcs11.ObjectHandle {
 	return found[0]
 }
 
-// importSecret puts a key of known value on the token, for all uses but these.
-func (b bare) importSecret(t testing.TB, label string, id []byte, keyType uint, value []byte, without ...uint) {
+// importSecret puts a key of known value on the token, for all uses, and kept. Of the given attributes
+// it has the reverse.
+func (b bare) importSecret(t testing.TB, label string, id []byte, keyType uint, value []byte, reversed ...uint) {
 	t.Helper()
 	a := func(attribute uint, value any) *pkcs11.Attribute {
-		if slices.Contains(without, attribute) {
-			value = false
+		if slices.Contains(reversed, attribute) {
+			value = value == false
 		}
 		return pkcs11.NewAttribute(attribute, value)
 	}
@@ -498,6 +500,29 @@ func TestKEKRefused(t *testing.T) {
 			dek := random(n)
 			unwraps(t, w, wrap(t, w, dek, ""), dek, "")
 		}
+	}
+}
+
+// A key that the token would show is used, and it is said.
+func TestKEKShown(t *testing.T) {
+	t.Parallel()
+	k := softhsmtest.New(t)
+	var log bytes.Buffer
+	token, err := hsm.Open(t.Context(), hsm.Config{URI: k.URI(), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer token.Close()
+	b := attach(t, k)
+	b.importSecret(t, "kept", []byte{1}, pkcs11.CKK_AES, random(32))
+	b.importSecret(t, "shown", []byte{2}, pkcs11.CKK_AES, random(32), pkcs11.CKA_SENSITIVE, pkcs11.CKA_EXTRACTABLE)
+	wrapper(t, token, "pkcs11:object=kept")
+	if log.Len() != 0 {
+		t.Error(log.String())
+	}
+	wrapper(t, token, "pkcs11:object=shown")
+	if !strings.Contains(log.String(), "gives out the value") || !strings.Contains(log.String(), "object=shown") {
+		t.Error("nothing is said: ", log.String())
 	}
 }
 
