@@ -82,6 +82,9 @@ var (
 	// ErrKeyGone: the provider of one of our signature keys does not have it any more.
 	// Make another credential.
 	ErrKeyGone = fmt.Errorf("client: private key of a signature key: %w", core.ErrNotFound)
+	// ErrOtherKey: what the provider has under the name of one of our signature keys is
+	// another key, as of a token that was swapped for one with the same label.
+	ErrOtherKey = fmt.Errorf("client: another key has the name of a signature key: %w", core.ErrDenied)
 	// ErrBufferFull: as many messages as may wait for another epoch wait already.
 	ErrBufferFull = fmt.Errorf("client: buffer of a conversation is full: %w", core.ErrTooLarge)
 )
@@ -104,6 +107,9 @@ func (e *RefusedError) Is(target error) bool { return target == core.ErrDenied }
 // message once more; what Blames says of the second error holds.
 func Blames(err error) bool {
 	is := func(target error) bool { return errors.Is(err, target) }
+	if isKeyTrouble(err) { // whatever the provider calls it
+		return false
+	}
 	if is(ErrRecovering) { // of an epoch that we have no way into
 		return true
 	}

@@ -190,7 +190,7 @@ func (c *Client) loadGroup(ctx context.Context, s *segment, id core.Conversation
 // with a message, which would be dropped: it may not fit to a part of what was read.
 func (t *Transaction) explain(ctx context.Context, h *held, err error) error {
 	seen := errors.Is(err, mls.ErrDuplicateMessage) || errors.Is(err, mls.ErrOwnMessage)
-	if seen || !errors.Is(err, core.ErrDamaged) && !Blames(err) {
+	if seen || !errors.Is(err, core.ErrDamaged) && !Blames(err) && !isKeyTrouble(err) {
 		return err
 	}
 	p := ofConversation(tableConversation, h.id)

@@ -277,5 +277,5 @@ func (c *Client) commitStaged(ctx context.Context, id core.ConversationID, key [
 	if errors.Is(err, ErrCommitLost) || errors.As(err, &refused) {
 		return false, nil // it is in the outbox again, or its end is told
 	}
-	return !t.crossed && Blames(err), err
+	return !t.crossed && (Blames(err) || errors.Is(err, ErrKeyGone)), err
 }

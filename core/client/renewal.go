@@ -99,6 +99,8 @@ func (t *Transaction) renew(ctx context.Context, h *held, c *CommitResult, left 
 			continue
 		case err != nil && t.segment.failed != nil:
 			return err // nothing can be said of the commit either
+		case isKeyTrouble(err) && errors.Is(err, core.ErrUnavailable):
+			return err // the commit waits for the token, and the proposal is not lost
 		case err != nil:
 			t.client.log.Warn("a proposal is not renewed", "conversation", h.id, "error", err)
 			c.Dropped = append(c.Dropped, p.proposal)

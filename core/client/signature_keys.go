@@ -3,6 +3,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -275,7 +276,7 @@ func (t *Transaction) signer(ctx context.Context, public []byte) (core.Signer, e
 
 func (c *Client) signer(ctx context.Context, s *segment, public []byte) (core.Signer, error) {
 	if known, ok := c.signers.Load(string(public)); ok {
-		return known.(core.Signer), nil
+		return ownKey{known.(core.Signer)}, nil
 	}
 	p := at(tableSignatureKey, string(public))
 	gone := fmt.Errorf("private key of a signature key is gone: %w", core.ErrDamaged)
@@ -296,16 +297,42 @@ func (c *Client) signer(ctx context.Context, s *segment, public []byte) (core.Si
 			return nil, gone
 		}
 	}
-	if errors.Is(err, core.ErrNotFound) {
-		return nil, fmt.Errorf("%w: %w", ErrKeyGone, err)
-	}
 	if err != nil {
-		return nil, err
+		return nil, troubleWith(err)
 	}
 	signer, ok := key.(core.Signer)
-	if !ok {
-		return nil, fmt.Errorf("key %s does not sign: %w", stored.ref, core.ErrUnsupported)
+	switch {
+	case !ok:
+		return nil, keyTrouble{fmt.Errorf("key %s does not sign: %w", stored.ref, core.ErrUnsupported)}
+	case !bytes.Equal(signer.Public(), public): // in a token that was put in the place of another
+		return nil, keyTrouble{fmt.Errorf("%s: %w", stored.ref, ErrOtherKey)}
 	}
 	c.signers.Store(string(public), signer)
-	return signer, nil
+	return ownKey{signer}, nil
 }
+
+// An ownKey is a signature key of ours, whose errors no message is to blame for.
+type ownKey struct{ core.Signer }
+
+func (k ownKey) Sign(ctx context.Context, message []byte) ([]byte, error) {
+	signature, err := k.Signer.Sign(ctx, message)
+	if err != nil {
+		return nil, troubleWith(err)
+	}
+	return signature, nil
+}
+
+// keyTrouble is what a provider says of one of our signature keys. It may be any error of
+// core: see Blames.
+type keyTrouble struct{ error }
+
+func (e keyTrouble) Unwrap() error { return e.error }
+
+func troubleWith(err error) error {
+	if errors.Is(err, core.ErrNotFound) {
+		err = fmt.Errorf("%w: %w", ErrKeyGone, err)
+	}
+	return keyTrouble{err}
+}
+
+func isKeyTrouble(err error) bool { return errors.As(err, new(keyTrouble)) }

@@ -25,15 +25,36 @@ type token struct {
 
 	deleting func() // called before a key is deleted
 	making   func() // called before a key is made
+	trouble  error  // of each signature
 }
 
 // tokenKey signs and does not tell its material.
 type tokenKey struct {
 	core.Signer
-	ref core.KeyRef
+	ref   core.KeyRef
+	token *token
 }
 
 func (k tokenKey) Ref() core.KeyRef { return k.ref }
+
+func (k tokenKey) Sign(ctx context.Context, message []byte) ([]byte, error) {
+	k.token.mu.Lock()
+	err := k.token.trouble
+	if err == nil && k.token.keys[k.ref] == nil {
+		err = core.ErrNotFound
+	}
+	k.token.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return k.Signer.Sign(ctx, message)
+}
+
+func (k *token) fails(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.trouble = err
+}
 
 func newToken() *token { return &token{pure: pure.New(), keys: map[core.KeyRef]core.Signer{}} }
 
@@ -54,7 +75,7 @@ func (k *token) GenerateKey(ctx context.Context, spec core.KeySpec) (core.Privat
 		if err != nil {
 			return nil, err
 		}
-		k.keys[ref] = tokenKey{key.(core.Signer), ref}
+		k.keys[ref] = tokenKey{key.(core.Signer), ref, k}
 	}
 	return k.keys[ref], nil
 }
@@ -237,4 +258,168 @@ func TestSweepsMeet(t *testing.T) {
 		_, err := c.Rotate(ctx, core.CredentialBasic)
 		return err
 	})
+}
+
+// TestOtherKeyOfTheName: a token was swapped for one that has another key of the same
+// name. It signs nothing, and nothing is sent.
+func TestOtherKeyOfTheName(t *testing.T) {
+	t.Parallel()
+	tok, other, store := newToken(), newToken(), memory.New()
+	cfg := client.Config{Suites: pure.New(), Keys: tok}
+	w := newWorld(t, clienttest.Options{})
+	alice := w.deviceOn("alice", store, cfg)
+	w.create(alice)
+	w.must(alice.Close(t.Context()))
+	for ref, key := range tok.keys {
+		another, err := other.pure.GenerateKey(t.Context(), core.KeySpec{Algorithm: key.Algorithm(), Use: core.UseSign})
+		w.must(err)
+		other.keys[ref] = tokenKey{another.(core.Signer), ref, other}
+	}
+	cfg.Keys = other
+	counted := &coretest.Faulty{Keystore: store}
+	swapped := clienttest.NewDevice(t, w.service, "alice", counted, cfg)
+	before := counted.Applies()
+	for range 2 { // it is not kept either
+		err := in(t.Context(), swapped, func(ctx context.Context, c *client.Conversation) error {
+			_, err := c.Send(ctx, []byte("hello"), nil)
+			return err
+		})
+		if !errors.Is(err, client.ErrOtherKey) {
+			t.Fatalf("another key: %v", err)
+		}
+	}
+	if counted.Applies() != before {
+		t.Error("a message that was not signed was written")
+	}
+	w.must(swapped.Close(t.Context()))
+	cfg.Keys = tok
+	alice = clienttest.NewDevice(t, w.service, "alice", store, cfg)
+	w.send(alice, "hello")
+	w.in(alice, update)
+}
+
+// TestTroubleWithOurKey: a message that needs our signature key to be processed, because
+// a proposal of ours is made again, is not to blame for what the key's provider says. It
+// waits, and the proposal too.
+func TestTroubleWithOurKey(t *testing.T) {
+	t.Parallel()
+	for _, trouble := range []error{
+		core.ErrUnavailable, core.ErrDenied, core.ErrInvalid, core.ErrUnsupported, core.ErrNotFound, context.DeadlineExceeded,
+	} {
+		tok := newToken()
+		w := newWorld(t, clienttest.Options{})
+		alice := w.device("alice")
+		bob := w.deviceOn("bob", memory.New(), client.Config{Suites: pure.New(), Keys: tok})
+		w.create(alice)
+		w.add(alice, bob)
+		bob.Link.SetOffline(true)
+		w.send(bob, "first")
+		w.in(bob, func(ctx context.Context, c *client.Conversation) error {
+			_, err := c.ProposeUpdate(ctx, 0)
+			return err
+		})
+		w.in(alice, update)
+		bob.Link.SetOffline(false)
+		tok.fails(trouble)
+		if err := bob.Link.Drain(t.Context(), chat); !errors.Is(err, trouble) || client.Blames(err) {
+			t.Fatalf("%v: %v", trouble, err)
+		}
+		if errors.Is(trouble, core.ErrNotFound) {
+			if err := bob.Link.Drain(t.Context(), chat); !errors.Is(err, client.ErrKeyGone) {
+				t.Errorf("a key that is gone: %v", err)
+			}
+		}
+		tok.fails(nil)
+		w.must(bob.Link.Drain(t.Context(), chat))
+		renewed := 0
+		for _, r := range bob.Received() {
+			if c, ok := r.(*client.CommitResult); ok {
+				renewed += len(c.Renewed)
+			}
+		}
+		w.must(bob.Settle(t.Context(), chat))
+		w.reads(alice, "first")
+		if errs := bob.Failed(); len(errs) > 0 || renewed != 1 {
+			t.Errorf("%v: %d proposals renewed, messages that failed: %v", trouble, renewed, errs)
+		}
+		w.agree(alice, bob)
+	}
+}
+
+// TestTokenAwayWhileRenewing: without a message of ours that waits, too, a commit waits
+// for the token that a proposal of ours is renewed with.
+func TestTokenAwayWhileRenewing(t *testing.T) {
+	t.Parallel()
+	tok := newToken()
+	w := newWorld(t, clienttest.Options{})
+	alice := w.device("alice")
+	bob := w.deviceOn("bob", memory.New(), client.Config{Suites: pure.New(), Keys: tok})
+	w.create(alice)
+	w.add(alice, bob)
+	bob.Link.SetOffline(true)
+	w.in(bob, func(ctx context.Context, c *client.Conversation) error {
+		_, err := c.ProposeUpdate(ctx, 0)
+		return err
+	})
+	w.in(alice, update)
+	bob.Link.SetOffline(false)
+	tok.fails(core.ErrUnavailable)
+	if err := bob.Link.Drain(t.Context(), chat); !errors.Is(err, core.ErrUnavailable) {
+		t.Fatalf("the token is away: %v", err)
+	}
+	tok.fails(nil)
+	w.must(bob.Link.Drain(t.Context(), chat))
+	for _, r := range bob.Received() {
+		if c, ok := r.(*client.CommitResult); ok && len(c.Renewed) != 1 {
+			t.Errorf("renewed: %+v", c)
+		}
+	}
+}
+
+// TestRotatedMeanwhile: another process has taken another key into use and deleted the
+// one that this one knows. That is a conflict, and it goes on with the new key.
+func TestRotatedMeanwhile(t *testing.T) {
+	t.Parallel()
+	tok, store := newToken(), memory.New()
+	cfg := client.Config{Suites: pure.New(), Keys: tok}
+	w := newWorld(t, clienttest.Options{})
+	alice := w.deviceOn("alice", store, cfg)
+	w.create(alice)
+	w.send(alice, "first")
+	other := clienttest.NewDevice(t, w.service, "alice", store, cfg)
+	tries := 0
+	w.in(alice, func(ctx context.Context, c *client.Conversation) error {
+		if tries++; tries == 1 {
+			old := w.credentials(other, client.CredentialFilter{})[0]
+			w.fresh(other)
+			w.in(other, rotate)
+			w.remove(other, nil, old.Ref)
+		}
+		_, err := c.Send(ctx, []byte("second"), nil)
+		if tries == 1 && !errors.Is(err, core.ErrConflict) {
+			t.Errorf("the key that was deleted meanwhile: %v", err)
+		}
+		return err
+	})
+	w.noKeyIsLeft(alice, tok)
+}
+
+// TestStagedCommitWithoutKey: a commit that waits for its turn when the key is gone does
+// not wait for ever.
+func TestStagedCommitWithoutKey(t *testing.T) {
+	t.Parallel()
+	tok := newToken()
+	w := newWorld(t, clienttest.Options{})
+	alice := w.deviceOn("alice", memory.New(), client.Config{Suites: pure.New(), Keys: tok})
+	w.create(alice)
+	tok.fails(core.ErrUnavailable)
+	w.stage(alice, client.Changes{Update: true})
+	if err := alice.Settle(t.Context(), chat); !errors.Is(err, core.ErrUnavailable) || len(eventsOf[client.CommitFailed](alice)) > 0 {
+		t.Errorf("the token is away: %v", err)
+	}
+	tok.fails(core.ErrNotFound)
+	err := alice.Settle(t.Context(), chat)
+	if failed := eventsOf[client.CommitFailed](alice); len(failed) != 1 || !errors.Is(failed[0].Err, client.ErrKeyGone) {
+		t.Errorf("the key is gone: %v, events %v", err, failed)
+	}
 }
