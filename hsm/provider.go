@@ -45,7 +45,8 @@ func (p *Provider) Algorithms(ctx context.Context) ([]core.KeyAlgorithm, error) 
 
 // GenerateKey implements core.CryptoProvider. CKA_ID is the ID; the key is sensitive, not
 // extractable, and for one use. That the token refuses to read it out is tried; one that
-// does not is core.ErrUnsupported, and has no new key.
+// does not is core.ErrUnsupported, and has no new key. What is there of the ID and is no
+// key that works was left behind by a process that died, and makes room.
 func (p *Provider) GenerateKey(ctx context.Context, spec core.KeySpec) (core.PrivateKey, error) {
 	t := p.t
 	c := curveFor(spec.Algorithm, spec.Use)
@@ -63,7 +64,7 @@ func (p *Provider) GenerateKey(ctx context.Context, spec core.KeySpec) (core.Pri
 		return there, nil
 	case err == nil:
 		return nil, t.fail("generate", core.ErrConflict, "the id has a "+string(there.Algorithm())+" key")
-	case !errors.Is(err, ErrKeyNotFound):
+	case !errors.Is(err, ErrKeyNotFound) && !errors.Is(err, ErrUnsupported) && !errors.Is(err, ErrKeyAmbiguous):
 		return nil, err
 	}
 	switch can, err := t.able(ctx, spec.Algorithm); { // some make keys that they cannot use
@@ -129,7 +130,10 @@ func (p *Provider) DeleteKey(ctx context.Context, ref core.KeyRef) error {
 	return p.t.use(ctx, "delete", true, retryOnce, func(s *session) error { return p.t.delete(s, u.ID, u.Object) })
 }
 
+// delete deletes all there is of a key. An id that was chosen for a KeySpec is that of one
+// key, and if it has several private halves, two processes have made it at once.
 func (t *Token) delete(s *session, id []byte, label string) error {
+	chosen := len(id) == len(core.KeySpec{}.ID) && label == ""
 	for _, class := range []uint{cryptoki.ClassPrivateKey, cryptoki.ClassPublicKey} {
 		template := cryptoki.Template{{Attribute: cryptoki.CKAClass, Value: class}}
 		if len(id) > 0 {
@@ -142,7 +146,7 @@ func (t *Token) delete(s *session, id []byte, label string) error {
 		if err != nil {
 			return err
 		}
-		if len(all) > 1 {
+		if len(all) > 1 && class == cryptoki.ClassPrivateKey && !chosen {
 			return t.fail("delete", ErrKeyAmbiguous, URI{ID: id, Object: label}.String())
 		}
 		if len(all) == 0 && class == cryptoki.ClassPrivateKey { // that is no error, if the token is there
@@ -193,6 +197,9 @@ func pair(c *curve, m maker, params []byte, spec core.KeySpec, stored bool) (pub
 // tried again after an error that may mean that there is one.
 func (t *Token) generate(ctx context.Context, c *curve, spec core.KeySpec) error {
 	return t.use(ctx, "generate", true, retryNever, func(s *session) error {
+		if err := t.delete(s, spec.ID[:], ""); err != nil { // half a key
+			return err
+		}
 		_, private, err := t.make(s, c, spec, true)
 		if err != nil {
 			return err

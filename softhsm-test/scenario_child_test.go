@@ -57,6 +57,7 @@ type part struct {
 	// point (0: at none); or a process to look into, which uses a key.
 	Dies   bool
 	KillAt int
+	Reopen int // not 0: the client exists
 	Memory core.KeyRef
 }
 

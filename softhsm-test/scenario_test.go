@@ -130,8 +130,20 @@ func (g *cast) onToken() []string {
 	return private
 }
 
-// ids lists those of a class of objects.
+// ids lists those of the objects of a class that have one.
 func (b bare) ids(t testing.TB, class uint) (ids []string) {
+	t.Helper()
+	for _, id := range b.values(t, class, pkcs11.CKA_ID) {
+		if len(id) > 0 {
+			ids = append(ids, fmt.Sprintf("%x", id))
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// values reads an attribute of all objects of a class.
+func (b bare) values(t testing.TB, class, attribute uint) (list [][]byte) {
 	t.Helper()
 	if err := b.FindObjectsInit(b.session, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_CLASS, class)}); err != nil {
 		t.Fatal(err)
@@ -144,14 +156,13 @@ func (b bare) ids(t testing.TB, class uint) (ids []string) {
 		t.Fatal(err)
 	}
 	for _, o := range found {
-		values, err := b.GetAttributeValue(b.session, o, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_ID, nil)})
+		values, err := b.GetAttributeValue(b.session, o, []*pkcs11.Attribute{pkcs11.NewAttribute(attribute, nil)})
 		if err != nil {
 			t.Fatal(err)
 		}
-		ids = append(ids, fmt.Sprintf("%x", values[0].Value))
+		list = append(list, values[0].Value)
 	}
-	slices.Sort(ids)
-	return ids
+	return list
 }
 
 // An actor is a process that is a client.
