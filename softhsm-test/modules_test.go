@@ -5,6 +5,8 @@
 package softhsmtest_test
 
 import (
+	"crypto/ecdh"
+	"crypto/rand"
 	"errors"
 	"os"
 	"path/filepath"
@@ -102,20 +104,51 @@ func TestCopy(t *testing.T) {
 		t.Fatal(err)
 	}
 	copied := through(k, path)
-	one, two := open(t, k.URI()), open(t, copied.URI())
-	key := makeKey(t, one, core.ECDSAP256).(core.Signer)
-	again, err := two.Provider().OpenKey(t.Context(), key.Ref(), core.Secret{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := two.Provider().DeleteKey(t.Context(), key.Ref()); err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range []core.Signer{key, again.(core.Signer)} {
-		if err := signsOnce(t, s); !errors.Is(err, hsm.ErrKeyNotFound) {
-			t.Errorf("a key that was deleted through the other module: %v", err)
+	one, two := open(t, k.URI()).Provider(), open(t, copied.URI()).Provider()
+	for _, spec := range []core.KeySpec{
+		{ID: [16]byte{1}, Algorithm: core.ECDSAP256, Use: core.UseSign},
+		{ID: [16]byte{2}, Algorithm: core.Ed448, Use: core.UseSign}, // a signature of which only the token can verify here
+		{ID: [16]byte{3}, Algorithm: core.ECDHP256, Use: core.UseDecrypt},
+	} {
+		key, err := one.GenerateKey(t.Context(), spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := two.OpenKey(t.Context(), key.Ref(), core.Secret{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(works(t, key), works(t, again)); err != nil {
+			t.Errorf("%s: %v", spec.Algorithm, err)
+		}
+		if err := two.DeleteKey(t.Context(), key.Ref()); err != nil {
+			t.Fatal(err)
+		}
+		for _, k := range []core.PrivateKey{key, again} {
+			if err := works(t, k); !errors.Is(err, hsm.ErrKeyNotFound) {
+				t.Errorf("%s: a key that was deleted through the other module: %v", spec.Algorithm, err)
+			}
+		}
+		other, err := two.GenerateKey(t.Context(), spec)
+		if err != nil || other.Ref() != key.Ref() {
+			t.Fatal(err)
+		}
+		if err := works(t, key); !errors.Is(err, hsm.ErrKeyMismatch) {
+			t.Errorf("%s: a key that was replaced through the other module: %v", spec.Algorithm, err)
 		}
 	}
+}
+
+// works uses a key.
+func works(t *testing.T, key core.PrivateKey) error {
+	if signer, ok := key.(core.Signer); ok {
+		return signsOnce(t, signer)
+	}
+	peer, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err == nil {
+		_, err = key.(core.Agreer).Agree(t.Context(), peer.PublicKey().Bytes())
+	}
+	return err
 }
 
 // A module that other code of the process has initialised is not ours to finalise, and
