@@ -161,51 +161,34 @@ func (t *Token) tryOut(path string) (err error) {
 	case in.info.MaxSessions == 1:
 		return t.fail("find token", ErrUnsupported, "engine crypto11 needs two sessions")
 	}
-	if err := t.login(in); err != nil {
-		return err
-	}
-	return failedTo(t.unavailable, "close session", p.CloseSession(t.control))
+	return t.login(in) // Finalize closes the session
 }
 
-func failedTo(make func(string, error) error, op string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return make(op, err)
-}
-
-// configure hands the module to crypto11. Its login is watched by the latch, too: the
-// token may have changed its mind since.
-func (t *Token) configure(path string) (inner *crypto11.Context, err error) {
+// configure hands the module to crypto11, with the PIN that was right a moment ago.
+func (t *Token) configure(path string) (*crypto11.Context, error) {
 	sessions := maxSessions
 	if t.uri.MaxSessions > 0 {
 		sessions = t.uri.MaxSessions
 	}
-	c := &crypto11.Config{Path: path, TokenSerial: t.in.Load().info.Serial, MaxSessions: 1 + sessions, PoolWaitTimeout: drainTime}
-	do := func() (err error) {
-		inner, err = crypto11.Configure(c)
-		return cryptokiError(err)
+	info := t.in.Load().info
+	c := &crypto11.Config{Path: path, TokenSerial: info.Serial, MaxSessions: 1 + sessions, PoolWaitTimeout: drainTime}
+	if c.LoginNotSupported = info.Flags&cryptoki.FlagLoginRequired == 0; !c.LoginNotSupported {
+		pin, err := t.uri.pin()
+		if err != nil {
+			return nil, t.fail("login", err, "")
+		}
+		defer pin.Wipe()
+		if !pinsProven.has(tokenURI(info), pin) {
+			return nil, t.fail("login", ErrPINRejected, "the source has another PIN than a moment ago")
+		}
+		c.Pin = string(pin.Bytes())
+		defer func() { c.Pin = "" }() // crypto11 keeps c, and needs it no more
 	}
-	if t.in.Load().info.Flags&cryptoki.FlagLoginRequired == 0 {
-		c.LoginNotSupported = true
-		return inner, failedTo(t.unavailable, "configure", do())
-	}
-	pin, err := t.uri.pin()
+	inner, err := crypto11.Configure(c)
 	if err != nil {
-		return nil, t.fail("login", err, "")
+		return nil, t.unavailable("configure", cryptokiError(err))
 	}
-	defer pin.Wipe()
-	if !pinsProven.has(tokenURI(t.in.Load().info), pin) {
-		return nil, t.fail("login", ErrPINRejected, "the source has another PIN than a moment ago")
-	}
-	c.Pin = string(pin.Bytes())
-	err = t.latch.login(t.in.Load().info, pin, do)
-	c.Pin = "" // crypto11 keeps c, and needs it no more
-	var e *Error
-	if errors.As(err, &e) {
-		return nil, err
-	}
-	return inner, failedTo(t.unavailable, "configure", err)
+	return inner, nil
 }
 
 // cryptokiError finds what the module has returned. crypto11 wraps errors in a way older

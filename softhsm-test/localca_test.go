@@ -132,9 +132,9 @@ func TestModuleOfOneEngine(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	owned := func(what string, err error) {
+	owned := func(what string, err error) { // known without a look at the module
 		t.Helper()
-		if !errors.Is(err, hsm.ErrModuleOwned) {
+		if !errors.Is(err, hsm.ErrModuleOwned) || !strings.Contains(err.Error(), "engine ") {
 			t.Errorf("%s: %v, want ErrModuleOwned", what, err)
 		}
 	}
@@ -156,6 +156,10 @@ func TestModuleOfOneEngine(t *testing.T) {
 		_, err = openKey(k, "p11")
 		owned("a CA key by p11 beside crypto11", err)
 	}
+	stranger := through(k, k.ModulePath)
+	stranger.Label = "another token"
+	_, err = openKey(&stranger, "crypto11")
+	owned("another token of the module", err)
 	second, err := openKey(&linked, "crypto11") // the same context again
 	must(err)
 	must(first.Close())
@@ -215,6 +219,13 @@ func TestCrypto11Refused(t *testing.T) {
 	}
 
 	// Nothing of that has kept the module, and a key by its id is found.
+	own, err := hsm.OpenCAKey(t.Context(), hsm.Config{URI: caURI(k, "p11", "id=%02"), Latch: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := own.Close(); err != nil {
+		t.Error(err)
+	}
 	key := openCA(t, caURI(k, "crypto11", "id=%02"))
 	_, s := selfSigned(t, key)
 	for what, opts := range map[string]crypto.SignerOpts{"none": nil, "no hash": crypto.Hash(0), "another hash": crypto.SHA512} {
