@@ -6,8 +6,8 @@
 //
 //	keystore = "sqlite:store.db"   # or "memory:", "postgres://..."
 //	tenant   = "conclave"          # whose records in it, where several clients share one
-//	key      = "file:store.key"    # what seals the keystore, or "passphrase:"
-//	crypto   = "pure:"             # where signature keys are made
+//	key      = "file:store.key"    # what seals the keystore; or "passphrase:", "pkcs11:..."
+//	crypto   = "pure:"             # where signature keys are made, or "pkcs11:...", a token
 //	audit    = "file:audit.log"    # each use of a key; or "log:", the program's log
 //	issuer   = "basic:"            # who vouches for the client
 //	delivery = "unix:///run/conclave.sock"
