@@ -42,13 +42,20 @@ func TestCommandLine(t *testing.T) {
 		t.Run(strings.TrimSuffix(filepath.Base(script), ".txtar"), func(t *testing.T) {
 			t.Parallel()
 			k := softhsmtest.Spy(t, softhsmtest.New(t))
+			before := 0
 			testscript.Run(t, testscript.Params{
 				Files: []string{script},
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
 					"waitfor": waitFor,
+					// logins N: so many since the last time, and no program has the module yet.
 					"logins": func(ts *testscript.TestScript, _ bool, args []string) {
-						if n := len(k.Calls(t, "C_Login")); strconv.Itoa(n) != args[0] {
-							ts.Fatalf("%d logins have reached the token, want %s", n, args[0])
+						now := len(k.Calls(t, "C_Login"))
+						if strconv.Itoa(now-before) != args[0] {
+							ts.Fatalf("%d logins have reached the token, want %s", now-before, args[0])
+						}
+						before = now
+						if i, f := len(k.Calls(t, "C_Initialize")), len(k.Calls(t, "C_Finalize")); i != f {
+							ts.Fatalf("the module was initialised %d times and finalised %d times", i, f)
 						}
 					},
 					"remove":  func(*testscript.TestScript, bool, []string) { k.Remove(t) },
