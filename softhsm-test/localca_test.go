@@ -12,6 +12,8 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +21,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/conclave-mls/conclave/app/config"
+	"github.com/conclave-mls/conclave/app/modules"
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/coretest"
 	"github.com/conclave-mls/conclave/hsm"
@@ -286,4 +290,53 @@ func TestCrypto11PIN(t *testing.T) {
 	refused()
 	logins(3)
 	selfSigned(t, key)
+}
+
+// The issuer of an application has its CA's key on a token, and gives the token back.
+func TestLocalCAOfApplication(t *testing.T) {
+	t.Parallel()
+	k := softhsmtest.New(t)
+	caKey(t, k, "rsa:2048", "ca", "01")
+	uri := caURI(k, "crypto11", "object=ca")
+	cfg := hsm.Config{URI: uri, Latch: t.TempDir()}
+	key, err := hsm.OpenCAKey(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, _ := selfSigned(t, key)
+	if err := key.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c := config.Default(t.TempDir())
+	u, err := c.URI("localca:ca.der?key=" + uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(der []byte) {
+		t.Helper()
+		if err := os.WriteFile(c.File("ca.der"), der, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	log := slog.New(slog.DiscardHandler)
+	write(der[1:])
+	if _, err := modules.LocalCA(t.Context(), c, log, u); !errors.Is(err, core.ErrInvalid) {
+		t.Errorf("a certificate that is none: %v", err)
+	}
+	write(der)
+	issuer, err := modules.LocalCA(t.Context(), c, log, u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	coretest.TestCredentialIssuer(t, func(*testing.T) core.CredentialIssuer { return issuer })
+	if err := issuer.(io.Closer).Close(); err != nil {
+		t.Error(err)
+	}
+	token, err := hsm.Open(t.Context(), hsm.Config{URI: k.URI(), Latch: cfg.Latch})
+	if err != nil {
+		t.Fatalf("the issuer has kept the module: %v", err)
+	}
+	if err := token.Close(); err != nil {
+		t.Error(err)
+	}
 }

@@ -12,11 +12,15 @@ import (
 	"github.com/conclave-mls/conclave/providers/basic"
 )
 
-// Issuer is who vouches for the client: with "basic:" nobody does.
+// Issuer is who vouches for the client: with "basic:" nobody does; with
+// "localca:CERTIFICATES?key=KEY" whoever has the key of a CA, see [LocalCA]. A client takes
+// the X.509 credentials of that only with a [core.Authenticator] that knows them,
+// and a messenger.Messenger not at all.
 func Issuer() fx.Option {
 	return fx.Module("issuer",
 		part[core.CredentialIssuer]("issuer", func(c config.Config) string { return c.Issuer }),
 		Scheme("basic", func(_ context.Context, u config.URI) (core.CredentialIssuer, error) {
 			return basic.New(), u.Nothing()
-		}))
+		}),
+		fx.Provide(fx.Annotate(localCA, fx.ResultTags(group))))
 }

@@ -50,15 +50,11 @@ func NewKeyFile(path string) error {
 // ErrNoKeyFile: the file of the key is missing.
 var ErrNoKeyFile = fmt.Errorf("%w", core.ErrNotFound)
 
-// openKeyFile refuses a file that others can read: core.ErrDenied.
-func openKeyFile(_ context.Context, u config.URI) (core.KeyWrapper, error) {
-	path, err := u.File()
-	if err != nil {
-		return nil, err
-	}
+// readPrivate reads a file that others cannot read; one that they can is core.ErrDenied.
+func readPrivate(path string, missing error) ([]byte, error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: %w", path, ErrNoKeyFile)
+		return nil, fmt.Errorf("%s: %w", path, missing)
 	}
 	if err != nil {
 		return nil, err
@@ -66,7 +62,16 @@ func openKeyFile(_ context.Context, u config.URI) (core.KeyWrapper, error) {
 	if mode := info.Mode().Perm(); mode&0o077 != 0 && runtime.GOOS != "windows" {
 		return nil, fmt.Errorf("%s can be read by others (mode %#o); chmod 600 it: %w", path, mode, core.ErrDenied)
 	}
-	text, err := os.ReadFile(path)
+	return os.ReadFile(path)
+}
+
+// openKeyFile refuses a file that others can read: core.ErrDenied.
+func openKeyFile(_ context.Context, u config.URI) (core.KeyWrapper, error) {
+	path, err := u.File()
+	if err != nil {
+		return nil, err
+	}
+	text, err := readPrivate(path, ErrNoKeyFile)
 	if err != nil {
 		return nil, err
 	}
