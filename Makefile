@@ -8,7 +8,8 @@
 # make soak    random groups beside a model of them for SOAK_TIME (an hour); 10000
 #              random histories of the client's store beside a map; four processes of
 #              a client on one PostgreSQL, killed ones on a SQLite file, and 200
-#              goroutines on two sessions of tokens, for SCALE_TIME (ten minutes) each
+#              goroutines on two sessions of tokens, for SCALE_TIME (ten minutes) each;
+#              and a TPM in software, if it is installed
 # make soak-race, soak-fuzz   the tests again and again; fuzzing for 10 minutes each
 # make soak-interop   every scenario with every assignment of actors, and long random ones
 # make token   the tests of PKCS#11 tokens on one of yours, whose URI is HSM
@@ -190,6 +191,7 @@ soak:
 	go test -count 1 -timeout 0 -v -run '^TestScaleOut$$' ./core/client -scale $(SCALE_TIME)
 	CONCLAVE_SOAK=$(SCALE_TIME) go test -count 1 -timeout 0 -run 'FileAlone|ManyProcesses' ./storage/sqlite
 	go test -count 1 -timeout 0 -v -run '^TestManyGoroutines$$' ./softhsm-test -load $(SCALE_TIME)
+	go test -count 1 -timeout 0 -v -run '^TestTPM$$' ./softhsm-test -tpm -load 1m
 
 soak-race:
 	go test -race -timeout 0 -count $(SOAK) ./core/...

@@ -7,6 +7,7 @@ package softhsmtest_test
 import (
 	"context"
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"regexp"
@@ -26,7 +27,7 @@ func apart(t *testing.T) bool {
 	if os.Getenv(childTest) == t.Name() {
 		return true
 	}
-	child(t, t.Name(), "-load="+load.String())
+	child(t, t.Name(), "-load="+load.String(), fmt.Sprintf("-tpm=%v", *tpm))
 	return false
 }
 

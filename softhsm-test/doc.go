@@ -27,6 +27,9 @@
 //
 //	apt-get install softhsm2 opensc libnss3 libnss3-tools p11-kit p11-kit-modules
 //
+// For [TPM], which only "make soak" wants: apt-get install swtpm tpm2-tools tpm2-abrmd
+// libtpm2-pkcs11-1 libtpm2-pkcs11-tools libtss2-tcti-tabrmd0 dbus-daemon.
+//
 // Modules are looked for where the packages put them. What is missing skips the test, or
 // fails it when CONCLAVE_SHARED is set.
 //

@@ -57,8 +57,8 @@ func NSS(t testing.TB) *Token {
 	t.Helper()
 	select {
 	case nss <- struct{}{}:
-	case <-time.After(2 * time.Minute):
-		t.Fatal("another NSS token has been in use for two minutes, perhaps one of this test's own")
+	case <-time.After(8 * time.Minute):
+		t.Fatal("another NSS token has been in use for eight minutes, perhaps one of this test's own")
 	}
 	t.Cleanup(func() { <-nss })
 	k := newToken(t, "nss")
