@@ -26,25 +26,21 @@ func (k *agreer) Agree(ctx context.Context, peer []byte) (core.Secret, error) {
 		return core.Secret{}, err
 	}
 	peer = bytes.Clone(peer)
-	result := make(chan core.Secret, 2) // one of each try
-	err := k.run(ctx, "derive", retryInput, func(s *session, o cryptoki.Object) error {
-		shared, err := k.derive(s, o, peer)
-		if err == nil {
-			result <- shared
-		}
-		return err
-	})
-	if err != nil {
-		go func() { // a call that is late may still give one
-			select {
-			case late := <-result:
-				late.Wipe()
-			case <-k.t.health.closed:
+	c := &custody{}
+	defer c.end() // a call that is late may still give one
+	err := k.t.use(ctx, "derive", false, retryInput, c.work(func(s *session) error {
+		return k.with(s, func(o cryptoki.Object) error {
+			shared, err := k.derive(s, o, peer)
+			if err == nil {
+				c.give(shared.Bytes())
 			}
-		}()
+			return err
+		})
+	}))
+	if err != nil {
 		return core.Secret{}, err
 	}
-	shared := <-result
+	shared := c.take()
 	if shared.Equal(core.NewSecret(make([]byte, shared.Len()))) {
 		return core.Secret{}, k.t.fail("derive", ErrInvalidInput, "the shared secret is all zero")
 	}

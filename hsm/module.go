@@ -30,6 +30,7 @@ type module struct {
 
 	generation atomic.Uint64 // counts initialisations; handles do not outlive one
 	poisoned   atomic.Bool   // it cannot be finalised: a call hangs
+	down       atomic.Bool   // it is finalised, and could not be initialised again
 	released   bool          // under starting
 }
 
@@ -121,7 +122,29 @@ func (m *module) initialize() error {
 		return &Error{Op: "initialize", Token: m.path, Kind: ErrTokenUnavailable, Result: resultOf(err)}
 	}
 	m.generation.Add(1)
+	m.down.Store(false)
 	return nil
+}
+
+// enter passes the gate. leave must follow.
+func (m *module) enter(ctx context.Context) error {
+	if m.poisoned.Load() {
+		return &Error{Op: "call", Token: m.path, Kind: ErrPoisoned}
+	}
+	if err := m.gate.enter(ctx); err != nil {
+		return err
+	}
+	var kind error
+	switch {
+	case m.poisoned.Load():
+		kind = ErrPoisoned
+	case m.down.Load():
+		kind = ErrTokenUnavailable
+	default:
+		return nil
+	}
+	m.gate.leave()
+	return &Error{Op: "call", Token: m.path, Kind: kind}
 }
 
 // release finalises a module when nobody uses it any more.
@@ -168,6 +191,7 @@ func (m *module) restart(since uint64) error {
 	if err := m.p.Finalize(); err != nil && !errors.Is(err, cryptoki.ErrCryptokiNotInitialized) {
 		return &Error{Op: "restart", Token: m.path, Kind: ErrTokenUnavailable, Result: resultOf(err)}
 	}
+	m.down.Store(true)
 	return m.initialize()
 }
 
@@ -237,7 +261,7 @@ func Tokens(ctx context.Context, modulePath, initArgs string) ([]TokenInfo, erro
 		return nil, err
 	}
 	defer func() { _ = m.release() }()
-	if err := m.gate.enter(ctx); err != nil {
+	if err := m.enter(ctx); err != nil {
 		return nil, err
 	}
 	defer m.gate.leave()

@@ -49,8 +49,12 @@ type Token struct {
 	mu         sync.Mutex // of the login, which may hang: nobody else waits for it
 	generation uint64     // of the module at the last login; 0: none yet
 	control    cryptoki.Session
+	failed     error // of the login in failedIn, which is not tried again
+	failedIn   uint64
 
+	gate    gate // of the operations of this token
 	closed  atomic.Bool
+	ended   chan struct{} // closed when nothing of it is open any more
 	health  health
 	wrapped atomic.Bool                   // the token wants peers as DER
 	can     map[core.KeyAlgorithm]Ability // what was tried
@@ -71,16 +75,17 @@ func Open(ctx context.Context, cfg Config) (*Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := acquire(path, u.InitArgs)
-	if err != nil {
-		return nil, err
-	}
 	type opened struct {
 		t   *Token
 		err error
 	}
 	done := make(chan opened, 1)
-	go func() { // a login cannot be interrupted
+	go func() { // neither C_Initialize nor a login can be interrupted
+		m, err := acquire(path, u.InitArgs)
+		if err != nil {
+			done <- opened{nil, err}
+			return
+		}
 		t, err := m.token(ctx, u, cfg)
 		if err != nil {
 			err = errors.Join(err, m.release())
@@ -97,12 +102,28 @@ func Open(ctx context.Context, cfg Config) (*Token, error) {
 			_ = o.t.Close()
 		}
 	}()
-	return nil, &Error{Op: "open", Token: m.path, Kind: fmt.Errorf("%w: %w", ErrTokenUnavailable, ctx.Err())}
+	return nil, &Error{Op: "open", Token: path, Kind: fmt.Errorf("%w: %w", ErrTokenUnavailable, ctx.Err())}
 }
 
-// token gives the open token of a URI, or opens it.
+// token gives the open token of a URI, or opens it. While the login of one that is being
+// closed has not ended, there can be no other.
 func (m *module) token(ctx context.Context, u URI, cfg Config) (*Token, error) {
-	if err := m.gate.enter(ctx); err != nil {
+	for {
+		t, err := m.openToken(ctx, u, cfg)
+		if err != nil || !t.closed.Load() {
+			return t, err
+		}
+		select {
+		case <-t.ended:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// openToken is token that may also give one that is being closed.
+func (m *module) openToken(ctx context.Context, u URI, cfg Config) (*Token, error) {
+	if err := m.enter(ctx); err != nil {
 		return nil, err
 	}
 	defer m.gate.leave()
@@ -114,6 +135,9 @@ func (m *module) token(ctx context.Context, u URI, cfg Config) (*Token, error) {
 	defer m.mu.Unlock()
 	key := in.info.Serial + "\x00" + in.info.Label
 	if t := m.tokens[key]; t != nil {
+		if t.closed.Load() {
+			return t, nil
+		}
 		if err := t.samePIN(u); err != nil {
 			return nil, err
 		}
@@ -140,7 +164,7 @@ func (m *module) token(ctx context.Context, u URI, cfg Config) (*Token, error) {
 		m: m, uri: u, name: in.name(), key: key, users: 1, latch: &latch{folder: cfg.Latch, finalTry: u.FinalTry}, pool: newPool(limit),
 		log: log.With("token", in.info.Label, "serial", in.info.Serial), keys: newKeyed(), can: map[core.KeyAlgorithm]Ability{},
 	}
-	t.health.closed = make(chan struct{})
+	t.ended, t.health.closed = make(chan struct{}), make(chan struct{})
 	t.health.log = t.log
 	if err := t.login(in); err != nil {
 		return nil, err
@@ -173,14 +197,20 @@ func (t *Token) Close() error {
 	t.users--
 	last := t.users == 0
 	if last {
-		delete(t.m.tokens, t.key)
 		t.closed.Store(true)
 		close(t.health.closed)
 	}
 	t.m.mu.Unlock()
 	if last {
 		t.health.ended.Wait()
-		t.closeSessions()
+		if t.gate.close(drainTime) { // otherwise the module is hung
+			t.closeSessions()
+		}
+		t.gate.open()
+		t.m.mu.Lock()
+		delete(t.m.tokens, t.key)
+		t.m.mu.Unlock()
+		close(t.ended)
 	}
 	return t.m.release()
 }
@@ -188,7 +218,7 @@ func (t *Token) Close() error {
 // closeSessions closes what is idle, and the control session: with the last one the
 // module logs out.
 func (t *Token) closeSessions() {
-	if err := t.m.gate.enter(context.Background()); err != nil {
+	if err := t.m.enter(context.Background()); err != nil {
 		return
 	}
 	defer t.m.gate.leave()
@@ -231,7 +261,14 @@ func (t *Token) ready() error {
 	if in.info.Serial != t.in.Load().info.Serial || in.info.Label != t.in.Load().info.Label {
 		return t.unavailable("find token", fmt.Errorf("there is %s instead", in.name()))
 	}
-	return t.login(in)
+	if t.failedIn == t.m.generation.Load() {
+		return t.failed
+	}
+	if err := t.login(in); err != nil {
+		t.failed, t.failedIn = err, t.m.generation.Load()
+		return err
+	}
+	return nil
 }
 
 // unavailable is for a token that was there before.
@@ -312,7 +349,7 @@ func (t *Token) once(ctx context.Context, op string, readWrite bool, f work) err
 	}
 	result := make(chan error, 1)
 	go func() {
-		defer t.m.gate.leave()
+		defer t.leave()
 		result <- t.onSession(ctx, op, readWrite, f)
 	}()
 	select {
@@ -331,23 +368,26 @@ func (t *Token) once(ctx context.Context, op string, readWrite bool, f work) err
 // enter passes the gate of the module. Behind it is nobody whose Token was closed: the
 // module may be in other hands then.
 func (t *Token) enter(ctx context.Context, op string) error {
-	if t.m.poisoned.Load() {
-		return t.fail(op, ErrPoisoned, "")
-	}
-	if err := t.m.gate.enter(ctx); err != nil {
+	if err := t.gate.enter(ctx); err != nil {
 		return t.late(op, err, ErrTokenUnavailable)
 	}
-	var err error
+	err := t.m.enter(ctx)
 	switch {
-	case t.m.poisoned.Load():
-		err = t.fail(op, ErrPoisoned, "")
-	case t.closed.Load():
+	case err != nil && ctx.Err() != nil:
+		err = t.late(op, ctx.Err(), ErrTokenUnavailable)
+	case err == nil && t.closed.Load():
+		t.m.gate.leave()
 		err = t.fail(op, core.ErrClosed, "")
-	default:
-		return nil
 	}
-	t.m.gate.leave()
+	if err != nil {
+		t.gate.leave()
+	}
 	return err
+}
+
+func (t *Token) leave() {
+	t.m.gate.leave()
+	t.gate.leave()
 }
 
 // onSession is once for who has a place in the pool, which it gives back.
