@@ -99,7 +99,8 @@ func (c *curve) params() [][]byte {
 }
 
 // publicKey reads CKA_EC_POINT: by the standard an OCTET STRING around the point; some
-// tokens give the point itself, one writes a wrong length. Nil: it is no point of the
+// tokens give the point itself, one writes a wrong length, which is only guessed at where a
+// wrong guess is seen: few strings are a point of a NIST curve. Nil: it is no point of the
 // curve. A raw point may begin like an OCTET STRING, so the size decides.
 func (c *curve) publicKey(point []byte) []byte {
 	in := cryptobyte.String(point)
@@ -109,7 +110,7 @@ func (c *curve) publicKey(point []byte) []byte {
 	case in.ReadASN1(&inner, asn1.OCTET_STRING) && in.Empty() && len(inner) == c.point:
 		point = inner
 	case extra == 0:
-	case (extra == 2 || extra == 3) && point[0] == byte(asn1.OCTET_STRING):
+	case c.hash != 0 && (extra == 2 || extra == 3) && point[0] == byte(asn1.OCTET_STRING):
 		point = point[extra:]
 	default:
 		return nil

@@ -34,7 +34,8 @@ var errBadSignature = errors.New("the token's signature does not verify")
 // Sign implements core.Signer. The message of an EdDSA key goes to the token whole:
 // ErrTooLarge if it does not take it.
 func (k *signer) Sign(ctx context.Context, message []byte) (signature []byte, err error) {
-	mechanism, data := k.input(bytes.Clone(message)) // a call may go on after the deadline
+	message = bytes.Clone(message) // a call may go on after the deadline
+	mechanism, data := k.input(message)
 	result := make(chan []byte, 2)                   // one of each try
 	err = k.run(ctx, "sign", retryOnce, func(s *session, o cryptoki.Object) error {
 		out, err := s.p.Sign(s.handle, mechanism, o, data)

@@ -427,7 +427,7 @@ func TestOpenBesideClose(t *testing.T) {
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
-			for range 20 {
+			for range 5 {
 				token, err := Open(t.Context(), Config{URI: f.uri("")})
 				if err != nil {
 					t.Error(err)
