@@ -57,7 +57,6 @@ type fake struct {
 	left                                       int // sessions that were open at the last C_Finalize
 
 	// What the token is like.
-	slots        int  // how many there are, besides the token's
 	sessionLimit int  // 0: none
 	shows        bool // private keys
 	printable    bool // takes no object identifier for a curve
