@@ -36,7 +36,7 @@ var errBadSignature = errors.New("the token's signature does not verify")
 func (k *signer) Sign(ctx context.Context, message []byte) (signature []byte, err error) {
 	message = bytes.Clone(message) // a call may go on after the deadline
 	mechanism, data := k.input(message)
-	result := make(chan []byte, 2)                   // one of each try
+	result := make(chan []byte, 2) // one of each try
 	err = k.run(ctx, "sign", retryOnce, func(s *session, o cryptoki.Object) error {
 		out, err := s.p.Sign(s.handle, mechanism, o, data)
 		if err != nil {
