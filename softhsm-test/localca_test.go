@@ -340,3 +340,35 @@ func TestLocalCAOfApplication(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// When the token is taken away, crypto11 says so and does not find it again; a key that is
+// opened afterwards does.
+func TestCrypto11Vanish(t *testing.T) {
+	t.Parallel()
+	for name, bringUp := range map[string]func(testing.TB) *softhsmtest.Token{"SoftHSM": softhsmtest.New, "p11-kit": softhsmtest.P11Kit} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			k := bringUp(t)
+			caKey(t, k, "EC:prime256v1", "ca", "01")
+			cfg := hsm.Config{URI: caURI(k, "crypto11", "object=ca"), Latch: t.TempDir()}
+			key, err := hsm.OpenCAKey(t.Context(), cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, s := selfSigned(t, key)
+			k.Remove(t)
+			if _, err := s.Sign(rand.Reader, make([]byte, 32), crypto.SHA256); !errors.Is(err, hsm.ErrTokenUnavailable) {
+				t.Errorf("a token that is away: %v", err)
+			}
+			if err := key.Close(); err != nil && !errors.Is(err, hsm.ErrTokenUnavailable) {
+				t.Errorf("the end of one: %v", err)
+			}
+			if key, err := hsm.OpenCAKey(t.Context(), cfg); err == nil {
+				_ = key.Close()
+				t.Error("a token that is away was opened")
+			}
+			k.Restore(t)
+			selfSigned(t, openCA(t, cfg.URI))
+		})
+	}
+}
