@@ -13,12 +13,18 @@ import (
 	"time"
 )
 
-// What else the README names: commands and flags, targets of the Makefile, and files.
+// What else the README and OPERATIONS.md name: commands and flags, targets of the Makefile,
+// and files.
 func TestReadmeNamesWhatIsThere(t *testing.T) {
 	text, err := os.ReadFile("../../README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
+	operations, err := os.ReadFile("../../OPERATIONS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = append(text, operations...)
 	makefile, err := os.ReadFile("../../Makefile")
 	if err != nil {
 		t.Fatal(err)
