@@ -9,7 +9,8 @@
 #              random histories of the client's store beside a map; four processes of
 #              a client on one PostgreSQL, killed ones on a SQLite file, and 200
 #              goroutines on two sessions of tokens, for SCALE_TIME (ten minutes) each;
-#              and a TPM in software, if it is installed
+#              1000 processes killed while they use a token; and a TPM in software, if
+#              it is installed
 # make soak-race, soak-fuzz   the tests again and again; fuzzing for 10 minutes each
 # make soak-interop   every scenario with every assignment of actors, and long random ones
 # make token   the tests of PKCS#11 tokens on one of yours, whose URI is HSM
@@ -192,6 +193,7 @@ soak:
 	CONCLAVE_SOAK=$(SCALE_TIME) go test -count 1 -timeout 0 -run 'FileAlone|ManyProcesses' ./storage/sqlite
 	go test -count 1 -timeout 0 -v -run '^TestManyGoroutines$$' ./softhsm-test -load $(SCALE_TIME)
 	go test -count 1 -timeout 0 -v -run '^TestTPM$$' ./softhsm-test -tpm -load 1m
+	go test -count 1 -timeout 0 -v -run '^TestKilledAnywhere$$' ./softhsm-test -kills 1000
 
 soak-race:
 	go test -race -timeout 0 -count $(SOAK) ./core/...
