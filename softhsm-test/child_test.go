@@ -61,4 +61,9 @@ func child(t *testing.T, name string, with ...string) {
 		}
 		t.Fatalf("in a process of its own: %v\n%s", err, out)
 	}
+	for line := range strings.Lines(string(out)) { // what it logs
+		if testing.Verbose() && strings.HasPrefix(line, "    ") && !strings.HasPrefix(strings.TrimSpace(line), "---") {
+			t.Log(strings.TrimRight(line, "\n"))
+		}
+	}
 }
