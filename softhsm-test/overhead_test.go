@@ -83,7 +83,7 @@ func TestOverhead(t *testing.T) {
 	}
 	const most = 1.15
 	var ratio float64
-	for range 8 {
+	for range 12 {
 		provider, direct := overhead(t, 3000)
 		ratio = float64(provider) / float64(direct)
 		t.Logf("%v by the provider, %v by the bare calls: %.3f", provider, direct, ratio)
