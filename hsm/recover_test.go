@@ -97,6 +97,21 @@ func TestRecoveryOnceForAll(t *testing.T) {
 	})
 }
 
+// Two tokens of a module may both want the same restart.
+func TestRestartOnce(t *testing.T) {
+	f := newFake(t)
+	token := f.open()
+	key := f.signer(token)
+	before, since := f.counts(), token.m.generation.Load()
+	for range 2 {
+		if err := token.m.restart(since); err != nil {
+			t.Error(err)
+		}
+	}
+	f.is(before, map[string]int{"Initialize": 1, "Finalize": 1})
+	f.signs(key)
+}
+
 // What else brings a token back.
 func TestRecovery(t *testing.T) {
 	for name, lose := range map[string]func(f *fake){
@@ -185,30 +200,52 @@ func TestAway(t *testing.T) {
 		f.comeBack()
 		time.Sleep(2 * firstPause)
 		f.signs(key)
+		f.foreignFinalize()
+		f.signs(key)
 	})
 }
 
-// Between two tries a module may be left that is not initialised: nobody calls into it.
+// Between two tries a module may be left that is not initialised: nobody calls into it, not
+// even who has waited for the try to end.
 func TestInitializeFails(t *testing.T) {
-	f := newFake(t)
-	key := f.signer(f.open())
-	defer func(d time.Duration) { firstPause = d }(firstPause)
-	firstPause = 20 * time.Millisecond
-	f.fails("Initialize", cryptoki.ErrGeneralError)
-	f.vanish(cryptoki.ErrDeviceError)
-	var all sync.WaitGroup
-	for range 50 {
-		all.Go(func() {
-			if _, err := key.Sign(t.Context(), []byte("m")); !errors.Is(err, ErrTokenUnavailable) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		token := f.open()
+		key := f.signer(token)
+		f.vanish(cryptoki.ErrDeviceError)
+		begun, release := make(chan struct{}), make(chan struct{})
+		f.next("Initialize", answer{begun: begun, release: release, err: cryptoki.ErrGeneralError})
+		sign := func() {
+			if _, err := key.Sign(context.Background(), []byte("m")); !errors.Is(err, ErrTokenUnavailable) {
 				t.Errorf("%v", err)
 			}
+		}
+		var all sync.WaitGroup
+		all.Go(sign)
+		<-begun
+		for range 5 {
+			all.Go(sign)
+		}
+		all.Go(func() {
+			if _, err := Tokens(context.Background(), f.path, ""); !errors.Is(err, ErrTokenUnavailable) {
+				t.Errorf("a list: %v", err)
+			}
 		})
-	}
-	all.Wait()
-	time.Sleep(5 * firstPause)
-	f.comeBack()
-	f.fails("Initialize", nil)
-	comesBack(f, key)
+		synctest.Wait()
+		close(release)
+		all.Wait()
+		f.comeBack()
+		time.Sleep(2 * lastPause)
+		f.signs(key)
+
+		f.vanish(cryptoki.ErrDeviceError)
+		f.fails("Initialize", cryptoki.ErrGeneralError)
+		sign()
+		if err := token.Close(); err != nil {
+			t.Errorf("Close of a module that is not initialised: %v", err)
+		}
+		f.fails("Initialize", nil)
+	})
 }
 
 // comesBack waits, by the real clock.
@@ -233,8 +270,9 @@ func TestCloseWhileAway(t *testing.T) {
 		if _, err := key.Sign(t.Context(), []byte("m")); !errors.Is(err, ErrTokenUnavailable) {
 			t.Fatalf("%v", err)
 		}
-		if err := token.Close(); err != nil {
-			t.Error(err)
+		start := time.Now()
+		if err := token.Close(); err != nil || time.Since(start) != 0 {
+			t.Errorf("Close took %v: %v", time.Since(start), err)
 		}
 		before := f.counts()
 		time.Sleep(time.Hour)
@@ -407,24 +445,38 @@ func TestKeyReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake(t)
 		token := f.open()
-		key := f.signer(token)
-		n := len(f.objects)
-		other := f.signer(token)
-		f.mu.Lock()
-		for _, o := range f.objects[n:] {
-			for _, same := range f.objects[:n] {
-				if o.class() == same.class() {
-					o.attributes[cryptoki.CKAID] = same.attributes[cryptoki.CKAID]
-				}
+		for _, algorithm := range []core.KeyAlgorithm{core.Ed25519, core.X25519} {
+			f.objects = nil
+			key := f.key(token, algorithm)
+			f.key(token, algorithm)
+			f.mu.Lock()
+			for i, o := range f.objects[2:] {
+				o.attributes[cryptoki.CKAID] = f.objects[i].attributes[cryptoki.CKAID]
 			}
-		}
-		f.objects = f.objects[n:]
-		f.mu.Unlock()
-		_ = other
-		if _, err := key.Sign(t.Context(), []byte("m")); !errors.Is(err, ErrKeyMismatch) {
-			t.Errorf("%v", err)
+			f.objects = f.objects[2:]
+			f.mu.Unlock()
+			var err error
+			before := f.counts()
+			switch k := key.(type) {
+			case core.Signer:
+				_, err = k.Sign(t.Context(), []byte("m"))
+			case core.Agreer:
+				_, err = k.Agree(t.Context(), peerOf(t, ecdh.X25519()))
+			}
+			if !errors.Is(err, ErrKeyMismatch) {
+				t.Errorf("%s: %v", algorithm, err)
+			}
+			// Only the call with the old handle came to the token.
+			f.is(before, map[string]int{"Sign": one(algorithm == core.Ed25519), "Derive": one(algorithm == core.X25519)})
 		}
 	})
+}
+
+func one(yes bool) int {
+	if yes {
+		return 1
+	}
+	return 0
 }
 
 // A key is gone if the token says so while it is well and we are logged in. Otherwise it

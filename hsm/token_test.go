@@ -545,7 +545,6 @@ func TestSessionsOfTwoKinds(t *testing.T) {
 	f := newFake(t)
 	f.info.MaxSessions = 3
 	token := f.open()
-	f.sessionLimit = 3
 	key := f.signer(token)
 	var all sync.WaitGroup
 	f.slow = time.Millisecond
