@@ -135,9 +135,6 @@ func (m *module) openToken(ctx context.Context, u URI, cfg Config) (*Token, erro
 	defer m.mu.Unlock()
 	key := in.info.Serial + "\x00" + in.info.Label
 	if t := m.tokens[key]; t != nil {
-		if t.closed.Load() {
-			return t, nil
-		}
 		if err := t.samePIN(u); err != nil {
 			return nil, err
 		}

@@ -418,31 +418,37 @@ func TestOpenTwice(t *testing.T) {
 
 // A token that is opened while its last user closes it has a login of its own.
 func TestOpenBesideClose(t *testing.T) {
-	f := newFake(t)
-	other, err := acquire(f.path, "") // the module stays in use
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = other.release() }()
-	var all sync.WaitGroup
-	for range 8 {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		token := f.open()
+		other, err := acquire(f.path, "") // the module stays in use
+		if err != nil {
+			t.Fatal(err)
+		}
+		begun, release := f.hang("CloseSession")
+		var all sync.WaitGroup
 		all.Go(func() {
-			for range 5 {
-				token, err := Open(t.Context(), Config{URI: f.uri("")})
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				if err := token.Close(); err != nil {
-					t.Error(err)
-				}
+			if err := token.Close(); err != nil {
+				t.Error(err)
 			}
 		})
-	}
-	all.Wait()
-	if len(f.sessions) != 0 {
-		t.Errorf("%d sessions are open", len(f.sessions))
-	}
+		<-begun
+		_, err = Open(soon(t), Config{URI: f.uri("")})
+		late(t, "Open beside a Close that hangs", err, ErrTokenUnavailable)
+		all.Go(func() {
+			again := f.open()
+			if again == token || again.closed.Load() {
+				t.Error("it is the one that was closed")
+			}
+			f.signs(f.signer(again))
+		})
+		synctest.Wait()
+		release()
+		all.Wait()
+		if err := other.release(); err != nil || f.count("Initialize") != 1 || f.count("Login") != 2 {
+			t.Errorf("%d initialisations, %d logins, %v", f.count("Initialize"), f.count("Login"), err)
+		}
+	})
 }
 
 // The module does not check a PIN when somebody is logged in.
