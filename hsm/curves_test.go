@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"crypto/ecdh"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
@@ -144,6 +145,25 @@ func TestCertified(t *testing.T) {
 		if c.certified(der[1:]) != nil || c.certified(nil) != nil {
 			t.Errorf("%x: a key of what is no certificate", c.oid)
 		}
+	}
+}
+
+// Keys of two curves may have the same size.
+func TestCertifiedForAnotherCurve(t *testing.T) {
+	_, k, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, k.Public(), k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := curveFor(core.Ed25519, core.UseSign).certified(der); !bytes.Equal(got, k.Public().(ed25519.PublicKey)) {
+		t.Errorf("%x", got)
+	}
+	if got := curveFor(core.X25519, core.UseDecrypt).certified(der); got != nil {
+		t.Errorf("a key of Ed25519 is taken for X25519: %x", got)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/hsm/internal/cryptoki"
@@ -77,20 +78,26 @@ func TestGenerate(t *testing.T) {
 
 // Many ask for the same key at once: it is made once.
 func TestGenerateAtOnce(t *testing.T) {
-	f := newFake(t)
-	token := f.open()
-	f.signer(token)
-	before := f.counts()
-	var all sync.WaitGroup
-	for range 20 {
-		all.Go(func() {
-			if _, err := token.Provider().GenerateKey(t.Context(), core.KeySpec{ID: [16]byte{3}, Algorithm: core.Ed25519, Use: core.UseSign}); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	all.Wait()
-	f.is(before, map[string]int{"GenerateKeyPair": 1})
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		token := f.open()
+		f.signer(token)
+		before := f.counts()
+		begun, release := f.hang("GenerateKeyPair")
+		var all sync.WaitGroup
+		for range 5 {
+			all.Go(func() {
+				if _, err := token.Provider().GenerateKey(t.Context(), core.KeySpec{ID: [16]byte{3}, Algorithm: core.Ed25519, Use: core.UseSign}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		<-begun
+		synctest.Wait()
+		release()
+		all.Wait()
+		f.is(before, map[string]int{"GenerateKeyPair": 1})
+	})
 }
 
 // A token that shows private keys gets none to keep.
@@ -146,22 +153,26 @@ func TestFormsOfGeneration(t *testing.T) {
 
 // What a token does not do is unsupported, not a lost token.
 func TestGenerateUnsupported(t *testing.T) {
-	f := newFake(t)
-	token := f.open()
-	before := f.counts()
 	for _, result := range []cryptoki.Error{cryptoki.ErrMechanismInvalid, cryptoki.ErrGeneralError, cryptoki.ErrFunctionNotSupported} {
+		f := newFake(t)
+		token := f.open()
+		before := f.counts()
 		f.fails("GenerateKeyPair", result)
 		_, err := token.Provider().GenerateKey(t.Context(), core.KeySpec{ID: [16]byte{1}, Algorithm: core.Ed25519, Use: core.UseSign})
 		if !errors.Is(err, core.ErrUnsupported) {
 			t.Errorf("%v: %v", result, err)
 		}
+		f.is(before, map[string]int{"Finalize": 0})
 	}
+	f := newFake(t)
+	token := f.open()
+	before := f.counts()
 	for _, spec := range []core.KeySpec{{Algorithm: core.Ed25519, Use: core.UseDecrypt}, {Algorithm: "RSA", Use: core.UseSign}, {Use: core.UseSign}} {
 		if _, err := token.Provider().GenerateKey(t.Context(), spec); !errors.Is(err, core.ErrUnsupported) {
 			t.Errorf("%v: %v", spec, err)
 		}
 	}
-	f.is(before, map[string]int{"Finalize": 0})
+	f.is(before, map[string]int{"Finalize": 0, "GenerateKeyPair": 0})
 }
 
 // A reference to another token, or to no key, is not for this one.

@@ -167,7 +167,7 @@ func TestAway(t *testing.T) {
 		if time.Since(start) != 0 {
 			t.Errorf("calls waited %v", time.Since(start))
 		}
-		f.is(before, map[string]int{"Sign": 0, "OpenSession": 0, "Random": 0})
+		f.is(before, map[string]int{"Sign": 0, "OpenSession": 0, "Random": 0, "Slots": 0})
 
 		var tries []time.Duration
 		for last := f.count("Initialize"); len(tries) < 12; {

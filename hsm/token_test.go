@@ -196,6 +196,24 @@ func TestOpenHangs(t *testing.T) {
 	}
 }
 
+// What waited too long for its session is not begun: nobody would have the result.
+func TestLateCallIsNotBegun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		token := f.open()
+		key := f.signer(token)
+		closeIdle(token)
+		before := f.counts()
+		begun, release := f.hang("OpenSession")
+		_, err := key.Sign(soon(t), []byte("m"))
+		late(t, "the call", err, ErrTokenUnavailable)
+		<-begun
+		release()
+		synctest.Wait()
+		f.is(before, map[string]int{"OpenSession": 1, "Sign": 0, "CloseSession": 0})
+	})
+}
+
 // All sessions hang: the next caller is told that this will not end.
 func TestAllHang(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
