@@ -29,7 +29,7 @@ type module struct {
 	starting sync.Mutex        // of restarts
 
 	generation atomic.Uint64 // counts initialisations; handles do not outlive one
-	poisoned   atomic.Bool   // it cannot be finalised: a call hangs
+	poisoned   atomic.Bool   // it cannot be finalised as long as a call hangs
 	down       atomic.Bool   // it is finalised, and could not be initialised again
 	released   bool          // under starting
 }
@@ -87,7 +87,7 @@ func acquire(path, args string) (*module, error) {
 		if m.args != args {
 			return nil, &Error{Op: "load", Token: path, Kind: ErrModuleOwned, Detail: "it is in use with other x-init-args"}
 		}
-		if m.poisoned.Load() {
+		if m.released { // with a call that hangs
 			return nil, &Error{Op: "load", Token: path, Kind: ErrPoisoned}
 		}
 		m.users++
@@ -157,11 +157,12 @@ func (m *module) release() error {
 	m.starting.Lock()
 	defer m.starting.Unlock()
 	m.released = true
-	if m.poisoned.Load() || !m.gate.close(drainTime) {
-		m.poisoned.Store(true) // it stays: nobody may initialise it again beside a call
+	emptied := m.gate.close(drainTime)
+	defer m.gate.open()
+	if !emptied { // it stays: nobody may initialise it again beside a call
+		m.poisoned.Store(true)
 		return &Error{Op: "finalize", Token: m.path, Kind: ErrPoisoned}
 	}
-	defer m.gate.open()
 	delete(modules.byPath, m.path)
 	delete(modules.owner, m.path)
 	if err := m.p.Finalize(); err != nil && !errors.Is(err, cryptoki.ErrCryptokiNotInitialized) {
@@ -181,18 +182,24 @@ func (m *module) restart(since uint64) error {
 	case m.generation.Load() != since:
 		return nil
 	}
-	if m.poisoned.Load() || !m.gate.close(drainTime) {
-		if m.poisoned.CompareAndSwap(false, true) {
-			m.gate.open() // those who wait are told
-		}
+	emptied := m.gate.close(drainTime)
+	defer m.gate.open() // those who wait are told
+	m.poisoned.Store(!emptied)
+	if !emptied {
 		return &Error{Op: "restart", Token: m.path, Kind: ErrPoisoned}
 	}
-	defer m.gate.open()
 	if err := m.p.Finalize(); err != nil && !errors.Is(err, cryptoki.ErrCryptokiNotInitialized) {
 		return &Error{Op: "restart", Token: m.path, Kind: ErrTokenUnavailable, Result: resultOf(err)}
 	}
 	m.down.Store(true)
 	return m.initialize()
+}
+
+// shared says whether several tokens of the module are open.
+func (m *module) shared() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.tokens) > 1
 }
 
 // A found token is in a slot.

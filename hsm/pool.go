@@ -54,10 +54,13 @@ func (p *pool) take(ctx context.Context) error {
 
 func (p *pool) give() { p.free <- struct{}{} }
 
+// errFewerSessions: the token has fewer sessions than the pool. The place is gone.
+var errFewerSessions = errors.New("the token has fewer sessions")
+
 // session is for who has taken: an idle session of the generation, or one that open makes.
-// Where the token has no more, the caller waits for somebody else's. After an error there
-// is nothing to give.
-func (p *pool) session(ctx context.Context, generation uint64, readWrite bool, open func() (*session, error)) (*session, error) {
+// After an error there is nothing to give. errFewerSessions: take again, and wait for
+// somebody else's. ErrSessionsExhausted: it would have been the only one.
+func (p *pool) session(generation uint64, readWrite bool, open func() (*session, error)) (*session, error) {
 	for {
 		if s := p.reuse(generation, readWrite); s != nil {
 			return s, nil
@@ -70,12 +73,12 @@ func (p *pool) session(ctx context.Context, generation uint64, readWrite bool, o
 		case !errors.Is(err, cryptoki.ErrSessionCount):
 			p.give()
 			return nil, err
-		case !p.shrink():
+		case p.closeIdle():
+		case p.shrink():
+			return nil, errFewerSessions
+		default:
 			p.give()
 			return nil, ErrSessionsExhausted
-		}
-		if err := p.take(ctx); err != nil {
-			return nil, err
 		}
 	}
 }
@@ -108,18 +111,24 @@ func (p *pool) trim() {
 	}
 }
 
+// closeIdle closes an idle session, of the other kind, for one to be opened.
+func (p *pool) closeIdle() bool {
+	p.mu.Lock()
+	if len(p.idle) == 0 {
+		p.mu.Unlock()
+		return false
+	}
+	last := p.idle[len(p.idle)-1]
+	p.idle = p.idle[:len(p.idle)-1]
+	p.mu.Unlock()
+	_ = last.p.CloseSession(last.handle)
+	return true
+}
+
 // shrink takes one away for good: the token has fewer than it says, or others use them.
-// An idle one of the wrong kind is closed instead.
 func (p *pool) shrink() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.idle) > 0 {
-		last := p.idle[len(p.idle)-1]
-		p.idle = p.idle[:len(p.idle)-1]
-		_ = last.p.CloseSession(last.handle)
-		p.give()
-		return true
-	}
 	if p.limit == 1 {
 		return false
 	}

@@ -126,7 +126,7 @@ func TestPoolIsLIFO(t *testing.T) {
 		if err := p.take(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		s, err := p.session(t.Context(), 1, false, func() (*session, error) { return &session{handle: cryptoki.Session(i), generation: 1}, nil })
+		s, err := p.session(1, false, func() (*session, error) { return &session{handle: cryptoki.Session(i), generation: 1}, nil })
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -48,12 +48,17 @@ func (t *Token) use(ctx context.Context, op string, readWrite bool, r retry, f w
 			return &Error{Op: op, Token: t.name, Kind: kindOf(result), Result: result}
 		}
 		t.log.Warn("the token is examined", "after", op, "error", err)
-		well := t.examine(ctx) == nil
-		if ctx.Err() != nil {
+		since := t.m.generation.Load()
+		trouble := t.examine(ctx)
+		switch {
+		case ctx.Err() != nil:
 			return t.late(op, ctx.Err(), ErrTokenUnavailable)
+		case errors.Is(trouble, ErrSessionsExhausted), errors.Is(trouble, core.ErrClosed): // which says nothing of the token
+			return &Error{Op: op, Token: t.name, Kind: ErrTokenUnavailable, Result: result}
 		}
+		well := trouble == nil
 		if !well {
-			if err := t.recover(ctx); err != nil {
+			if err := t.recover(ctx, since); err != nil {
 				return err
 			}
 		}
@@ -136,15 +141,15 @@ func (h *health) trouble() error {
 }
 
 // recover restarts the module and logs in again, or waits while another caller has that
-// done. If it fails it goes on in the background.
-func (t *Token) recover(ctx context.Context) error {
+// done, unless that has happened since the generation in which it was found to be unwell.
+// If it fails it goes on in the background.
+func (t *Token) recover(ctx context.Context, since uint64) error {
 	h := &t.health
 	h.mu.Lock()
 	first := h.first
 	if first == nil {
 		first = make(chan struct{})
 		h.first = first
-		since := t.m.generation.Load()
 		h.ended.Go(func() { t.comeBack(since, first) })
 	}
 	h.mu.Unlock()
@@ -184,11 +189,14 @@ func (t *Token) comeBack(since uint64, first chan struct{}) {
 		case err == nil:
 			h.log.Info("the token is back", "tries", try)
 			return
-		case errors.Is(err, core.ErrDenied), errors.Is(err, ErrPoisoned), errors.Is(err, core.ErrClosed):
+		case errors.Is(err, ErrPINRejected), errors.Is(err, ErrPINLocked), errors.Is(err, core.ErrClosed):
 			h.log.Error("the token stays away", "error", err)
 			return
 		}
 		h.log.Warn("the token is away", "tries", try, "error", err)
+		if t.m.shared() { // each try disturbs the others
+			pause = lastPause
+		}
 		select {
 		case <-time.After(pause/2 + rand.N(pause)):
 		case <-h.closed:
@@ -199,11 +207,18 @@ func (t *Token) comeBack(since uint64, first chan struct{}) {
 	}
 }
 
+// restart restarts the module, unless that was done since and has helped.
 func (t *Token) restart(since uint64) error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	if now := t.m.generation.Load(); now != since {
+		if t.examine(ctx) == nil {
+			return nil
+		}
+		since = now
+	}
 	if err := t.m.restart(since); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
-	defer cancel()
 	return t.examine(ctx)
 }

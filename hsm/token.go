@@ -62,7 +62,7 @@ type Token struct {
 	asked   sync.Mutex // of can
 }
 
-// Open finds the token of a URI and logs in. Every Open wants a Close.
+// Open finds the token of a URI and logs in. Every Open wants one Close.
 func Open(ctx context.Context, cfg Config) (*Token, error) {
 	u, err := ParseURI(cfg.URI)
 	if err != nil {
@@ -191,6 +191,10 @@ func (t *Token) samePIN(u URI) error {
 // way end first.
 func (t *Token) Close() error {
 	t.m.mu.Lock()
+	if t.users == 0 { // the module may be in other hands
+		t.m.mu.Unlock()
+		return &Error{Op: "close", Token: t.name, Kind: core.ErrClosed}
+	}
 	t.users--
 	last := t.users == 0
 	if last {
@@ -334,32 +338,37 @@ type work func(s *session) error
 // for a session and for the result. A call into the module cannot be interrupted: it keeps
 // its place in the pool until it returns, so there are never more of them.
 func (t *Token) once(ctx context.Context, op string, readWrite bool, f work) error {
-	if err := ctx.Err(); err != nil {
-		return err
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := t.pool.take(ctx); err != nil {
+			return t.late(op, ctx.Err(), err)
+		}
+		if err := t.enter(ctx, op); err != nil {
+			t.pool.give()
+			return err
+		}
+		result := make(chan error, 1)
+		go func() {
+			defer t.leave()
+			result <- t.onSession(ctx, op, readWrite, f)
+		}()
+		select {
+		case err := <-result:
+			if errors.Is(err, errFewerSessions) { // to wait for one, outside of the gate
+				continue
+			}
+			return err
+		case <-ctx.Done():
+		}
+		t.pool.abandoned(1)
+		go func() {
+			<-result
+			t.pool.abandoned(-1)
+		}()
+		return t.late(op, ctx.Err(), ErrTokenUnavailable)
 	}
-	if err := t.pool.take(ctx); err != nil {
-		return t.late(op, ctx.Err(), err)
-	}
-	if err := t.enter(ctx, op); err != nil {
-		t.pool.give()
-		return err
-	}
-	result := make(chan error, 1)
-	go func() {
-		defer t.leave()
-		result <- t.onSession(ctx, op, readWrite, f)
-	}()
-	select {
-	case err := <-result:
-		return err
-	case <-ctx.Done():
-	}
-	t.pool.abandoned(1)
-	go func() {
-		<-result
-		t.pool.abandoned(-1)
-	}()
-	return t.late(op, ctx.Err(), ErrTokenUnavailable)
 }
 
 // enter passes the gate of the module. Behind it is nobody whose Token was closed: the
@@ -394,13 +403,11 @@ func (t *Token) onSession(ctx context.Context, op string, readWrite bool, f work
 		return err
 	}
 	generation := t.m.generation.Load()
-	s, err := t.pool.session(ctx, generation, readWrite, func() (*session, error) { return t.openSession(generation, readWrite) })
-	switch {
-	case err != nil && ctx.Err() != nil:
-		return t.late(op, ctx.Err(), err)
-	case errors.Is(err, ErrSessionsExhausted):
+	s, err := t.pool.session(generation, readWrite, func() (*session, error) { return t.openSession(generation, readWrite) })
+	if errors.Is(err, ErrSessionsExhausted) {
 		return t.fail(op, ErrSessionsExhausted, "others have them all")
-	case err != nil:
+	}
+	if err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil { // nobody waits any more

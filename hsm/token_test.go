@@ -86,6 +86,9 @@ func TestRestartsWait(t *testing.T) {
 	f.mu.Lock()
 	clear(f.script)
 	f.mu.Unlock()
+	for token.health.trouble() != nil { // the last loss
+		time.Sleep(10 * time.Millisecond)
+	}
 	f.signs(key)
 	if f.count("Finalize") == before["Finalize"] {
 		t.Error("the module was never restarted")
@@ -325,7 +328,7 @@ func TestClose(t *testing.T) {
 		if _, err := token.Provider().OpenKey(context.Background(), key.Ref(), core.Secret{}); !errors.Is(err, core.ErrClosed) {
 			t.Errorf("a closed Token: %v", err)
 		}
-		if err := token.recover(context.Background()); !errors.Is(err, core.ErrUnavailable) {
+		if err := token.recover(context.Background(), token.m.generation.Load()); !errors.Is(err, core.ErrUnavailable) {
 			t.Errorf("a closed Token that recovers: %v", err)
 		}
 		synctest.Wait()
