@@ -87,9 +87,7 @@ func openCrypto11(ctx context.Context, cfg Config, u URI) (caEngine, error) {
 
 // newCrypto11 makes the context of a module.
 func newCrypto11(ctx context.Context, path string, cfg Config, u URI) (c *crypto11Context, err error) {
-	modules.Lock()
 	err = claim(path, engineCrypto11)
-	modules.Unlock()
 	if err != nil {
 		return nil, err
 	}

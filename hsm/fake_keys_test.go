@@ -228,7 +228,8 @@ func (f *fake) Derive(s cryptoki.Session, key cryptoki.Object, peer []byte, t cr
 		if f.derPeers {
 			in := cryptobyte.String(peer)
 			var inner cryptobyte.String
-			if !in.ReadASN1(&inner, asn1.OCTET_STRING) || !in.Empty() {
+			// A point may look like one by chance, of another size.
+			if !in.ReadASN1(&inner, asn1.OCTET_STRING) || !in.Empty() || len(inner) != len(k.PublicKey().Bytes()) {
 				return cryptoki.ErrMechanismParamInvalid
 			}
 			peer = inner

@@ -120,7 +120,9 @@ func judgePIN(err error) pinVerdict {
 		return pinRefused
 	case cryptoki.ErrUserAlreadyLoggedIn, cryptoki.ErrUserPINNotInitialized, cryptoki.ErrCryptokiNotInitialized,
 		cryptoki.ErrSessionHandleInvalid, cryptoki.ErrSlotIDInvalid, cryptoki.ErrTokenNotPresent, cryptoki.ErrTokenNotRecognized,
-		cryptoki.ErrFunctionNotSupported, cryptoki.ErrOperationActive, cryptoki.ErrOperationNotInitialized:
+		cryptoki.ErrFunctionNotSupported, cryptoki.ErrOperationActive, cryptoki.ErrOperationNotInitialized,
+		cryptoki.ErrHostMemory, cryptoki.ErrDeviceMemory, cryptoki.ErrSessionReadOnlyExists, cryptoki.ErrUserAnotherAlreadyLoggedIn,
+		cryptoki.ErrUserTooManyTypes:
 		return pinNotJudged
 	}
 	return pinUnknown

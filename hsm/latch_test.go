@@ -96,11 +96,12 @@ func TestWhatResultsSayAboutThePIN(t *testing.T) {
 		pinNotJudged: {
 			cryptoki.ErrUserAlreadyLoggedIn, cryptoki.ErrUserPINNotInitialized, cryptoki.ErrCryptokiNotInitialized, cryptoki.ErrSessionHandleInvalid,
 			cryptoki.ErrSlotIDInvalid, cryptoki.ErrTokenNotPresent, cryptoki.ErrTokenNotRecognized, cryptoki.ErrFunctionNotSupported,
-			cryptoki.ErrOperationActive, cryptoki.ErrOperationNotInitialized,
+			cryptoki.ErrOperationActive, cryptoki.ErrOperationNotInitialized, cryptoki.ErrHostMemory, cryptoki.ErrDeviceMemory,
+			cryptoki.ErrSessionReadOnlyExists, cryptoki.ErrUserAnotherAlreadyLoggedIn, cryptoki.ErrUserTooManyTypes,
 		},
 		pinUnknown: {
-			cryptoki.ErrDeviceError, cryptoki.ErrDeviceRemoved, cryptoki.ErrDeviceMemory, cryptoki.ErrGeneralError, cryptoki.ErrFunctionFailed,
-			cryptoki.ErrSessionClosed, cryptoki.ErrArgumentsBad, cryptoki.ErrHostMemory, 0x80000001, 0,
+			cryptoki.ErrDeviceError, cryptoki.ErrDeviceRemoved, cryptoki.ErrGeneralError, cryptoki.ErrFunctionFailed,
+			cryptoki.ErrSessionClosed, cryptoki.ErrArgumentsBad, 0x80000001, 0,
 		},
 	} {
 		for _, result := range results {

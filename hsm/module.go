@@ -23,8 +23,9 @@ type module struct {
 	args string
 	gate gate
 
-	mu       sync.Mutex // of what follows
-	users    int
+	users int // under the lock of the path
+
+	mu       sync.Mutex        // of what follows
 	tokens   map[string]*Token // open ones, by serial number and label
 	starting sync.Mutex        // of restarts
 
@@ -68,11 +69,41 @@ func resolved(path string) (string, error) {
 
 // claim gives a module's file to an engine.
 func claim(path, engine string) error {
+	modules.Lock()
+	defer modules.Unlock()
 	if owner := modules.owner[path]; owner != "" && owner != engine {
 		return &Error{Op: "load", Token: path, Kind: ErrModuleOwned, Detail: "engine " + owner + " has it"}
 	}
 	modules.owner[path] = engine
 	return nil
+}
+
+// starting are locks for each path: a module that hangs in C_Initialize or C_Finalize keeps
+// nobody from others.
+var starting = newKeyed()
+
+func startAlone(path string) (unlock func()) {
+	unlock, _ = starting.lock(context.Background(), path) // without a deadline there is no error
+	return unlock
+}
+
+// known is the module of a path, if it is loaded.
+func known(path string) *module {
+	modules.Lock()
+	defer modules.Unlock()
+	return modules.byPath[path]
+}
+
+// register notes a module for its path, or with nil that there is none.
+func register(path string, m *module) {
+	modules.Lock()
+	defer modules.Unlock()
+	if m == nil {
+		delete(modules.byPath, path)
+		delete(modules.owner, path)
+		return
+	}
+	modules.byPath[path] = m
 }
 
 // acquire loads and initialises a module, or takes the one that is. release must follow.
@@ -81,9 +112,8 @@ func acquire(path, args string) (*module, error) {
 	if err != nil {
 		return nil, err
 	}
-	modules.Lock()
-	defer modules.Unlock()
-	if m := modules.byPath[path]; m != nil {
+	defer startAlone(path)()
+	if m := known(path); m != nil {
 		if m.args != args {
 			return nil, &Error{Op: "load", Token: path, Kind: ErrModuleOwned, Detail: "it is in use with other x-init-args"}
 		}
@@ -98,7 +128,7 @@ func acquire(path, args string) (*module, error) {
 	}
 	p, err := load(path)
 	if err != nil {
-		delete(modules.owner, path)
+		register(path, nil)
 		if errors.Is(err, cryptoki.ErrNotBuilt) {
 			return nil, ErrNotBuilt
 		}
@@ -106,10 +136,10 @@ func acquire(path, args string) (*module, error) {
 	}
 	m := &module{path: path, p: p, args: args, users: 1, tokens: map[string]*Token{}}
 	if err := m.initialize(); err != nil {
-		delete(modules.owner, path)
+		register(path, nil)
 		return nil, err
 	}
-	modules.byPath[path] = m
+	register(path, m)
 	return m, nil
 }
 
@@ -149,8 +179,7 @@ func (m *module) enter(ctx context.Context) error {
 
 // release finalises a module when nobody uses it any more.
 func (m *module) release() error {
-	modules.Lock()
-	defer modules.Unlock()
+	defer startAlone(m.path)()
 	if m.users--; m.users > 0 {
 		return nil
 	}
@@ -163,8 +192,7 @@ func (m *module) release() error {
 		m.poisoned.Store(true)
 		return &Error{Op: "finalize", Token: m.path, Kind: ErrPoisoned}
 	}
-	delete(modules.byPath, m.path)
-	delete(modules.owner, m.path)
+	register(m.path, nil)
 	if err := m.p.Finalize(); err != nil && !errors.Is(err, cryptoki.ErrCryptokiNotInitialized) {
 		return &Error{Op: "finalize", Token: m.path, Kind: ErrTokenUnavailable, Result: resultOf(err)}
 	}

@@ -204,9 +204,8 @@ func (t *Token) Close() error {
 	t.m.mu.Unlock()
 	if last {
 		t.health.ended.Wait()
-		if t.gate.close(drainTime) { // otherwise the module is hung
-			t.closeSessions()
-		}
+		t.gate.close(drainTime) // what still hangs then closes its session itself
+		t.closeSessions()
 		t.gate.open()
 		t.m.mu.Lock()
 		delete(t.m.tokens, t.key)
@@ -415,7 +414,7 @@ func (t *Token) onSession(ctx context.Context, op string, readWrite bool, f work
 		return err
 	}
 	err = f(s)
-	t.pool.put(s, err == nil)
+	t.pool.put(s, err == nil && !t.closed.Load())
 	return err
 }
 

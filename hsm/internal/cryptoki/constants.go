@@ -114,6 +114,9 @@ const (
 	ErrTokenNotPresent            Error = 0xe0
 	ErrTokenNotRecognized         Error = 0xe1
 	ErrUserAlreadyLoggedIn        Error = 0x100
+	ErrSessionReadOnlyExists      Error = 0xb7
+	ErrUserAnotherAlreadyLoggedIn Error = 0x104
+	ErrUserTooManyTypes           Error = 0x105
 	ErrUserNotLoggedIn            Error = 0x101
 	ErrUserPINNotInitialized      Error = 0x102
 	ErrWrappedKeyInvalid          Error = 0x110
@@ -167,6 +170,9 @@ var errorNames = map[Error]string{
 	ErrTokenNotPresent:            "CKR_TOKEN_NOT_PRESENT",
 	ErrTokenNotRecognized:         "CKR_TOKEN_NOT_RECOGNIZED",
 	ErrUserAlreadyLoggedIn:        "CKR_USER_ALREADY_LOGGED_IN",
+	ErrSessionReadOnlyExists:      "CKR_SESSION_READ_ONLY_EXISTS",
+	ErrUserAnotherAlreadyLoggedIn: "CKR_USER_ANOTHER_ALREADY_LOGGED_IN",
+	ErrUserTooManyTypes:           "CKR_USER_TOO_MANY_TYPES",
 	ErrUserNotLoggedIn:            "CKR_USER_NOT_LOGGED_IN",
 	ErrUserPINNotInitialized:      "CKR_USER_PIN_NOT_INITIALIZED",
 	ErrWrappedKeyInvalid:          "CKR_WRAPPED_KEY_INVALID",
