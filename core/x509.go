@@ -8,13 +8,14 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
+	"encoding/hex"
 	"fmt"
 	"io"
 )
 
 // X509PublicKey is the public key of a signature algorithm, in its MLS encoding, as
-// crypto/x509 has it. ErrInvalid: it is none. ErrUnsupported: crypto/x509 does not know
-// the algorithm, such as Ed448.
+// crypto/x509 has it. ErrInvalid: it is none, or one with which anybody signs.
+// ErrUnsupported: crypto/x509 does not know the algorithm, such as Ed448.
 func X509PublicKey(algorithm KeyAlgorithm, public []byte) (crypto.PublicKey, error) {
 	key, _, err := x509Key(algorithm, public)
 	return key, err
@@ -28,6 +29,9 @@ func x509Key(algorithm KeyAlgorithm, public []byte) (crypto.PublicKey, crypto.Ha
 	case Ed25519:
 		if len(public) != ed25519.PublicKeySize {
 			return nil, 0, fmt.Errorf("%s key of %d bytes: %w", algorithm, len(public), ErrInvalid)
+		}
+		if smallOrder(public) {
+			return nil, 0, fmt.Errorf("%s key of small order: %w", algorithm, ErrInvalid)
 		}
 		return append(ed25519.PublicKey(nil), public...), 0, nil
 	case ECDSAP256:
@@ -44,6 +48,24 @@ func x509Key(algorithm KeyAlgorithm, public []byte) (crypto.PublicKey, crypto.Ha
 		return nil, 0, fmt.Errorf("%s key: %w: %w", algorithm, ErrInvalid, err)
 	}
 	return key, hash, nil
+}
+
+// smallOrder says whether an Ed25519 key is a point of order 8 or less: for such a key there
+// are signatures that verify, and nobody needs a private key for them.
+func smallOrder(public []byte) bool {
+	y := append([]byte(nil), public...)
+	y[31] &= 0x7f // the other bit is the sign of x
+	switch hex.EncodeToString(y) {
+	case "0000000000000000000000000000000000000000000000000000000000000000", // order 4
+		"edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f", // the same, not reduced
+		"0100000000000000000000000000000000000000000000000000000000000000", // order 1
+		"eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f", // the same, not reduced
+		"ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f", // order 2
+		"26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05", // order 8
+		"c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a": // order 8
+		return true
+	}
+	return false
 }
 
 // X509Signer lets a key sign certificates, certificate requests and revocation lists with

@@ -10,6 +10,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
 	"errors"
 	"math/big"
 	"testing"
@@ -118,6 +119,42 @@ func TestX509SignerRefuses(t *testing.T) {
 	for _, opts := range []crypto.SignerOpts{&ed25519.Options{Context: "x"}, crypto.SHA512} {
 		if _, err := s.SignMessage(rand.Reader, make([]byte, 64), opts); !errors.Is(err, core.ErrUnsupported) {
 			t.Errorf("Ed25519 with %v: %v, want ErrUnsupported", opts, err)
+		}
+	}
+}
+
+// An Ed25519 key of small order is refused, however it is written: for each, a signature of
+// nobody verifies for one message in eight or more.
+func TestX509PublicKeyOfSmallOrder(t *testing.T) {
+	nobodys := make([]byte, ed25519.SignatureSize)
+	nobodys[0] = 1 // R is the neutral point, and S is 0
+	for _, text := range []string{
+		"0000000000000000000000000000000000000000000000000000000000000000",
+		"0100000000000000000000000000000000000000000000000000000000000000",
+		"ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+		"edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+		"eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+		"26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+		"c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+	} {
+		for _, sign := range []byte{0, 0x80} {
+			public, err := hex.DecodeString(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			public[31] |= sign
+			verified := 0
+			for m := range 200 {
+				if ed25519.Verify(public, []byte{byte(m)}, nobodys) {
+					verified++
+				}
+			}
+			if verified == 0 {
+				t.Errorf("%x is not of small order", public)
+			}
+			if _, err := core.X509PublicKey(core.Ed25519, public); !errors.Is(err, core.ErrInvalid) {
+				t.Errorf("%x: %v, want ErrInvalid", public, err)
+			}
 		}
 	}
 }

@@ -104,7 +104,7 @@ func TestLocalCA(t *testing.T) {
 				der, _ := selfSigned(t, key)
 				t.Run(kind, func(t *testing.T) {
 					coretest.TestCredentialIssuer(t, func(t *testing.T) core.CredentialIssuer {
-						issuer, err := localca.New(t.Context(), localca.Config{Certificates: der, Key: key.Signer})
+						issuer, err := localca.New(t.Context(), localca.Config{Certificates: der, Key: key.Signer, StateKey: core.NewSecret(make([]byte, localca.StateKeySize))})
 						if err != nil {
 							t.Fatal(err)
 						}

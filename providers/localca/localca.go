@@ -9,7 +9,8 @@
 // empty, because nobody here has checked a handle or a display name. It is for digital
 // signatures and for clients, has a random serial number, and names the key of its issuer.
 //
-// It promises that whoever gets a certificate has signed with its key, that a certificate
+// It promises that whoever gets a certificate has signed with its key, that it is for the
+// client for whom the enrolment began and within an hour of that, that a certificate
 // does not outlive those above it, and that it verifies under them. It does not ask
 // whether the client may have the id: that is for whoever lets it be called. Nor does it
 // keep a list of what it has issued, so it revokes nothing; let certificates be short-lived.
@@ -48,10 +49,17 @@ type Config struct {
 	Key Key
 	// Lifetime is how long a new certificate is valid; 0: [DefaultLifetime].
 	Lifetime time.Duration
+	// StateKey is a secret by which the issuer knows its own states, of [StateKeySize] bytes
+	// or more. Issuers with the same one take over each other's enrolments, as after a
+	// restart. None: a random one, so that what was begun before a restart begins again.
+	StateKey core.Secret
 }
 
 // DefaultLifetime of a certificate.
 const DefaultLifetime = 90 * 24 * time.Hour
+
+// StateKeySize is the size of the shortest Config.StateKey.
+const StateKeySize = 32
 
 // skew is how far the clock of somebody who verifies may be behind ours.
 const skew = 5 * time.Minute
@@ -61,6 +69,7 @@ type Issuer struct {
 	chain    []*x509.Certificate // the CA's first
 	key      Key
 	lifetime time.Duration
+	stateKey core.Secret
 }
 
 var _ core.CredentialIssuer = (*Issuer)(nil)
@@ -82,8 +91,10 @@ func (i *Issuer) Describe(ctx context.Context) (core.IssuerInfo, error) {
 	}, nil
 }
 
-// Begin asks for a signature by the key that is to be certified. To renew the credential of
-// another client, or one that is not of this CA, is core.ErrInvalid.
+// Begin asks for a signature by the key that is to be certified. To renew a credential of
+// another client or of another key, or one that is not of this CA, is core.ErrInvalid:
+// everybody has seen a credential, and only its key shows who renews it. A new key is not
+// for core.ActionRenew but for core.ActionIssue.
 func (i *Issuer) Begin(ctx context.Context, req core.IssueRequest) (core.Step, error) {
 	switch {
 	case ctx.Err() != nil:
@@ -91,16 +102,18 @@ func (i *Issuer) Begin(ctx context.Context, req core.IssueRequest) (core.Step, e
 	case !slices.Contains(actions, req.Action):
 		return core.Step{}, fail("begin", fmt.Errorf("action %d: %w", req.Action, core.ErrUnsupported))
 	}
-	r := request{[]byte(req.ClientID), string(req.Algorithm), req.PublicKey}
-	if _, err := r.check(); err != nil {
+	r := request{int(req.Action), []byte(req.ClientID), string(req.Algorithm), req.PublicKey, time.Now().Unix(), make([]byte, 16)}
+	_, _ = rand.Read(r.Nonce) // never fails
+	public, err := r.check()
+	if err != nil {
 		return core.Step{}, fail("begin", err)
 	}
 	if req.Action == core.ActionRenew {
-		if err := i.renews(req); err != nil {
+		if err := i.renews(req, public); err != nil {
 			return core.Step{}, fail("begin", err)
 		}
 	}
-	state, err := r.encode()
+	state, err := i.encode(r)
 	if err != nil {
 		return core.Step{}, fail("begin", err)
 	}
@@ -109,7 +122,7 @@ func (i *Issuer) Begin(ctx context.Context, req core.IssueRequest) (core.Step, e
 
 // renews checks the credential that is to be replaced. It may have expired: its owner could
 // have asked for a new one.
-func (i *Issuer) renews(req core.IssueRequest) error {
+func (i *Issuer) renews(req core.IssueRequest, public crypto.PublicKey) error {
 	if req.Previous.Type != core.CredentialX509 || len(req.Previous.Certificates) == 0 {
 		return fmt.Errorf("renewal of what is no X.509 credential: %w", core.ErrInvalid)
 	}
@@ -123,20 +136,24 @@ func (i *Issuer) renews(req core.IssueRequest) error {
 	if id, err := ClientID(previous); err != nil || id != req.ClientID {
 		return fmt.Errorf("renewal for another client: %w", core.ErrInvalid)
 	}
+	if key, ok := previous.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !key.Equal(public) {
+		return fmt.Errorf("renewal with another key: %w", core.ErrInvalid)
+	}
 	return nil
 }
 
 // Advance issues if the signature is right: a wrong one is core.ErrInvalid, and the right
-// one may still follow. A second call with the same answer issues a second certificate. It
-// refuses, for good, what the CA's certificates do not allow.
+// one may still follow. A second call with the same answer issues a second certificate, but
+// an hour after Begin the state is core.ErrInvalid. Advance refuses, for good, what the CA's
+// certificates do not allow.
 func (i *Issuer) Advance(ctx context.Context, state []byte, in core.Input) (core.Step, error) {
 	if err := ctx.Err(); err != nil {
 		return core.Step{}, fail("advance", err)
 	}
-	r, public, err := decode(state)
+	r, public, err := i.decode(state)
 	switch {
 	case err != nil:
-		return core.Step{}, fail("advance", fmt.Errorf("not a state of this issuer: %w", core.ErrInvalid))
+		return core.Step{}, fail("advance", fmt.Errorf("%w: %w", core.ErrInvalid, err))
 	case in.Error != "":
 		return refused(in.Error), nil
 	case in.RedirectQuery != "" || in.Result != nil || in.File != nil:

@@ -18,6 +18,7 @@ import (
 	"net/url"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/conclave-mls/conclave/core"
@@ -76,13 +77,16 @@ func newAuthority(key localca.Key, above *authority, change func(*x509.Certifica
 	return authority{key, cert}
 }
 
+// stateKey is the same after a restart, and that of all issuers of newIssuer.
+var stateKey = core.NewSecret(bytes.Repeat([]byte{7}, localca.StateKeySize))
+
 func newIssuer(t testing.TB, lifetime time.Duration, chain ...authority) *localca.Issuer {
 	t.Helper()
 	var certificates []byte
 	for _, a := range chain {
 		certificates = append(certificates, a.pem()...)
 	}
-	i, err := localca.New(t.Context(), localca.Config{Certificates: certificates, Key: chain[0].key, Lifetime: lifetime})
+	i, err := localca.New(t.Context(), localca.Config{Certificates: certificates, Key: chain[0].key, Lifetime: lifetime, StateKey: stateKey})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,21 +270,101 @@ func TestProofOfPossession(t *testing.T) {
 			t.Errorf("a signature %s: %+v, %v", name, next.Need, err)
 		}
 	}
-	// Who changes the state has nothing signed.
-	signature, err := key.Sign(t.Context(), step.Need.Sign.Message)
+}
+
+// Whoever lets somebody begin has seen for which client. The state cannot be changed after
+// that, even by the owner of the key.
+func TestStateOfTheIssuer(t *testing.T) {
+	ca := newAuthority(localca.Signer(newKey(core.Ed25519)), nil, nil)
+	issuer := func(stateKey core.Secret) *localca.Issuer {
+		i, err := localca.New(t.Context(), localca.Config{Certificates: ca.pem(), Key: ca.key, StateKey: stateKey})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return i
+	}
+	key := newKey(core.ECDSAP256)
+	other := newIssuer(t, 0, newAuthority(localca.Signer(newKey(core.Ed25519)), nil, nil))
+	i, random := issuer(stateKey), issuer(core.Secret{})
+	step, err := i.Begin(t.Context(), request("mallory", key))
 	if err != nil {
 		t.Fatal(err)
 	}
+	prefix, ok := bytes.CutSuffix(step.Need.Sign.Message, step.State)
+	if !ok {
+		t.Fatal("the state is not what is signed")
+	}
+	advance := func(i *localca.Issuer, prefix, state []byte) error {
+		t.Helper()
+		signature, err := key.Sign(t.Context(), slices.Concat(prefix, state))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = i.Advance(t.Context(), state, core.Input{Signature: signature})
+		return err
+	}
+	if err := advance(issuer(stateKey), prefix, step.State); err != nil {
+		t.Errorf("an issuer with the same state key: %v", err)
+	}
+	bad := map[string][]byte{"another client": bytes.Replace(step.State, []byte("mallory"), []byte("alice/1"), 1), "longer": append(slices.Clone(step.State), 0), "short": step.State[:31]}
 	for at := range step.State {
-		bad := slices.Clone(step.State)
-		bad[at] ^= 1
-		if next, err := i.Advance(t.Context(), bad, core.Input{Signature: signature}); !errors.Is(err, core.ErrInvalid) {
-			t.Fatalf("byte %d of the state changed: %+v, %v", at, next.Need, err)
+		b := slices.Clone(step.State)
+		b[at] ^= 1
+		bad[fmt.Sprintf("byte %d changed", at)] = b
+	}
+	for what, state := range bad {
+		if err := advance(i, prefix, state); !errors.Is(err, core.ErrInvalid) {
+			t.Errorf("%s: %v, want ErrInvalid", what, err)
 		}
 	}
-	if _, err := i.Advance(t.Context(), append(slices.Clone(step.State), 0), core.Input{Signature: signature}); !errors.Is(err, core.ErrInvalid) {
-		t.Errorf("a longer state: %v", err)
+	foreign, err := other.Begin(t.Context(), request("mallory", key))
+	if err != nil {
+		t.Fatal(err)
 	}
+	if err := advance(i, prefix, foreign.State); !errors.Is(err, core.ErrInvalid) {
+		t.Errorf("a state of another CA with the same state key: %v, want ErrInvalid", err)
+	}
+	for what, stateKey := range map[string]core.Secret{"a random": {}, "another": core.NewSecret(bytes.Repeat([]byte{8}, localca.StateKeySize))} {
+		if err := advance(issuer(stateKey), prefix, step.State); !errors.Is(err, core.ErrInvalid) {
+			t.Errorf("a state of an issuer with %s key: %v, want ErrInvalid", what, err)
+		}
+	}
+	if step, err = random.Begin(t.Context(), request("mallory", key)); err != nil {
+		t.Fatal(err)
+	}
+	if err := advance(random, prefix, step.State); err != nil {
+		t.Errorf("an issuer with a random state key: %v", err)
+	}
+	if err := advance(issuer(core.Secret{}), prefix, step.State); !errors.Is(err, core.ErrInvalid) {
+		t.Errorf("two random keys are the same: %v", err)
+	}
+}
+
+// A state and its signature, recorded, are of no use to anybody later.
+func TestOldState(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := newIssuer(t, 0, newAuthority(localca.Signer(newKey(core.Ed25519)), nil, nil))
+		key := newKey(core.Ed25519)
+		step, err := i.Begin(t.Context(), request("alice", key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := i.Begin(t.Context(), request("alice", key)); err != nil || bytes.Equal(again.Need.Sign.Message, step.Need.Sign.Message) {
+			t.Errorf("two enrolments sign the same; %v", err)
+		}
+		signature, err := key.Sign(t.Context(), step.Need.Sign.Message)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		if next, err := i.Advance(t.Context(), step.State, core.Input{Signature: signature}); err != nil || next.Need.Done == nil {
+			t.Errorf("after an hour: %+v, %v", next.Need, err)
+		}
+		time.Sleep(time.Second)
+		if next, err := i.Advance(t.Context(), step.State, core.Input{Signature: signature}); !errors.Is(err, core.ErrInvalid) {
+			t.Errorf("after more than an hour: %+v, %v, want ErrInvalid", next.Need, err)
+		}
+	})
 }
 
 func TestRefusedRequests(t *testing.T) {
@@ -299,6 +383,8 @@ func TestRefusedRequests(t *testing.T) {
 	revoke.Action, revoke.Previous = core.ActionRevoke, alice
 	off := request("alice", newKey(core.ECDSAP256))
 	off.PublicKey[20] ^= 1
+	nobodys := request("mallory", newKey(core.Ed25519))
+	nobodys.PublicKey = append([]byte{1}, make([]byte, 31)...) // the neutral point
 	for name, c := range map[string]struct {
 		req  core.IssueRequest
 		want error
@@ -312,17 +398,24 @@ func TestRefusedRequests(t *testing.T) {
 		"revoke":              {revoke, core.ErrUnsupported},
 		"Ed448":               {request("alice", newKey(core.Ed448)), core.ErrUnsupported},
 		"a key off the curve": {off, core.ErrInvalid},
+		"a key of nobody":     {nobodys, core.ErrInvalid},
 		"a long id":           {long, core.ErrTooLarge},
 	} {
 		if _, err := i.Begin(t.Context(), c.req); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
 	}
-	// The key may change with a renewal, and an id of the greatest size is not too long.
-	key = newKey(core.ECDSAP521)
 	if enrol(t, i, renew("alice", alice), key).Done == nil {
-		t.Error("no renewal with a new key")
+		t.Error("no renewal")
 	}
+	// Whoever has seen a certificate has it, but not its key.
+	for _, algorithm := range []core.KeyAlgorithm{core.Ed25519, core.ECDSAP521} {
+		key = newKey(algorithm)
+		if _, err := i.Begin(t.Context(), renew("alice", alice)); !errors.Is(err, core.ErrInvalid) {
+			t.Errorf("renewal with a new %s key: %v, want ErrInvalid", algorithm, err)
+		}
+	}
+	// An id of the greatest size is not too long.
 	issue(t, i, long.ClientID[1:], key)
 }
 
@@ -385,6 +478,7 @@ func TestNewRefuses(t *testing.T) {
 		"nonsense":             {localca.Config{Certificates: []byte("nonsense"), Key: key}, core.ErrInvalid},
 		"another thing":        {localca.Config{Certificates: pem.EncodeToMemory(&pem.Block{Type: "TRUSTED CERTIFICATE", Bytes: good.cert.Raw}), Key: key}, core.ErrInvalid},
 		"no key":               {localca.Config{Certificates: good.pem()}, core.ErrInvalid},
+		"a short state key":    {localca.Config{Certificates: good.pem(), Key: key, StateKey: core.NewSecret(stateKey.Bytes()[1:])}, core.ErrInvalid},
 		"a negative lifetime":  {localca.Config{Certificates: good.pem(), Key: key, Lifetime: -1}, core.ErrInvalid},
 		"another's key":        {localca.Config{Certificates: stranger.pem(), Key: key}, core.ErrInvalid},
 		"Ed448":                {localca.Config{Certificates: good.pem(), Key: localca.Signer(newKey(core.Ed448))}, core.ErrUnsupported},

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -16,7 +17,8 @@ import (
 )
 
 // New makes an issuer. core.ErrInvalid: the certificates are not a chain from a CA that is
-// valid now, or the key is not the first one's. core.ErrUnsupported: an Ed448 key.
+// valid now, the key is not the first one's, or the state key is short.
+// core.ErrUnsupported: an Ed448 key.
 func New(ctx context.Context, cfg Config) (*Issuer, error) {
 	chain, err := parse(cfg.Certificates)
 	if err != nil {
@@ -24,6 +26,15 @@ func New(ctx context.Context, cfg Config) (*Issuer, error) {
 	}
 	if cfg.Key == nil || cfg.Lifetime < 0 {
 		return nil, fail("open", fmt.Errorf("no key, or a negative lifetime: %w", core.ErrInvalid))
+	}
+	stateKey := cfg.StateKey.Clone()
+	switch n := stateKey.Len(); {
+	case n == 0:
+		b := make([]byte, StateKeySize)
+		_, _ = rand.Read(b) // never fails
+		stateKey = core.NewSecret(b)
+	case n < StateKeySize:
+		return nil, fail("open", fmt.Errorf("state key of %d bytes: %w", n, core.ErrInvalid))
 	}
 	key, err := cfg.Key(ctx)
 	if err != nil {
@@ -36,7 +47,7 @@ func New(ctx context.Context, cfg Config) (*Issuer, error) {
 	if cfg.Lifetime == 0 {
 		cfg.Lifetime = DefaultLifetime
 	}
-	return &Issuer{chain, cfg.Key, cfg.Lifetime}, nil
+	return &Issuer{chain, cfg.Key, cfg.Lifetime, stateKey}, nil
 }
 
 // parse reads the CA's certificate and those above it.

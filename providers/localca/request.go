@@ -4,6 +4,7 @@ package localca
 
 import (
 	"crypto"
+	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
@@ -12,18 +13,25 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/conclave-mls/conclave/core"
 )
 
-// A request is the state of an enrolment: all that is to be certified. Who keeps it may
-// change it and gains nothing, because the signature that is asked for is over it, and what
-// is asked of a request is asked again.
+// A request is the state of an enrolment: all that is to be certified, and when it was
+// asked for. Behind it is a code that only the issuer can make: somebody else keeps the
+// state, and whoever let it begin has seen the client id that was in it then.
 type request struct {
+	Action    int
 	Client    []byte
 	Algorithm string
 	Public    []byte
+	Begun     int64  // Unix seconds
+	Nonce     []byte // no two enrolments sign the same
 }
+
+// patience is how long a state is good for.
+const patience = time.Hour
 
 // MaxClientID is the size of the longest client id that is certified.
 const MaxClientID = 1024
@@ -46,25 +54,38 @@ func (r request) check() (crypto.PublicKey, error) {
 	return core.X509PublicKey(core.KeyAlgorithm(r.Algorithm), r.Public)
 }
 
-func (r request) encode() ([]byte, error) { return asn1.Marshal(r) }
+func (i *Issuer) encode(r request) ([]byte, error) {
+	der, err := asn1.Marshal(r)
+	return append(der, i.code(der)...), err
+}
 
-func decode(state []byte) (r request, public crypto.PublicKey, err error) {
-	rest, err := asn1.Unmarshal(state, &r)
-	if err == nil && len(rest) > 0 {
-		err = core.ErrInvalid
+func (i *Issuer) decode(state []byte) (r request, public crypto.PublicKey, err error) {
+	at := max(0, len(state)-sha256.Size)
+	if !hmac.Equal(state[at:], i.code(state[:at])) {
+		return r, nil, errors.New("not a state of this issuer")
 	}
-	if err != nil {
+	if _, err := asn1.Unmarshal(state, &r); err != nil {
 		return r, nil, err
+	}
+	if time.Since(time.Unix(r.Begun, 0)).Abs() > patience {
+		return r, nil, errors.New("the state is too old: begin again")
 	}
 	public, err = r.check()
 	return r, public, err
 }
 
-// challenge is what the key to be certified signs: this request to this CA. Nothing that
+// code authenticates a request, to this CA as well: two may have one state key.
+func (i *Issuer) code(der []byte) []byte {
+	h := hmac.New(sha256.New, i.stateKey.Bytes())
+	h.Write(i.challenge(der))
+	return h.Sum(nil)
+}
+
+// challenge is what the key to be certified signs: this state, to this CA. Nothing that
 // MLS signs begins so, which is a length and "MLS 1.0 " (RFC 9420 section 5.1.2).
 func (i *Issuer) challenge(state []byte) []byte {
 	ca := sha256.Sum256(i.chain[0].RawSubjectPublicKeyInfo)
-	return slices.Concat([]byte("Conclave localca certificate request 1\x00"), ca[:], state)
+	return slices.Concat([]byte("Conclave localca certificate request 2\x00"), ca[:], state)
 }
 
 // scheme is not a registered one. A client id is any bytes, of which no registered scheme
