@@ -25,7 +25,12 @@ import (
 func (f *fake) add(s cryptoki.Session, attributes map[cryptoki.Attribute][]byte, secret any) (*object, error) {
 	f.last++
 	o := &object{handle: cryptoki.Object(f.last), attributes: attributes, secret: secret}
+	if _, ok := attributes[cryptoki.CKAExtractable]; ok && f.extractable {
+		attributes[cryptoki.CKAExtractable] = []byte{1}
+	}
 	switch {
+	case !o.is(cryptoki.CKAToken) && f.stays:
+		return nil, cryptoki.ErrAttributeValueInvalid
 	case !o.is(cryptoki.CKAToken):
 		o.session = s
 	case !f.sessions[s]:
@@ -74,6 +79,9 @@ func (f *fake) GenerateKeyPair(s cryptoki.Session, m cryptoki.Mechanism, public,
 		o, err := f.add(s, x, nil)
 		if err != nil {
 			return err
+		}
+		if f.eachTime {
+			y[cryptoki.CKAAlwaysAuthenticate] = []byte{1}
 		}
 		p, err := f.add(s, y, secret)
 		if err != nil {
@@ -189,6 +197,9 @@ func (f *fake) gcm(key cryptoki.Object, m cryptoki.Mechanism, p cryptoki.Paramet
 func (f *fake) Encrypt(s cryptoki.Session, m cryptoki.Mechanism, p cryptoki.Parameters, key cryptoki.Object, data []byte) (out, iv []byte, err error) {
 	return out, p.IV, f.call("Encrypt", s, func() error {
 		a, err := f.gcm(key, m, p)
+		if f.withoutAAD {
+			p.AAD = nil
+		}
 		if err == nil {
 			out = a.Seal(nil, p.IV, data, p.AAD)
 		}
@@ -201,6 +212,9 @@ func (f *fake) Decrypt(s cryptoki.Session, m cryptoki.Mechanism, p cryptoki.Para
 		a, err := f.gcm(key, m, p)
 		if err != nil {
 			return err
+		}
+		if f.withoutAAD {
+			p.AAD = nil
 		}
 		if out, err = a.Open(nil, p.IV, data, p.AAD); err != nil { // as SoftHSM
 			return cryptoki.ErrGeneralError

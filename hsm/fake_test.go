@@ -50,6 +50,10 @@ type fake struct {
 	// What the token is like.
 	sessionLimit int  // 0: none
 	shows        bool // private keys
+	extractable  bool // all keys are
+	eachTime     bool // private keys want the PIN
+	stays        bool // has no keys of a session
+	withoutAAD   bool // GCM leaves it out
 	printable    bool // takes no object identifier for a curve
 	montgomery   bool // has the generator of its own for X25519
 	derPeers     bool // wants the peer of a derivation as an OCTET STRING

@@ -47,6 +47,7 @@ const (
 	sumLen     = 4
 	keyLen     = 32 // of the keys of every method
 	maxDEK     = 256
+	maxBody    = maxDEK + 64 // of every method
 	maxWrapped = 4096
 )
 
@@ -91,12 +92,27 @@ func (t *Token) Wrapper(ctx context.Context, uri string) (core.KeyWrapper, error
 		if err == nil {
 			return k, nil
 		}
-		if !errors.Is(err, core.ErrUnsupported) {
+		if !errors.Is(err, core.ErrUnsupported) || !lasting(err) {
 			return nil, err
 		}
 		failed = errors.Join(failed, err)
 	}
 	return nil, failed
+}
+
+// lasting says of what a token does not do that it will not do it another time either:
+// what a module returns may also mean that something was wrong just then.
+func lasting(err error) bool {
+	r := resultOf(err)
+	if r == 0 {
+		r = resultIn(err)
+	}
+	return lastingResult(r)
+}
+
+func lastingResult(r cryptoki.Error) bool {
+	const keyTypeInconsistent = cryptoki.Error(0x63) // NSS, of a key that was made for something else
+	return r == 0 || r == keyTypeInconsistent || kindOf(r) != nil
 }
 
 // ownKEK reads the URI of a key encryption key on this token.
@@ -148,6 +164,9 @@ func (t *Token) openKEK(ctx context.Context, u URI, m *kekMethod) (*kek, error) 
 		}
 		k.head = vlbytes.Append([]byte{kekFormat, m.code}, []byte(name))
 		k.head = append(k.head, k.check[:]...)
+		if len(k.head)+maxBody+sumLen > maxWrapped { // it would wrap for good
+			return t.fail("open kek", ErrInvalidInput, "the label or the id of the key is too long")
+		}
 		if err := k.proves(s); err != nil {
 			return err
 		}
@@ -155,6 +174,12 @@ func (t *Token) openKEK(ctx context.Context, u URI, m *kekMethod) (*kek, error) 
 			t.log.Warn("the token gives out the value of the key encryption key", "key", string(name))
 		} else if err != nil {
 			return err
+		}
+		switch yes, err := t.says(s, keys.aes, cryptoki.CKAExtractable); {
+		case err != nil:
+			return err
+		case yes:
+			t.log.Warn("the key encryption key is extractable: who has the PIN can copy it", "key", string(name))
 		}
 		opened <- k
 		return nil
@@ -242,7 +267,7 @@ func (k *kek) name(s *session) (core.KeyRef, error) {
 	return u.Reference(), nil
 }
 
-// proves wraps and unwraps a key that is not used.
+// proves wraps and unwraps a key that is not used, and has it refused for something else.
 func (k *kek) proves(s *session) error {
 	dek := make([]byte, keyLen)
 	_, _ = rand.Read(dek)
@@ -255,7 +280,15 @@ func (k *kek) proves(s *session) error {
 	if errors.Is(err, errNotAuthentic) || err == nil && !bytes.Equal(dek, again) {
 		return k.t.fail("open kek", ErrUnsupported, "the token does not unwrap what it wraps by "+k.method.name)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	other, err := k.method.unwrap(s, k.keys, body, append([]byte("not "), k.head...))
+	clear(other)
+	if err == nil { // whatever it is: tokens do not agree on how they refuse
+		return k.t.fail("open kek", ErrUnsupported, "the token does not authenticate the associated data of "+k.method.name)
+	}
+	return nil
 }
 
 // ID implements core.KeyWrapper.

@@ -16,7 +16,8 @@ import (
 // [Token.Wrapper]: AES-256, sensitive, not extractable, for one method and nothing else.
 // The method is "aes-gcm", "aes-kw" or "aes-cbc-hmac"; empty, the first of the first two
 // that works here. The last has a second key, whose label ends with "-hmac". That the
-// token refuses to read a key out is tried, and that it wraps; a key that fails is deleted.
+// token refuses to read a key out is tried, and that it wraps; a key that fails, or that the
+// token says is extractable, is deleted.
 //
 // Who loses the key loses all that it wraps: decide about a backup first.
 // core.ErrConflict: the token has a secret key of this label.
@@ -33,7 +34,7 @@ func (t *Token) GenerateKEK(ctx context.Context, label, method string) (uri stri
 	}
 	for _, m := range kekMethods[:2] {
 		made, failed := t.generateKEK(ctx, label, m)
-		if !errors.Is(failed, core.ErrUnsupported) {
+		if !errors.Is(failed, core.ErrUnsupported) || !lasting(failed) {
 			return made, failed
 		}
 		err = errors.Join(err, failed)
@@ -62,18 +63,18 @@ func (t *Token) generateKEK(ctx context.Context, label string, m *kekMethod) (st
 			return "", err
 		}
 	}
-	err = t.use(ctx, "generate kek", true, retryNever, func(s *session) error {
+	err = t.roomless(t.use(ctx, "generate kek", true, retryNever, func(s *session) error {
 		for _, w := range want {
 			o, err := s.p.GenerateKey(s.handle, w.mechanism, w.template(true))
 			if err == nil {
-				err = t.refusesToShow(s, o)
+				err = t.keeps(s, o)
 			}
 			if err != nil {
 				return err
 			}
 		}
 		return nil
-	})
+	}))
 	if err == nil {
 		_, err = t.Wrapper(ctx, u.String())
 	}

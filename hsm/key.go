@@ -99,15 +99,8 @@ func (f foundKey) algorithm() core.KeyAlgorithm {
 // findKey looks for the one private key of an id and, if given, a label. ErrKeyNotFound
 // only if the token answers as a healthy one that we are logged in to.
 func (t *Token) findKey(s *session, id []byte, label string) (f foundKey, err error) {
-	template := cryptoki.Template{{Attribute: cryptoki.CKAClass, Value: cryptoki.ClassPrivateKey}}
-	if len(id) > 0 {
-		template = append(template, cryptoki.Value{Attribute: cryptoki.CKAID, Value: id})
-	}
-	if label != "" { // some tokens do not take an empty one
-		template = append(template, cryptoki.Value{Attribute: cryptoki.CKALabel, Value: label})
-	}
 	name := URI{ID: id, Object: label}.String()
-	all, err := s.p.Find(s.handle, template, maxListed)
+	all, err := s.p.Find(s.handle, named(cryptoki.ClassPrivateKey, id, label), maxListed)
 	switch {
 	case err != nil:
 		return f, err
@@ -117,6 +110,12 @@ func (t *Token) findKey(s *session, id []byte, label string) (f foundKey, err er
 		return f, t.fail("find key", ErrKeyAmbiguous, fmt.Sprintf("%d private keys match %s", len(all), name))
 	}
 	f.private = all[0]
+	switch yes, err := t.says(s, f.private, cryptoki.CKAAlwaysAuthenticate); {
+	case err != nil:
+		return f, err
+	case yes:
+		return f, t.fail("find key", ErrUnsupported, name+" wants the PIN before each use, CKA_ALWAYS_AUTHENTICATE")
+	}
 	params, err := s.p.Attribute(s.handle, f.private, cryptoki.CKAECParams)
 	if resultOf(err) == cryptoki.ErrAttributeTypeInvalid {
 		return f, t.fail("find key", ErrUnsupported, name+" is not a key of an elliptic curve")

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"strings"
@@ -34,8 +35,12 @@ type Ability struct {
 	State State  `json:"state"`
 	Why   string `json:"why,omitempty"` // where it does not work
 
-	stored bool // tried with keys that stay, because the token has no others
+	stored bool           // tried with keys that stay, because the token has no others
+	result cryptoki.Error // of what does not work
 }
+
+// passing says that it may be otherwise another time.
+func (a Ability) passing() bool { return a.State != Works && !lastingResult(a.result) }
 
 // A Report is what a token can do, by trying. It holds no secret.
 type Report struct {
@@ -73,7 +78,8 @@ func (r Report) String() string {
 	return b.String()
 }
 
-// Probe tries what the token can do, once for each [Token]. It makes keys for a moment:
+// Probe tries what the token can do, once for each [Token], or again if something failed
+// that may work another time. It makes keys for a moment:
 // in a session, or, on a token that has only keys that stay, on the token.
 func (t *Token) Probe(ctx context.Context) (Report, error) {
 	unlock, err := t.keys.lock(ctx, "probe")
@@ -137,6 +143,13 @@ func (t *Token) Probe(ctx context.Context) (Report, error) {
 		}
 		r.Other = append(r.Other, can)
 	}
+	for _, list := range [][]Ability{r.Keys, r.KEK, r.Other} {
+		for _, a := range list {
+			if a.passing() {
+				return r, nil
+			}
+		}
+	}
 	t.probed.Store(&r)
 	return r.clone(), nil
 }
@@ -175,20 +188,17 @@ func (t *Token) tried(ctx context.Context, name string, attempt func(s *session,
 	}
 	var e *Error
 	if errors.As(err, &e) {
-		if a.Why = e.Detail; e.Result != 0 {
+		if a.Why, a.result = e.Detail, e.Result; e.Result != 0 {
 			a.Why = e.Result.Name()
+		}
+		if e.Result == cryptoki.ErrDeviceMemory {
+			a.Why += ": " + noRoom
 		}
 	}
 	return a, nil
 }
 
-// able says whether the token can do an algorithm.
-func (t *Token) able(ctx context.Context, a core.KeyAlgorithm) (bool, error) {
-	can, err := t.ability(ctx, a)
-	return can.State == Works, err
-}
-
-// ability tries an algorithm, once.
+// ability tries an algorithm, once if what comes of it is sure to last.
 func (t *Token) ability(ctx context.Context, a core.KeyAlgorithm) (Ability, error) {
 	unlock, err := t.keys.lock(ctx, "algorithm "+string(a))
 	if err != nil {
@@ -201,14 +211,19 @@ func (t *Token) ability(ctx context.Context, a core.KeyAlgorithm) (Ability, erro
 	if known {
 		return can, nil
 	}
+	passing := false
 	for _, stored := range []bool{false, true} {
 		can, err = t.tried(ctx, string(a), func(s *session, made func()) error { return t.try(s, made, a, stored) })
 		if can.stored = stored; err != nil {
 			return Ability{}, err
 		}
+		passing = passing || can.passing()
 		if can.State != Missing {
 			break
 		}
+	}
+	if passing && can.State != Works {
+		return can, nil
 	}
 	t.asked.Lock()
 	defer t.asked.Unlock()
@@ -221,6 +236,12 @@ func (t *Token) try(s *session, made func(), a core.KeyAlgorithm, stored bool) (
 	c := curveFor(a, useOf(a))
 	spec := core.KeySpec{Algorithm: a, Use: useOf(a), Label: probeLabel}
 	_, _ = rand.Read(spec.ID[:])
+	if stored {
+		copy(spec.ID[:], probeID(string(a)))
+		if err := t.delete(s, spec.ID[:], ""); err != nil {
+			return err
+		}
+	}
 	public, private, err := t.make(s, c, spec, stored)
 	if err != nil {
 		return err
@@ -242,6 +263,13 @@ func (t *Token) try(s *session, made func(), a core.KeyAlgorithm, stored bool) (
 }
 
 const probeLabel = "conclave probe"
+
+// probeID is the id of a key that stays while it is tried. If the process dies then, the
+// next one finds the key by it, and deletes it.
+func probeID(name string) []byte {
+	sum := sha256.Sum256([]byte(probeLabel + "\x00" + name))
+	return sum[:len(core.KeySpec{}.ID)]
+}
 
 // destroy is for a defer after objects were made.
 func destroy(s *session, err *error, objects ...cryptoki.Object) {
@@ -290,7 +318,17 @@ func (t *Token) secret(s *session, keyType uint, usage ...cryptoki.Attribute) (c
 	_, _ = rand.Read(w.id)
 	o, err := s.p.GenerateKey(s.handle, w.mechanism, w.template(false))
 	if resultOf(err) == cryptoki.ErrAttributeValueInvalid {
-		o, err = s.p.GenerateKey(s.handle, w.mechanism, w.template(true))
+		w.id = probeID(fmt.Sprint(keyType, usage)) // another for each that is there at once
+		left, err := s.p.Find(s.handle, named(cryptoki.ClassSecretKey, w.id, probeLabel), maxListed)
+		if err != nil {
+			return 0, err
+		}
+		for _, o := range left {
+			if err := s.p.Destroy(s.handle, o); err != nil {
+				return 0, err
+			}
+		}
+		return s.p.GenerateKey(s.handle, w.mechanism, w.template(true))
 	}
 	return o, err
 }

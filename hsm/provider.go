@@ -32,11 +32,11 @@ func (p *Provider) Algorithms(ctx context.Context) ([]core.KeyAlgorithm, error) 
 	}
 	var can []core.KeyAlgorithm
 	for _, a := range algorithms {
-		yes, err := p.t.able(ctx, a)
+		tried, err := p.t.ability(ctx, a)
 		if err != nil {
 			return nil, err
 		}
-		if yes {
+		if tried.State == Works {
 			can = append(can, a)
 		}
 	}
@@ -67,11 +67,15 @@ func (p *Provider) GenerateKey(ctx context.Context, spec core.KeySpec) (core.Pri
 	case !errors.Is(err, ErrKeyNotFound) && !errors.Is(err, ErrUnsupported) && !errors.Is(err, ErrKeyAmbiguous):
 		return nil, err
 	}
-	switch can, err := t.able(ctx, spec.Algorithm); { // some make keys that they cannot use
+	switch can, err := t.ability(ctx, spec.Algorithm); { // some make keys that they cannot use
 	case err != nil:
 		return nil, err
-	case !can:
-		return nil, t.fail("generate", ErrUnsupported, "the token has no use for "+string(spec.Algorithm)+" keys")
+	case can.State != Works:
+		why := "the token has no use for " + string(spec.Algorithm) + " keys"
+		if can.Why != "" {
+			why += ": " + can.Why
+		}
+		return nil, t.fail("generate", ErrUnsupported, why)
 	}
 	if err := t.generate(ctx, c, spec); err != nil {
 		return nil, err
@@ -121,7 +125,7 @@ func (t *Token) openKey(ctx context.Context, id []byte, label string) (core.Priv
 }
 
 // DeleteKey implements core.KeyDeleter: both halves, the private one first. Certificates
-// of the key stay.
+// of the key stay, and so do public keys that share only the label with it.
 func (p *Provider) DeleteKey(ctx context.Context, ref core.KeyRef) error {
 	u, err := p.own(ref)
 	if err != nil {
@@ -131,36 +135,70 @@ func (p *Provider) DeleteKey(ctx context.Context, ref core.KeyRef) error {
 }
 
 // delete deletes all there is of a key. An id that was chosen for a KeySpec is that of one
-// key, and if it has several private halves, two processes have made it at once.
+// key, and if it has several private halves, two processes have made it at once. Any other
+// name may be that of several keys, or of public keys whose private half is elsewhere: then
+// a public key goes only with a private one of the same id and label.
 func (t *Token) delete(s *session, id []byte, label string) error {
 	chosen := len(id) == len(core.KeySpec{}.ID) && label == ""
-	for _, class := range []uint{cryptoki.ClassPrivateKey, cryptoki.ClassPublicKey} {
-		template := cryptoki.Template{{Attribute: cryptoki.CKAClass, Value: class}}
-		if len(id) > 0 {
-			template = append(template, cryptoki.Value{Attribute: cryptoki.CKAID, Value: id})
+	all, err := s.p.Find(s.handle, named(cryptoki.ClassPrivateKey, id, label), maxListed)
+	switch {
+	case err != nil:
+		return err
+	case len(all) == 0: // that is no error, if the token is there
+		if err := t.absent(s, ""); !errors.Is(err, ErrKeyNotFound) {
+			return err
 		}
-		if label != "" {
-			template = append(template, cryptoki.Value{Attribute: cryptoki.CKALabel, Value: label})
+	case len(all) > 1 && !chosen:
+		return t.fail("delete", ErrKeyAmbiguous, URI{ID: id, Object: label}.String())
+	case !chosen:
+		if id, err = t.text(s, all[0], cryptoki.CKAID); err != nil {
+			return err
 		}
-		all, err := s.p.Find(s.handle, template, maxListed)
+		of, err := t.text(s, all[0], cryptoki.CKALabel)
 		if err != nil {
 			return err
 		}
-		if len(all) > 1 && class == cryptoki.ClassPrivateKey && !chosen {
-			return t.fail("delete", ErrKeyAmbiguous, URI{ID: id, Object: label}.String())
+		label = string(of)
+	}
+	public := named(cryptoki.ClassPublicKey, id, label)
+	for _, o := range all {
+		if err := s.p.Destroy(s.handle, o); err != nil {
+			return err
 		}
-		if len(all) == 0 && class == cryptoki.ClassPrivateKey { // that is no error, if the token is there
-			if err := t.absent(s, ""); !errors.Is(err, ErrKeyNotFound) {
-				return err
-			}
-		}
-		for _, o := range all {
-			if err := s.p.Destroy(s.handle, o); err != nil {
-				return err
-			}
+	}
+	if !chosen && (len(all) == 0 || len(id) == 0) {
+		return nil
+	}
+	if all, err = s.p.Find(s.handle, public, maxListed); err != nil {
+		return err
+	}
+	for _, o := range all {
+		if err := s.p.Destroy(s.handle, o); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// named is for a search by id and label, as far as given.
+func named(class uint, id []byte, label string) cryptoki.Template {
+	template := cryptoki.Template{{Attribute: cryptoki.CKAClass, Value: class}}
+	if len(id) > 0 {
+		template = append(template, cryptoki.Value{Attribute: cryptoki.CKAID, Value: id})
+	}
+	if label != "" { // some tokens do not take an empty one
+		template = append(template, cryptoki.Value{Attribute: cryptoki.CKALabel, Value: label})
+	}
+	return template
+}
+
+// text is an attribute that an object may lack.
+func (t *Token) text(s *session, o cryptoki.Object, a cryptoki.Attribute) ([]byte, error) {
+	v, err := s.p.Attribute(s.handle, o, a)
+	if resultOf(err) == cryptoki.ErrAttributeTypeInvalid {
+		return nil, nil
+	}
+	return v, err
 }
 
 // pair is what the two halves of a key are made with.
@@ -196,7 +234,7 @@ func pair(c *curve, m maker, params []byte, spec core.KeySpec, stored bool) (pub
 // generate makes a key pair, in the first of the ways that the token takes. It is never
 // tried again after an error that may mean that there is one.
 func (t *Token) generate(ctx context.Context, c *curve, spec core.KeySpec) error {
-	return t.use(ctx, "generate", true, retryNever, func(s *session) error {
+	return t.roomless(t.use(ctx, "generate", true, retryNever, func(s *session) error {
 		if err := t.delete(s, spec.ID[:], ""); err != nil { // half a key
 			return err
 		}
@@ -204,14 +242,15 @@ func (t *Token) generate(ctx context.Context, c *curve, spec core.KeySpec) error
 		if err != nil {
 			return err
 		}
-		if err := t.refusesToShow(s, private); err != nil {
+		if err := t.keeps(s, private); err != nil {
 			return errors.Join(err, t.delete(s, spec.ID[:], ""))
 		}
 		return nil
-	})
+	}))
 }
 
 func (t *Token) make(s *session, c *curve, spec core.KeySpec, stored bool) (public, private cryptoki.Object, err error) {
+	var general error
 	for _, m := range c.makers {
 		for _, params := range c.params() {
 			a, b := pair(c, m, params, spec, stored)
@@ -219,15 +258,21 @@ func (t *Token) make(s *session, c *curve, spec core.KeySpec, stored bool) (publ
 			if err == nil || !refusedForm(resultOf(err)) {
 				return public, private, err
 			}
+			if resultOf(err) == cryptoki.ErrGeneralError { // the key may be there all the same
+				general = err
+				if gone := t.delete(s, spec.ID[:], ""); gone != nil {
+					return 0, 0, gone
+				}
+			}
 		}
 	}
-	if resultOf(err) == cryptoki.ErrGeneralError { // or the token is gone
-		return 0, 0, err
+	if general != nil { // or the token is gone
+		return 0, 0, general
 	}
 	return 0, 0, &Error{Op: "generate", Token: t.name, Kind: ErrUnsupported, Result: resultOf(err)}
 }
 
-// refusedForm says of a result that nothing was made, for how it was asked for.
+// refusedForm says of a result that the key may have been asked for in the wrong way.
 func refusedForm(r cryptoki.Error) bool {
 	switch r {
 	case cryptoki.ErrGeneralError: // SoftHSM, of a form of the parameters that it does not know
@@ -247,4 +292,49 @@ func (t *Token) refusesToShow(s *session, private cryptoki.Object) error {
 		return err
 	}
 	return t.fail("generate", ErrUnsupported, "the token gives out private keys that it was told to keep")
+}
+
+// keeps says whether a new key will stay in the token: that it is not given out, is tried;
+// that it may be wrapped with another key, some tokens say, whatever they were told. One
+// that wants the PIN before each use is of no use.
+func (t *Token) keeps(s *session, o cryptoki.Object) error {
+	if err := t.refusesToShow(s, o); err != nil {
+		return err
+	}
+	for _, bad := range []struct {
+		a   cryptoki.Attribute
+		why string
+	}{
+		{cryptoki.CKAExtractable, "the token makes keys extractable that it was told to keep"},
+		{cryptoki.CKAAlwaysAuthenticate, "the token makes keys that want the PIN before each use"},
+	} {
+		switch yes, err := t.says(s, o, bad.a); {
+		case err != nil:
+			return err
+		case yes:
+			return t.fail("generate", ErrUnsupported, bad.why)
+		}
+	}
+	return nil
+}
+
+// says whether the token says yes of an object; one that says nothing does not.
+func (t *Token) says(s *session, o cryptoki.Object, a cryptoki.Attribute) (bool, error) {
+	v, err := s.p.Attribute(s.handle, o, a)
+	if err != nil && kindOf(resultOf(err)) != nil {
+		return false, nil
+	}
+	return len(v) == 1 && v[0] != 0, err
+}
+
+// noRoom is for CKR_DEVICE_MEMORY.
+const noRoom = "the token has no room for another key"
+
+// roomless has an error say so, if a full token is the reason.
+func (t *Token) roomless(err error) error {
+	var e *Error
+	if errors.As(err, &e) && e.Result == cryptoki.ErrDeviceMemory {
+		return &Error{Op: e.Op, Token: e.Token, Result: e.Result, Kind: e.Kind, Detail: noRoom}
+	}
+	return err
 }

@@ -122,7 +122,10 @@ func (k *signer) check(s *session, message, data, raw, encoded []byte) error {
 
 func (k *signer) verifyInToken(s *session, message, signature []byte) error {
 	all, err := s.p.Find(s.handle, cryptoki.Template{{Attribute: cryptoki.CKAClass, Value: cryptoki.ClassPublicKey}, {Attribute: cryptoki.CKAID, Value: k.publicID}}, 1)
-	if err != nil || len(all) == 0 { // nothing to verify it with
+	// Without a public object there is nothing to verify it with, and the signature of an
+	// Ed448 key passes unseen: its public key is then from a certificate or from the private
+	// object, and others who verify are the first to notice a token that signs wrongly.
+	if err != nil || len(all) == 0 {
 		return err
 	}
 	return s.p.Verify(s.handle, cryptoki.EdDSA, all[0], message, signature)
