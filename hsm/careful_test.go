@@ -185,6 +185,17 @@ func TestTriedAndDied(t *testing.T) {
 	}
 }
 
+// Two processes try a token at once, and one deletes the key of the other.
+func TestTriedAtOnce(t *testing.T) {
+	f := newFake(t)
+	f.stays = true
+	token := f.open()
+	f.next("Sign", answer{err: cryptoki.ErrKeyHandleInvalid}, answer{err: cryptoki.ErrObjectHandleInvalid})
+	if _, err := token.Provider().GenerateKey(t.Context(), core.KeySpec{ID: [16]byte{1}, Algorithm: core.Ed25519, Use: core.UseSign}); err != nil {
+		t.Error(err)
+	}
+}
+
 // A key encryption key wraps nothing that it would not unwrap.
 func TestKEKLongLabel(t *testing.T) {
 	f := newFake(t)

@@ -213,7 +213,12 @@ func (t *Token) ability(ctx context.Context, a core.KeyAlgorithm) (Ability, erro
 	}
 	passing := false
 	for _, stored := range []bool{false, true} {
-		can, err = t.tried(ctx, string(a), func(s *session, made func()) error { return t.try(s, made, a, stored) })
+		for range 3 { // another process that tries the same deletes the key
+			can, err = t.tried(ctx, string(a), func(s *session, made func()) error { return t.try(s, made, a, stored) })
+			if err != nil || !stored || !stale(can.result) {
+				break
+			}
+		}
 		if can.stored = stored; err != nil {
 			return Ability{}, err
 		}

@@ -7,6 +7,7 @@ package softhsmtest_test
 import (
 	"encoding/hex"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/conclave-mls/conclave/core"
@@ -82,6 +83,26 @@ func TestForeignKeys(t *testing.T) {
 		}
 		if err := signsOnce(t, key.(core.Signer)); err != nil { // which verifies it
 			t.Errorf("%s: %v", alg, err)
+		}
+	}
+}
+
+// Who deletes by a label deletes no public keys that only share it.
+func TestDeleteByLabel(t *testing.T) {
+	t.Parallel()
+	k := softhsmtest.New(t)
+	token := open(t, k.URI())
+	for _, id := range []string{"01", "02"} {
+		tool(t, k, "--keypairgen", "--key-type", "EC:prime256v1", "--id", id, "--label", "shared")
+	}
+	tool(t, k, "--delete-object", "--type", "privkey", "--id", "02")
+	ref := hsm.URI{Token: k.Label, Object: "shared"}.Reference()
+	for range 2 {
+		if err := token.Provider().DeleteKey(t.Context(), ref); err != nil {
+			t.Error(err)
+		}
+		if out := tool(t, k, "--list-objects"); strings.Count(out, "Public Key Object") != 1 || strings.Contains(out, "Private Key Object") || !strings.Contains(out, " 02\n") {
+			t.Error("not what is to be left:", out)
 		}
 	}
 }
