@@ -309,7 +309,7 @@ func (d *doctor) durability(ctx context.Context, keystore core.Keystore) {
 // unsound tells why the database is of no use.
 func (d *doctor) unsound(check string, err error) {
 	switch {
-	case errors.Is(err, core.ErrWrongKey):
+	case errors.Is(err, core.ErrWrongKey) && tokenHint(err) == "":
 		d.fail(check, "put back the key, or the passphrase, that belongs to this database; nothing was changed", "the key is not that of the database: %v", err)
 	case errors.Is(err, core.ErrDamaged):
 		d.fail(check, "move it away and restore a backup: conclave keystore restore FILE; if there is none, make a new identity in another home and join the conversations again. Do not put an old copy there by hand", "the database is damaged: %v", err)

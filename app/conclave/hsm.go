@@ -27,7 +27,7 @@ func (p *program) hsm() *cobra.Command {
 A token is named by an RFC 7512 URI, which also says which module, a shared library of
 the token's maker, and where the PIN is: pin-source=file:/PATH, env:NAME or fd:NUMBER.
 The module's code runs in this program. A PIN that a token has refused is not tried again
-from this home folder.`,
+from this home folder, or with the same folder in $CONCLAVE_LATCH.`,
 		Example: `  conclave hsm list --module /usr/lib/softhsm/libsofthsm2.so
   conclave hsm probe 'pkcs11:token=acme?module-name=softhsm2&pin-source=file:/etc/acme/pin'`,
 		Args: noCommand,
@@ -45,6 +45,9 @@ func (p *program) latch() string { return modules.LatchFolder(config.Config{Fold
 
 // token runs f with the token of a URI.
 func (p *program) token(ctx context.Context, uri string, f func(context.Context, *hsm.Token) error) (err error) {
+	if u, err := hsm.ParseURI(uri); err == nil && !u.PINValue.IsZero() {
+		p.notice("pin-value was on the command line, which other users of this machine see; better is pin-source=file:/PATH")
+	}
 	t, err := hsm.Open(ctx, hsm.Config{URI: uri, Latch: p.latch()})
 	if err != nil {
 		return err
@@ -142,7 +145,7 @@ With PINs of one token latched no URI is needed.`,
 			case errors.Is(err, hsm.ErrInvalidInput) && len(args) == 0:
 				return hint(err, "say which: conclave hsm unlatch URI")
 			case errors.Is(err, core.ErrNotFound):
-				return hint(err, "each home folder has its own; --home says which")
+				return hint(err, "each home folder has its own, unless $CONCLAVE_LATCH names one for all; --home says which")
 			case err != nil:
 				return err
 			}

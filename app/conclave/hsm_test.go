@@ -93,6 +93,8 @@ func TestTokenHints(t *testing.T) {
 		hsm.ErrUnsupported:       "hsm probe",
 		hsm.ErrSessionsExhausted: "x-max-sessions",
 		hsm.ErrPoisoned:          "start it again",
+		hsm.ErrOtherKEK:          "another key of a token",
+		hsm.ErrWrapDamaged:       "keystore restore",
 		modules.ErrNoKEK:         "hsm generate URI --kek",
 	} {
 		err := fmt.Errorf("client: %w", &hsm.Error{Op: "sign", Token: "t", Kind: kind})

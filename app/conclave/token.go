@@ -33,6 +33,8 @@ var tokenHints = []struct {
 	{hsm.ErrKeyMismatch, "the token is not the one it was, or somebody made a key in the place of another; nothing was signed. Bring back the right token"},
 	{hsm.ErrKeyAmbiguous, "name the one that is meant by its id in the URI, or remove the others"},
 	{modules.ErrNoKEK, "for a new identity make it first: conclave hsm generate URI --kek LABEL. If there is a database, only the key that it was sealed with opens it: bring the token's backup back"},
+	{hsm.ErrOtherKEK, "another key of a token sealed the database, and the message says which: name that one by key in conclave.toml or --kek, or bring back the token or its backup that has it; nothing was changed"},
+	{hsm.ErrWrapDamaged, "the key of the database, as the token has sealed it, is damaged: move the database away and restore a backup: conclave keystore restore FILE"},
 	{hsm.ErrKeyNotFound, "the key was deleted, or the token put back to an older state: bring the token's newest backup back. If the key is lost: conclave keys rotate, and then for each conversation that it could not do: conclave chat rejoin NAME"},
 	{hsm.ErrUnsupported, "conclave hsm probe URI shows what the token can do; with another --suite an identity needs other keys"},
 	{hsm.ErrTokenUnavailable, "is the token plugged in, or its daemon or server running and in reach? Nothing is lost; when it is back, run the command again"},

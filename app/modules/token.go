@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 
 	"go.uber.org/fx"
 
@@ -16,9 +17,15 @@ import (
 	"github.com/conclave-mls/conclave/providers/pure"
 )
 
-// LatchFolder is where it is remembered that a token has refused a PIN: beside the
-// configuration, so that each program of the client knows.
-func LatchFolder(c config.Config) string { return c.File("latch") }
+// LatchFolder is where it is remembered that a token has refused a PIN: $CONCLAVE_LATCH, for
+// all clients of a token on a host, else beside the configuration, so that each program of
+// the client knows.
+func LatchFolder(c config.Config) string {
+	if folder := os.Getenv("CONCLAVE_LATCH"); folder != "" {
+		return folder
+	}
+	return c.File("latch")
+}
 
 // ErrNoKEK: the token has no key of the name that the configuration has for the key of
 // the keystore.

@@ -108,7 +108,8 @@ type Client struct {
 }
 
 // Open opens a client on its store. It touches no network; see [Client.Resume].
-// Keys outside the store that a crash left without a name are deleted. A store that was
+// Keys outside the store that a crash left without a name are deleted, or the logger
+// hears why they cannot be. A store that was
 // put back to an older state is core.ErrRolledBack: see [AfterRollback].
 func Open(ctx context.Context, cfg Config) (*Client, error) {
 	if cfg.Store == nil || cfg.Suites == nil || cfg.Keys == nil {
@@ -162,10 +163,11 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	if kept {
 		return c, nil
 	}
-	if err := c.sweep(ctx); err != nil {
-		if !errors.Is(err, core.ErrUnavailable) && !errors.Is(err, core.ErrUnsupported) {
-			return nil, err
-		}
+	stay, err := c.sweep(ctx)
+	if err != nil && !errors.Is(err, core.ErrUnavailable) {
+		return nil, err
+	}
+	if err = errors.Join(err, stay); err != nil { // a token may be away, or be another one now for good
 		c.log.Warn("keys that nothing names stay until the next start", "error", err)
 	}
 	return c, nil

@@ -3,10 +3,13 @@
 package client_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -137,6 +140,57 @@ func TestKeyDeletedLater(t *testing.T) {
 	if tok.count() != 0 {
 		t.Errorf("%d keys are left", tok.count())
 	}
+}
+
+// refusing is a token that has made keys before and will not delete them, for good.
+type refusing struct {
+	*token
+	err error
+}
+
+func (r refusing) DeleteKey(context.Context, core.KeyRef) error { return r.err }
+
+// A token that was replaced refuses for ever to delete what was on the old one. The client
+// opens and works without it, and the log says what stays; a caller that has left is
+// another matter.
+func TestOpenWhenAKeyCannotBeDeleted(t *testing.T) {
+	t.Parallel()
+	for _, refusal := range []error{core.ErrDenied, core.ErrInvalid, core.ErrNotFound, core.ErrUnsupported, errors.New("no error of core")} {
+		tok, ks := newToken(), memory.New()
+		cfg := client.Config{Suites: pure.New(), Keys: refusing{tok, refusal}}
+		w := newWorld(t, clienttest.Options{})
+		alice := w.deviceOn("alice", ks, cfg)
+		w.newCredential(alice, suite1, 0)
+		w.remove(alice, nil, 1)
+		w.must(alice.Close(t.Context()))
+
+		var log bytes.Buffer
+		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		alice = clienttest.NewDevice(t, w.service, "alice", ks, cfg)
+		if !strings.Contains(log.String(), "level=WARN") || !strings.Contains(log.String(), refusal.Error()) {
+			t.Errorf("%v: the log says %q", refusal, log.String())
+		}
+		w.create(alice)
+		w.must(alice.Close(t.Context()))
+
+		left, leave := context.WithCancel(t.Context())
+		keys := refusing{tok, refusal}
+		cfg.Store, cfg.Keys = openStore(t, ks), leaving{keys, leave}
+		if _, err := client.Open(left, cfg); err == nil {
+			t.Errorf("%v: opened for a caller that has left", refusal)
+		}
+	}
+}
+
+// leaving is a token whose caller leaves while it works.
+type leaving struct {
+	refusing
+	leave func()
+}
+
+func (l leaving) DeleteKey(ctx context.Context, ref core.KeyRef) error {
+	l.leave()
+	return l.refusing.DeleteKey(ctx, ref)
 }
 
 // TestKeysOutsideTheStoreRemoved: whatever fails, and wherever the process ends, while

@@ -91,10 +91,14 @@ func (c *Client) Wipe(ctx context.Context) error {
 }
 
 func (c *Client) wipe(ctx context.Context) error {
-	if err := c.sweep(ctx); err != nil && !errors.Is(err, core.ErrUnsupported) {
+	stay, err := c.sweep(ctx)
+	if err == nil && !errors.Is(stay, core.ErrUnsupported) {
+		err = stay
+	}
+	if err != nil {
 		return err
 	}
-	err := c.store.Each(ctx, tableSignatureKey, func(r seal.Record) error {
+	err = c.store.Each(ctx, tableSignatureKey, func(r seal.Record) error {
 		k, err := decodeStoredKey(r.Value)
 		if err != nil || !k.material.IsZero() {
 			return err

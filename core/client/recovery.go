@@ -271,5 +271,6 @@ func (c *Client) SweepKeys(ctx context.Context) error {
 			return err
 		}
 	}
-	return c.sweep(ctx)
+	stay, err := c.sweep(ctx)
+	return errors.Join(err, stay)
 }

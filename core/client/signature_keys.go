@@ -140,20 +140,26 @@ func decodeJournalled(record []byte) (j journalled, err error) {
 	return j, err
 }
 
-// sweep deletes the keys that a crash left without a name.
-func (c *Client) sweep(ctx context.Context) error {
+// sweep deletes the keys that a crash left without a name. Why some stay, which their
+// provider says, is apart from what is wrong with the store or the context.
+func (c *Client) sweep(ctx context.Context) (stay, err error) {
 	answers, err := newSegment(c.store).read(ctx, query{place: at(tableJournal, ""), keysOnly: true})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var errs []error
 	for _, r := range answers[0] {
-		errs = append(errs, c.sweepKey(ctx, keyID(r.Key)))
+		switch e := c.sweepKey(ctx, keyID(r.Key)); {
+		case isKeyTrouble(e) && ctx.Err() == nil:
+			stay = errors.Join(stay, e)
+		default:
+			err = errors.Join(err, e)
+		}
 	}
-	return errors.Join(errs...)
+	return stay, err
 }
 
-// sweepKey deletes one journalled key: after the mark nothing can name it.
+// sweepKey deletes one journalled key: after the mark nothing can name it. What its
+// provider says is a keyTrouble.
 func (c *Client) sweepKey(ctx context.Context, id keyID) error {
 	p := at(tableJournal, "")
 	s := newSegment(c.store)
@@ -179,18 +185,18 @@ func (c *Client) sweepKey(ctx context.Context, id keyID) error {
 		deleter = c.deleter(j.ref)
 	}
 	if deleter == nil {
-		return fmt.Errorf("journalled key %x: no provider deletes it: %w", id, core.ErrUnsupported)
+		return keyTrouble{fmt.Errorf("journalled key %x: no provider deletes it: %w", id, core.ErrUnsupported)}
 	}
 	if j.ref == "" {
 		// The provider returns the key of this id if it was made: so its name is learnt.
 		key, err := c.keys.GenerateKey(ctx, keySpec(id, j.algorithm))
 		if err != nil {
-			return err
+			return keyTrouble{err}
 		}
 		j.ref = key.Ref()
 	}
 	if err := deleter.DeleteKey(ctx, j.ref); err != nil {
-		return err
+		return keyTrouble{err}
 	}
 	last := newSegment(c.store)
 	last.del(p, id[:])
@@ -322,7 +328,7 @@ func (k ownKey) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	return signature, nil
 }
 
-// keyTrouble is what a provider says of one of our signature keys. It may be any error of
+// keyTrouble is what a provider says of one of our signature keys, or of one that was. It may be any error of
 // core: see Blames.
 type keyTrouble struct{ error }
 
