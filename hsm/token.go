@@ -348,26 +348,38 @@ func (t *Token) once(ctx context.Context, op string, readWrite bool, f work) err
 			t.pool.give()
 			return err
 		}
-		result := make(chan error, 1)
-		go func() {
-			defer t.leave()
-			result <- t.onSession(ctx, op, readWrite, f)
-		}()
-		select {
-		case err := <-result:
-			if errors.Is(err, errFewerSessions) { // to wait for one, outside of the gate
-				continue
-			}
-			return err
-		case <-ctx.Done():
+		err := t.inside(ctx, op, readWrite, f)
+		if errors.Is(err, errFewerSessions) { // to wait for one, outside of the gate
+			continue
 		}
-		t.pool.abandoned(1)
-		go func() {
-			<-result
-			t.pool.abandoned(-1)
-		}()
-		return t.late(op, ctx.Err(), ErrTokenUnavailable)
+		return err
 	}
+}
+
+// inside is once for who has passed the gate, which it leaves. A caller that can give up
+// needs a goroutine to leave behind, which costs the two of them a wake-up; who cannot
+// does the work itself.
+func (t *Token) inside(ctx context.Context, op string, readWrite bool, f work) error {
+	if ctx.Done() == nil {
+		defer t.leave()
+		return t.onSession(ctx, op, readWrite, f)
+	}
+	result := make(chan error, 1)
+	go func() {
+		defer t.leave()
+		result <- t.onSession(ctx, op, readWrite, f)
+	}()
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+	}
+	t.pool.abandoned(1)
+	go func() {
+		<-result
+		t.pool.abandoned(-1)
+	}()
+	return t.late(op, ctx.Err(), ErrTokenUnavailable)
 }
 
 // enter passes the gate of the module. Behind it is nobody whose Token was closed: the

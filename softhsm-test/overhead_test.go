@@ -6,8 +6,12 @@ package softhsmtest_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
+	"runtime"
 	"slices"
+	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,66 +27,90 @@ type rival struct {
 	key pkcs11.ObjectHandle
 }
 
-// overhead gives the time of a signature by the provider, and that of a hash, C_SignInit
-// and C_Sign without it: of calls that take turns, the time within which a tenth ends, which
-// a busy machine changes least.
-func overhead(t testing.TB, signatures int) (provider, direct time.Duration) {
-	t.Helper()
-	k := softhsmtest.New(t)
-	token := open(t, k.URI())
-	key := makeKey(t, token, core.ECDSAP256).(core.Signer)
-	// The provider has initialised the module and is logged in; this one takes part in that.
-	b := rival{bare: bare{Ctx: pkcs11.New(k.ModulePath)}}
-	slots, err := b.GetSlotList(true)
-	for _, slot := range slots {
-		if info, e := b.GetTokenInfo(slot); e == nil && info.Label == k.Label {
-			b.slot = slot
+// newRivals gives a key in a token, and it once more by the bare calls, as many times as
+// there are to be sessions.
+func newRivals(b *testing.B, n int) (core.Signer, []rival) {
+	b.Helper()
+	k := softhsmtest.New(b)
+	token := open(b, k.URI()+"&x-max-sessions="+strconv.Itoa(n))
+	key := makeKey(b, token, core.ECDSAP256).(core.Signer)
+	// The provider has initialised the module and is logged in; these take part in that.
+	rivals := make([]rival, n)
+	for i := range rivals {
+		r := rival{bare: bare{Ctx: pkcs11.New(k.ModulePath)}}
+		slots, err := r.GetSlotList(true)
+		for _, slot := range slots {
+			if info, e := r.GetTokenInfo(slot); e == nil && info.Label == k.Label {
+				r.slot = slot
+			}
 		}
+		if err == nil {
+			r.session, err = r.OpenSession(r.slot, pkcs11.CKF_SERIAL_SESSION)
+		}
+		if err == nil {
+			err = r.FindObjectsInit(r.session, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY)})
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+		found, _, err := r.FindObjects(r.session, 2)
+		if err != nil || len(found) != 1 || r.FindObjectsFinal(r.session) != nil {
+			b.Fatal(found, err)
+		}
+		r.key = found[0]
+		rivals[i] = r
 	}
-	if err == nil {
-		b.session, err = b.OpenSession(b.slot, pkcs11.CKF_SERIAL_SESSION)
-	}
-	if err == nil {
-		err = b.FindObjectsInit(b.session, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY)})
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	found, _, err := b.FindObjects(b.session, 2)
-	if err != nil || len(found) != 1 || b.FindObjectsFinal(b.session) != nil {
-		t.Fatal(found, err)
-	}
-	b.key = found[0]
+	return key, rivals
+}
+
+// BenchmarkSign gives the time of a signature by the provider, that of a hash, C_SignInit
+// and C_Sign without it, and the ratio, on a fast token: for callers that never give up,
+// for such as could, and for as many of those as there are sessions and processors. They
+// take turns in short rounds; the median of the rounds counts.
+func BenchmarkSign(b *testing.B) {
+	b.Run("without deadline", func(b *testing.B) { sign(b, context.Background(), 1) })
+	b.Run("with deadline", func(b *testing.B) { sign(b, b.Context(), 1) })
+	b.Run("with deadline, several", func(b *testing.B) { sign(b, b.Context(), runtime.GOMAXPROCS(0)) })
+}
+
+func sign(b *testing.B, ctx context.Context, callers int) {
+	key, rivals := newRivals(b, callers)
 	message := bytes.Repeat([]byte{1}, 200)
-	runs := [2]func() error{
-		func() error { _, err := key.Sign(t.Context(), message); return err },
-		func() error {
+	round := func(sign func(caller int) error) time.Duration {
+		const each = 50
+		begin := time.Now()
+		var wg sync.WaitGroup
+		for caller := range callers {
+			wg.Go(func() {
+				for range each {
+					if err := sign(caller); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+		return time.Since(begin) / time.Duration(each*callers)
+	}
+	by := [2]func(caller int) error{
+		func(int) error { _, err := key.Sign(ctx, message); return err },
+		func(caller int) error {
 			digest := sha256.Sum256(message)
-			_, err := b.sign(b.key, digest[:])
+			_, err := rivals[caller].sign(rivals[caller].key, digest[:])
 			return err
 		},
 	}
+	round(by[0]) // the first ones verify signatures
 	var times [2][]time.Duration
-	for n := range 2 * signatures {
-		begin := time.Now()
-		if err := runs[n%2](); err != nil {
-			t.Fatal(err)
-		}
-		if took := time.Since(begin); n >= 100 { // the first ones verify signatures
-			times[n%2] = append(times[n%2], took)
-		}
-	}
-	tenth := func(d []time.Duration) time.Duration { slices.Sort(d); return d[len(d)/10] }
-	return tenth(times[0]), tenth(times[1])
-}
-
-// BenchmarkSign gives the ratio of the two on a fast token.
-func BenchmarkSign(b *testing.B) {
 	for b.Loop() {
-		provider, direct := overhead(b, 20000)
-		b.ReportMetric(float64(provider.Nanoseconds()), "ns/provider")
-		b.ReportMetric(float64(direct.Nanoseconds()), "ns/bare")
-		b.ReportMetric(float64(provider)/float64(direct), "ratio")
-		b.ReportMetric(0, "ns/op")
+		for i := range by {
+			times[i] = append(times[i], round(by[i]))
+		}
 	}
+	median := func(d []time.Duration) float64 { slices.Sort(d); return float64(d[len(d)/2].Nanoseconds()) }
+	b.ReportMetric(median(times[0]), "ns/provider")
+	b.ReportMetric(median(times[1]), "ns/bare")
+	b.ReportMetric(median(times[0])/median(times[1]), "ratio")
+	b.ReportMetric(0, "ns/op")
 }

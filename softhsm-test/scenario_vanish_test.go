@@ -253,7 +253,7 @@ func TestConversationOverTrouble(t *testing.T) {
 	}()
 	var want []string
 	failed := 0
-	for n, over := 0, false; !over || n < 50; n++ {
+	for n, over, well := 0, false, false; !over || n < 50 || !well; n++ {
 		select {
 		case <-trouble:
 			over = true
@@ -263,8 +263,8 @@ func TestConversationOverTrouble(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		err := p.alice.In(ctx, chat, func(ctx context.Context, c *client.Conversation) error { return send(text)(ctx, nil, c) })
 		cancel()
-		switch {
-		case err == nil:
+		switch well = err == nil; {
+		case well:
 			want = append(want, text)
 		case errors.Is(err, hsm.ErrTokenUnavailable):
 			failed++

@@ -66,6 +66,10 @@ func version(v pkcs11.Version) string { return fmt.Sprintf("%d.%d", v.Major, v.M
 
 func (m *module) Slots() ([]Slot, error) {
 	list, err := m.c.GetSlotList(true)
+	// A token was put in between the question how many there are and the one which.
+	for try := 0; try < 3 && errors.Is(err, pkcs11.Error(pkcs11.CKR_BUFFER_TOO_SMALL)); try++ {
+		list, err = m.c.GetSlotList(true)
+	}
 	slots := make([]Slot, len(list))
 	for i, s := range list {
 		slots[i] = Slot(s)
