@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/conclave-mls/conclave/core"
@@ -134,305 +135,323 @@ func openOne(t *testing.T, path, token, more string) (*Token, error) {
 
 // C_Initialize hangs: Open has a deadline, and others open other modules.
 func TestTroubleOpenDeadline(t *testing.T) {
-	m := &twoTokens{}
-	release := make(chan struct{})
-	m.initialize = func() error { <-release; return cryptoki.ErrGeneralError }
-	path := loadTwoTokens(t, m)
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-	defer cancel()
-	done := make(chan error, 2)
-	go func() {
-		_, err := Open(ctx, Config{URI: "pkcs11:token=a?module-path=" + path + "&pin-value=1234"})
-		done <- err
-	}()
-	select {
-	case err := <-done:
-		t.Log(err)
-	case <-time.After(2 * time.Second):
-		t.Error("Open with a deadline of 0.2 s takes more than 2 s")
-	}
-	other := filepath.Join(t.TempDir(), "other.so")
-	_ = os.WriteFile(other, nil, 0o600)
-	go func() {
-		_, err := Open(ctx, Config{URI: "pkcs11:token=a?module-path=" + other + "&pin-value=1234"})
-		done <- err
-	}()
-	select {
-	case <-done:
-	case <-time.After(time.Second):
-		t.Error("another module waits for the lock too")
-	}
-	close(release)
+	synctest.Test(t, func(t *testing.T) {
+		m := &twoTokens{}
+		release := make(chan struct{})
+		m.initialize = func() error { <-release; return cryptoki.ErrGeneralError }
+		path := loadTwoTokens(t, m)
+		begin := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		done := make(chan error, 2)
+		go func() {
+			_, err := Open(ctx, Config{URI: "pkcs11:token=a?module-path=" + path + "&pin-value=1234"})
+			done <- err
+		}()
+		if err := <-done; !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		if late := time.Since(begin); late > 200*time.Millisecond {
+			t.Errorf("Open with a deadline of 0.2 s takes %v", late)
+		}
+		other := filepath.Join(t.TempDir(), "other.so")
+		if err := os.WriteFile(other, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		m.initialize = nil
+		b, err := openOne(t, other, "b", "")
+		if err != nil {
+			t.Fatal("another module: ", err)
+		}
+		_ = b.Close()
+		close(release)
+	})
 }
 
 // An operation is under way while its Token is closed; another token holds the module.
 func TestTroubleCloseLeavesSession(t *testing.T) {
-	m := &twoTokens{}
-	path := loadTwoTokens(t, m)
-	b, err := openOne(t, path, "b", "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = b.Close() }()
-	a, err := openOne(t, path, "a", "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	inside, goOn, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
-	go func() {
-		ended <- a.use(t.Context(), "work", false, retryNever, func(*session) error { close(inside); <-goOn; return nil })
-	}()
-	<-inside
-	if err := a.Close(); err != nil {
-		t.Fatal(err)
-	}
-	close(goOn)
-	if err := <-ended; err != nil {
-		t.Fatal(err)
-	}
-	m.mu.Lock()
-	for s, slot := range m.open {
-		if slot == 0 {
-			t.Errorf("session %d of the closed token is open for ever", s)
+	synctest.Test(t, func(t *testing.T) {
+		m := &twoTokens{}
+		path := loadTwoTokens(t, m)
+		b, err := openOne(t, path, "b", "")
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	m.mu.Unlock()
-	again, err := openOne(t, path, "a", "")
-	if err != nil {
-		t.Fatal("open again: ", err)
-	}
-	_ = again.Close()
+		defer func() { _ = b.Close() }()
+		a, err := openOne(t, path, "a", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		inside, goOn, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+		go func() {
+			ended <- a.use(t.Context(), "work", false, retryNever, func(*session) error { close(inside); <-goOn; return nil })
+		}()
+		<-inside
+		if err := a.Close(); err != nil {
+			t.Fatal(err)
+		}
+		close(goOn)
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		m.mu.Lock()
+		for s, slot := range m.open {
+			if slot == 0 {
+				t.Errorf("session %d of the closed token is open for ever", s)
+			}
+		}
+		m.mu.Unlock()
+		again, err := openOne(t, path, "a", "")
+		if err != nil {
+			t.Fatal("open again: ", err)
+		}
+		_ = again.Close()
+	})
 }
 
-// The token has no session left when another caller sees it fail: the one that waits for a
-// session is inside the gate, those that have one wait before it.
+// Those who wait for a session do not hold up the restart that those who have one need.
 func TestTroubleWaitsInsideTheGate(t *testing.T) {
-	m := &twoTokens{}
-	path := loadTwoTokens(t, m)
-	m.openHook = func(slot cryptoki.Slot, n int) error {
-		if n >= 4 && m.inits == 1 { // control, and two
-			return cryptoki.ErrSessionCount
+	synctest.Test(t, func(t *testing.T) {
+		m := &twoTokens{}
+		path := loadTwoTokens(t, m)
+		m.openHook = func(slot cryptoki.Slot, n int) error {
+			if n >= 4 && m.inits == 1 { // control, and two
+				return cryptoki.ErrSessionCount
+			}
+			return nil
 		}
-		return nil
-	}
-	a, err := openOne(t, path, "a", "&x-max-sessions=3")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = a.Close() }()
-	broken := make(chan struct{})
-	m.random = func(int) error {
-		select {
-		case <-broken:
+		a, err := openOne(t, path, "a", "&x-max-sessions=3")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = a.Close() }()
+		broken := make(chan struct{})
+		m.random = func(int) error {
+			select {
+			case <-broken:
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				if m.inits == 1 {
+					return cryptoki.ErrDeviceError
+				}
+			default:
+			}
+			return nil
+		}
+		var all sync.WaitGroup
+		holds := make(chan struct{}, 2)
+		for range 2 { // two have a session, and see it fail
+			all.Go(func() {
+				_ = a.use(context.Background(), "work", false, retryOnce, func(s *session) error {
+					if s.generation > 1 {
+						return nil
+					}
+					holds <- struct{}{}
+					<-broken
+					time.Sleep(100 * time.Millisecond)
+					return cryptoki.ErrDeviceError
+				})
+			})
+		}
+		<-holds
+		<-holds
+		for range 12 { // these want one
+			all.Go(func() {
+				err := a.use(context.Background(), "work", false, retryOnce, func(s *session) error {
+					if s.generation > 1 {
+						return nil
+					}
+					return cryptoki.ErrDeviceError
+				})
+				if errors.Is(err, ErrPoisoned) {
+					t.Error("waiter: ", err)
+				}
+			})
+		}
+		time.Sleep(100 * time.Millisecond)
+		close(broken)
+		all.Wait()
+		if a.m.poisoned.Load() {
+			t.Error("poisoned, though no call hangs")
+		}
+	})
+}
+
+// A token that stays away does not take the module from another, whose calls last longer
+// than the restart would wait.
+func TestTroubleOtherTokenIsRestarted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &twoTokens{}
+		path := loadTwoTokens(t, m)
+		firstPause, lastPause = 10*time.Millisecond, 50*time.Millisecond
+		defer func() { firstPause, lastPause = 200*time.Millisecond, 30*time.Second }()
+		a, err := openOne(t, path, "a", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = a.Close() }()
+		b, err := openOne(t, path, "b", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = b.Close() }()
+		m.mu.Lock()
+		m.gone[0] = true
+		m.mu.Unlock()
+		_ = a.use(t.Context(), "work", false, retryOnce, func(*session) error { return cryptoki.ErrTokenNotPresent })
+		// A healthy call of b that takes longer than the drain, such as an RSA key or a slow line.
+		err = b.use(t.Context(), "work", false, retryOnce, func(*session) error { time.Sleep(1500 * time.Millisecond); return nil })
+		if err != nil {
+			t.Error("a slow call: ", err)
+		}
+		if err := b.use(t.Context(), "work", false, retryOnce, func(*session) error { return nil }); err != nil {
+			t.Error("the other token: ", err)
+		}
+	})
+}
+
+// One closes a token while another opens it.
+func TestTroubleOpenDuringClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &twoTokens{}
+		path := loadTwoTokens(t, m)
+		m.slow = 500 * time.Millisecond     // a network
+		b, err := openOne(t, path, "b", "") // the module stays
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = b.Close() }()
+		for range 2 {
+			a, err := openOne(t, path, "a", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan struct{})
+			go func() { _ = a.Close(); close(done) }()
+			synctest.Wait() // it hangs in C_CloseSession
+			again, err := openOne(t, path, "a", "")
+			if err != nil {
+				t.Fatal("open: ", err)
+			}
+			<-done
+			if err := again.use(t.Context(), "work", false, retryOnce, func(*session) error { return nil }); err != nil {
+				t.Fatal(err)
+			}
+			_ = again.Close()
+		}
+	})
+}
+
+// All sessions are with other programs when a call fails: no reason to restart the module.
+func TestTroubleNoSessionIsNoTrouble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &twoTokens{}
+		path := loadTwoTokens(t, m)
+		m.openHook = func(_ cryptoki.Slot, n int) error {
+			if n > 2 {
+				return cryptoki.ErrSessionCount
+			}
+			return nil
+		}
+		a, err := openOne(t, path, "a", "&x-max-sessions=1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = a.Close() }()
+		// The session that failed is closed, and another program has it now.
+		err = a.use(t.Context(), "derive", false, retryInput, func(*session) error { return cryptoki.ErrGeneralError })
+		if m.inits > 1 {
+			t.Error("the module was restarted: ", err)
+		}
+	})
+}
+
+// The PIN file is away for a moment, just when the token comes back.
+func TestTroublePINFileAwayForAMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &twoTokens{}
+		path := loadTwoTokens(t, m)
+		firstPause, lastPause = 10*time.Millisecond, 50*time.Millisecond
+		defer func() { firstPause, lastPause = 200*time.Millisecond, 30*time.Second }()
+		pin := filepath.Join(t.TempDir(), "pin")
+		_ = os.WriteFile(pin, []byte("1234"), 0o600)
+		a, err := Open(t.Context(), Config{URI: "pkcs11:token=a?module-path=" + path + "&pin-source=file:" + pin})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = a.Close() }()
+		_ = os.Remove(pin)
+		m.random = func(int) error {
 			m.mu.Lock()
 			defer m.mu.Unlock()
 			if m.inits == 1 {
 				return cryptoki.ErrDeviceError
 			}
-		default:
+			return nil
 		}
-		return nil
-	}
-	var all sync.WaitGroup
-	holds := make(chan struct{}, 2)
-	for range 2 { // two have a session, and see it fail
-		all.Go(func() {
-			err := a.use(context.Background(), "work", false, retryOnce, func(s *session) error {
-				if s.generation > 1 {
-					return nil
-				}
-				holds <- struct{}{}
-				<-broken
-				time.Sleep(100 * time.Millisecond)
-				return cryptoki.ErrDeviceError
-			})
-			t.Log("holder: ", err)
-		})
-	}
-	<-holds
-	<-holds
-	for range 12 { // these want one
-		all.Go(func() {
-			err := a.use(context.Background(), "work", false, retryOnce, func(s *session) error {
-				if s.generation > 1 {
-					return nil
-				}
-				return cryptoki.ErrDeviceError
-			})
-			if errors.Is(err, ErrPoisoned) {
-				t.Error("waiter: ", err)
-			}
-		})
-	}
-	time.Sleep(100 * time.Millisecond)
-	close(broken)
-	all.Wait()
-	if a.m.poisoned.Load() {
-		t.Error("poisoned, though no call hangs")
-	}
-}
-
-// A token that stays away restarts the module under the other tokens, again and again.
-func TestTroubleOtherTokenIsRestarted(t *testing.T) {
-	m := &twoTokens{}
-	path := loadTwoTokens(t, m)
-	firstPause, lastPause = 10*time.Millisecond, 50*time.Millisecond
-	defer func() { firstPause, lastPause = 200*time.Millisecond, 30*time.Second }()
-	a, err := openOne(t, path, "a", "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = a.Close() }()
-	b, err := openOne(t, path, "b", "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = b.Close() }()
-	m.mu.Lock()
-	m.gone[0] = true
-	m.mu.Unlock()
-	_ = a.use(t.Context(), "work", false, retryOnce, func(*session) error { return cryptoki.ErrTokenNotPresent })
-	// A healthy call of b that takes longer than the drain, such as an RSA key or a slow line.
-	err = b.use(t.Context(), "work", false, retryOnce, func(*session) error { time.Sleep(1500 * time.Millisecond); return nil })
-	t.Log("slow call: ", err, " initialised ", m.inits, " times")
-	if err := b.use(t.Context(), "work", false, retryOnce, func(*session) error { return nil }); err != nil {
-		t.Error("b is well, and dead for good because a was pulled: ", err)
-	}
-}
-
-// One closes a token while another opens it.
-func TestTroubleOpenDuringClose(t *testing.T) {
-	m := &twoTokens{}
-	path := loadTwoTokens(t, m)
-	m.slow = 500 * time.Millisecond     // a network
-	b, err := openOne(t, path, "b", "") // the module stays
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = b.Close() }()
-	for range 2 {
-		a, err := openOne(t, path, "a", "")
-		if err != nil {
-			t.Fatal(err)
+		_ = a.use(t.Context(), "work", false, retryOnce, func(*session) error { return cryptoki.ErrDeviceError })
+		_ = os.WriteFile(pin, []byte("1234"), 0o600)
+		time.Sleep(500 * time.Millisecond)
+		if err := a.use(t.Context(), "work", false, retryOnce, func(*session) error { return nil }); err != nil {
+			t.Error("token and PIN file are back: ", err)
 		}
-		done := make(chan struct{})
-		go func() { _ = a.Close(); close(done) }()
-		for a.closed.Load() == false {
-		}
-		again, err := openOne(t, path, "a", "")
-		if err != nil {
-			t.Fatal("open: ", err)
-		}
-		<-done
-		if err := again.use(t.Context(), "work", false, retryOnce, func(*session) error { return nil }); err != nil {
-			t.Fatal(err)
-		}
-		_ = again.Close()
-	}
-}
-
-// All sessions are with other programs when a call fails: no reason to restart the module.
-func TestTroubleNoSessionIsNoTrouble(t *testing.T) {
-	m := &twoTokens{}
-	path := loadTwoTokens(t, m)
-	m.openHook = func(_ cryptoki.Slot, n int) error {
-		if n > 2 {
-			return cryptoki.ErrSessionCount
-		}
-		return nil
-	}
-	a, err := openOne(t, path, "a", "&x-max-sessions=1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = a.Close() }()
-	// The session that failed is closed, and another program has it now.
-	err = a.use(t.Context(), "derive", false, retryInput, func(*session) error { return cryptoki.ErrGeneralError })
-	if m.inits > 1 {
-		t.Error("bad input and a token without a free session: the module is restarted: ", err)
-	}
-}
-
-// The PIN file is away for a moment, just when the token comes back.
-func TestTroublePINFileAwayForAMoment(t *testing.T) {
-	m := &twoTokens{}
-	path := loadTwoTokens(t, m)
-	firstPause, lastPause = 10*time.Millisecond, 50*time.Millisecond
-	defer func() { firstPause, lastPause = 200*time.Millisecond, 30*time.Second }()
-	pin := filepath.Join(t.TempDir(), "pin")
-	_ = os.WriteFile(pin, []byte("1234"), 0o600)
-	a, err := Open(t.Context(), Config{URI: "pkcs11:token=a?module-path=" + path + "&pin-source=file:" + pin})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = a.Close() }()
-	_ = os.Remove(pin)
-	m.random = func(int) error {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		if m.inits == 1 {
-			return cryptoki.ErrDeviceError
-		}
-		return nil
-	}
-	_ = a.use(t.Context(), "work", false, retryOnce, func(*session) error { return cryptoki.ErrDeviceError })
-	_ = os.WriteFile(pin, []byte("1234"), 0o600)
-	time.Sleep(500 * time.Millisecond)
-	if err := a.use(t.Context(), "work", false, retryOnce, func(*session) error { return nil }); err != nil {
-		t.Error("token and PIN file are well for 0.5 s: ", err)
-	}
+	})
 }
 
 // A module that was given up because a call was slow works again when the call is over.
 func TestTroublePoisonedForEver(t *testing.T) {
-	m := &twoTokens{}
-	path := loadTwoTokens(t, m)
-	a, err := openOne(t, path, "a", "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = a.Close() }()
-	go func() {
-		_ = a.use(context.Background(), "slow", false, retryNever, func(*session) error { time.Sleep(1500 * time.Millisecond); return nil })
-	}()
-	time.Sleep(50 * time.Millisecond)
-	m.random = func(int) error {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		if m.inits == 1 {
-			return cryptoki.ErrDeviceError
+	synctest.Test(t, func(t *testing.T) {
+		m := &twoTokens{}
+		path := loadTwoTokens(t, m)
+		a, err := openOne(t, path, "a", "")
+		if err != nil {
+			t.Fatal(err)
 		}
-		return nil
-	}
-	_ = a.use(t.Context(), "work", false, retryOnce, func(*session) error { return cryptoki.ErrDeviceError })
-	time.Sleep(2 * time.Second)
-	if err := a.use(t.Context(), "work", false, retryOnce, func(*session) error { return nil }); err != nil {
-		t.Error("no call is under way any more: ", err)
-	}
+		defer func() { _ = a.Close() }()
+		go func() {
+			_ = a.use(context.Background(), "slow", false, retryNever, func(*session) error { time.Sleep(1500 * time.Millisecond); return nil })
+		}()
+		time.Sleep(50 * time.Millisecond)
+		m.random = func(int) error {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if m.inits == 1 {
+				return cryptoki.ErrDeviceError
+			}
+			return nil
+		}
+		_ = a.use(t.Context(), "work", false, retryOnce, func(*session) error { return cryptoki.ErrDeviceError })
+		time.Sleep(2 * time.Second)
+		if err := a.use(t.Context(), "work", false, retryOnce, func(*session) error { return nil }); err != nil {
+			t.Error("no call is under way any more: ", err)
+		}
+	})
 }
 
 // Who closes a token twice takes it from nobody who has opened it since.
 func TestTroubleCloseTwice(t *testing.T) {
-	m := &twoTokens{}
-	path := loadTwoTokens(t, m)
-	first, err := openOne(t, path, "a", "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := first.Close(); err != nil {
-		t.Fatal(err)
-	}
-	again, err := openOne(t, path, "a", "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := first.Close(); !errors.Is(err, core.ErrClosed) {
-		t.Error(err)
-	}
-	if err := again.use(t.Context(), "work", false, retryNever, func(*session) error { return nil }); err != nil {
-		t.Error(err)
-	}
-	if err := again.Close(); err != nil {
-		t.Error(err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		m := &twoTokens{}
+		path := loadTwoTokens(t, m)
+		first, err := openOne(t, path, "a", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := first.Close(); err != nil {
+			t.Fatal(err)
+		}
+		again, err := openOne(t, path, "a", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := first.Close(); !errors.Is(err, core.ErrClosed) {
+			t.Error(err)
+		}
+		if err := again.use(t.Context(), "work", false, retryNever, func(*session) error { return nil }); err != nil {
+			t.Error(err)
+		}
+		if err := again.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }
