@@ -133,6 +133,27 @@ func openOne(t *testing.T, path, token, more string) (*Token, error) {
 	return Open(t.Context(), Config{URI: "pkcs11:token=" + token + "?module-path=" + path + "&pin-value=1234" + more})
 }
 
+// keepOpen is openOne until the test ends.
+func keepOpen(t *testing.T, path, token, more string) *Token {
+	t.Helper()
+	opened, err := openOne(t, path, token, more)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = opened.Close() })
+	return opened
+}
+
+// brokenUntilRestart is a C_GenerateRandom.
+func (m *twoTokens) brokenUntilRestart(int) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.inits == 1 {
+		return cryptoki.ErrDeviceError
+	}
+	return nil
+}
+
 // C_Initialize hangs: Open has a deadline, and others open other modules.
 func TestTroubleOpenDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -173,11 +194,7 @@ func TestTroubleCloseLeavesSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &twoTokens{}
 		path := loadTwoTokens(t, m)
-		b, err := openOne(t, path, "b", "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = b.Close() }()
+		keepOpen(t, path, "b", "")
 		a, err := openOne(t, path, "a", "")
 		if err != nil {
 			t.Fatal(err)
@@ -220,11 +237,7 @@ func TestTroubleWaitsInsideTheGate(t *testing.T) {
 			}
 			return nil
 		}
-		a, err := openOne(t, path, "a", "&x-max-sessions=3")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = a.Close() }()
+		a := keepOpen(t, path, "a", "&x-max-sessions=3")
 		broken := make(chan struct{})
 		m.random = func(int) error {
 			select {
@@ -285,22 +298,14 @@ func TestTroubleOtherTokenIsRestarted(t *testing.T) {
 		path := loadTwoTokens(t, m)
 		firstPause, lastPause = 10*time.Millisecond, 50*time.Millisecond
 		defer func() { firstPause, lastPause = 200*time.Millisecond, 30*time.Second }()
-		a, err := openOne(t, path, "a", "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = a.Close() }()
-		b, err := openOne(t, path, "b", "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = b.Close() }()
+		a := keepOpen(t, path, "a", "")
+		b := keepOpen(t, path, "b", "")
 		m.mu.Lock()
 		m.gone[0] = true
 		m.mu.Unlock()
 		_ = a.use(t.Context(), "work", false, retryOnce, func(*session) error { return cryptoki.ErrTokenNotPresent })
 		// A healthy call of b that takes longer than the drain, such as an RSA key or a slow line.
-		err = b.use(t.Context(), "work", false, retryOnce, func(*session) error { time.Sleep(1500 * time.Millisecond); return nil })
+		err := b.use(t.Context(), "work", false, retryOnce, func(*session) error { time.Sleep(1500 * time.Millisecond); return nil })
 		if err != nil {
 			t.Error("a slow call: ", err)
 		}
@@ -315,12 +320,8 @@ func TestTroubleOpenDuringClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &twoTokens{}
 		path := loadTwoTokens(t, m)
-		m.slow = 500 * time.Millisecond     // a network
-		b, err := openOne(t, path, "b", "") // the module stays
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = b.Close() }()
+		m.slow = 500 * time.Millisecond // a network
+		keepOpen(t, path, "b", "")      // the module stays
 		for range 2 {
 			a, err := openOne(t, path, "a", "")
 			if err != nil {
@@ -353,13 +354,9 @@ func TestTroubleNoSessionIsNoTrouble(t *testing.T) {
 			}
 			return nil
 		}
-		a, err := openOne(t, path, "a", "&x-max-sessions=1")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = a.Close() }()
+		a := keepOpen(t, path, "a", "&x-max-sessions=1")
 		// The session that failed is closed, and another program has it now.
-		err = a.use(t.Context(), "derive", false, retryInput, func(*session) error { return cryptoki.ErrGeneralError })
+		err := a.use(t.Context(), "derive", false, retryInput, func(*session) error { return cryptoki.ErrGeneralError })
 		if m.inits > 1 {
 			t.Error("the module was restarted: ", err)
 		}
@@ -381,14 +378,7 @@ func TestTroublePINFileAwayForAMoment(t *testing.T) {
 		}
 		defer func() { _ = a.Close() }()
 		_ = os.Remove(pin)
-		m.random = func(int) error {
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			if m.inits == 1 {
-				return cryptoki.ErrDeviceError
-			}
-			return nil
-		}
+		m.random = m.brokenUntilRestart
 		_ = a.use(t.Context(), "work", false, retryOnce, func(*session) error { return cryptoki.ErrDeviceError })
 		_ = os.WriteFile(pin, []byte("1234"), 0o600)
 		time.Sleep(500 * time.Millisecond)
@@ -403,23 +393,12 @@ func TestTroublePoisonedForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &twoTokens{}
 		path := loadTwoTokens(t, m)
-		a, err := openOne(t, path, "a", "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = a.Close() }()
+		a := keepOpen(t, path, "a", "")
 		go func() {
 			_ = a.use(context.Background(), "slow", false, retryNever, func(*session) error { time.Sleep(1500 * time.Millisecond); return nil })
 		}()
 		time.Sleep(50 * time.Millisecond)
-		m.random = func(int) error {
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			if m.inits == 1 {
-				return cryptoki.ErrDeviceError
-			}
-			return nil
-		}
+		m.random = m.brokenUntilRestart
 		_ = a.use(t.Context(), "work", false, retryOnce, func(*session) error { return cryptoki.ErrDeviceError })
 		time.Sleep(2 * time.Second)
 		if err := a.use(t.Context(), "work", false, retryOnce, func(*session) error { return nil }); err != nil {
