@@ -10,6 +10,7 @@ import (
 	"errors"
 	"io"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/miekg/pkcs11"
@@ -31,34 +32,34 @@ func (h hanging) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
 
 // A call that hangs costs its caller a deadline, and the module is not finalised under it.
 func TestCrypto11Hangs(t *testing.T) {
-	defer func(d time.Duration) { drainTime = d }(drainTime)
-	drainTime = 20 * time.Millisecond
-	c := &crypto11Context{path: t.Name(), token: &Token{name: "a token"}, users: 1}
-	h := hanging{make(chan struct{}), make(chan struct{})}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := (&crypto11Signer{&crypto11Key{c, h}, ctx}).Sign(nil, make([]byte, 32), crypto.SHA256); !errors.Is(err, context.Canceled) {
-		t.Errorf("after cancellation: %v", err)
-	}
-	select {
-	case <-h.called:
-		t.Error("a call after cancellation")
-	case <-time.After(10 * time.Millisecond):
-	}
-	ctx, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	s, err := (&crypto11Key{c, h}).signer(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = s.Sign(nil, make([]byte, 32), crypto.SHA256)
-	if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ErrTokenUnavailable) {
-		t.Errorf("a call that hangs: %v", err)
-	}
-	if err := c.release(); !errors.Is(err, ErrPoisoned) || !c.hangs || c.closed {
-		t.Errorf("the end beside a call that hangs: %v", err)
-	}
-	close(h.until)
+	synctest.Test(t, func(t *testing.T) {
+		c := &crypto11Context{path: t.Name(), token: &Token{name: "a token"}, users: 1}
+		h := hanging{make(chan struct{}), make(chan struct{})}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := (&crypto11Signer{&crypto11Key{c, h}, ctx}).Sign(nil, make([]byte, 32), crypto.SHA256); !errors.Is(err, context.Canceled) {
+			t.Errorf("after cancellation: %v", err)
+		}
+		select {
+		case <-h.called:
+			t.Error("a call after cancellation")
+		case <-time.After(10 * time.Millisecond):
+		}
+		ctx, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		s, err := (&crypto11Key{c, h}).signer(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = s.Sign(nil, make([]byte, 32), crypto.SHA256)
+		if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ErrTokenUnavailable) {
+			t.Errorf("a call that hangs: %v", err)
+		}
+		if err := c.release(); !errors.Is(err, ErrPoisoned) || !c.hangs || c.closed {
+			t.Errorf("the end beside a call that hangs: %v", err)
+		}
+		close(h.until)
+	})
 }
 
 // crypto11 gets no PIN that has not just succeeded.

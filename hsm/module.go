@@ -53,7 +53,7 @@ var modules = struct {
 var load = cryptoki.Load
 
 // drainTime is how long calls under way may take until a module counts as hung.
-var drainTime = 10 * time.Second
+const drainTime = 10 * time.Second
 
 // resolved is the file of a module.
 func resolved(path string) (string, error) {

@@ -165,7 +165,7 @@ func (t *Token) recover(ctx context.Context, since uint64) error {
 }
 
 // The pauses between tries to get a token back.
-var (
+const (
 	firstPause = 200 * time.Millisecond
 	lastPause  = 30 * time.Second
 )

@@ -306,29 +306,29 @@ func TestGenerateIsNotRepeated(t *testing.T) {
 
 // While a login fails, each restart has one, and it is with a PIN that was right before.
 func TestOneLoginForEachRestart(t *testing.T) {
-	f := newFake(t)
-	key := f.signer(f.open())
-	defer func(d time.Duration) { firstPause = d }(firstPause)
-	firstPause = 20 * time.Millisecond
-	before := f.counts()
-	f.fails("Login", cryptoki.ErrDeviceError)
-	f.foreignFinalize()
-	var all sync.WaitGroup
-	for range 50 {
-		all.Go(func() {
-			if _, err := key.Sign(t.Context(), []byte("m")); !errors.Is(err, ErrTokenUnavailable) {
-				t.Errorf("%v", err)
-			}
-		})
-	}
-	all.Wait()
-	time.Sleep(10 * firstPause)
-	f.fails("Login", nil)
-	comesBack(f, key)
-	now := f.counts()
-	if logins, restarts := now["Login"]-before["Login"], now["Initialize"]-before["Initialize"]; logins > restarts || logins < 2 {
-		t.Errorf("%d logins in %d restarts", logins, restarts)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		key := f.signer(f.open())
+		before := f.counts()
+		f.fails("Login", cryptoki.ErrDeviceError)
+		f.foreignFinalize()
+		var all sync.WaitGroup
+		for range 50 {
+			all.Go(func() {
+				if _, err := key.Sign(t.Context(), []byte("m")); !errors.Is(err, ErrTokenUnavailable) {
+					t.Errorf("%v", err)
+				}
+			})
+		}
+		all.Wait()
+		time.Sleep(10 * firstPause)
+		f.fails("Login", nil)
+		comesBack(f, key)
+		now := f.counts()
+		if logins, restarts := now["Login"]-before["Login"], now["Initialize"]-before["Initialize"]; logins > restarts || logins < 2 {
+			t.Errorf("%d logins in %d restarts", logins, restarts)
+		}
+	})
 }
 
 // A PIN that is refused in a recovery is not tried again, and the token stays away.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -121,10 +122,9 @@ func loadTwoTokens(t *testing.T, m *twoTokens) (path string) {
 		t.Fatal(err)
 	}
 	path, _ = filepath.EvalSymlinks(path)
-	before, drain := load, drainTime
+	before := load
 	load = func(string) (cryptoki.Module, error) { return m, nil }
-	drainTime = time.Second
-	t.Cleanup(func() { load, drainTime = before, drain })
+	t.Cleanup(func() { load = before })
 	return path
 }
 
@@ -158,8 +158,15 @@ func (m *twoTokens) brokenUntilRestart(int) error {
 func TestTroubleOpenDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &twoTokens{}
+		var hangs atomic.Bool
+		hangs.Store(true)
 		release := make(chan struct{})
-		m.initialize = func() error { <-release; return cryptoki.ErrGeneralError }
+		m.initialize = func() error {
+			if hangs.Swap(false) {
+				<-release
+			}
+			return nil
+		}
 		path := loadTwoTokens(t, m)
 		begin := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
@@ -179,13 +186,13 @@ func TestTroubleOpenDeadline(t *testing.T) {
 		if err := os.WriteFile(other, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		m.initialize = nil
 		b, err := openOne(t, other, "b", "")
 		if err != nil {
 			t.Fatal("another module: ", err)
 		}
 		_ = b.Close()
 		close(release)
+		synctest.Wait() // who came too late closes again
 	})
 }
 
@@ -296,8 +303,6 @@ func TestTroubleOtherTokenIsRestarted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &twoTokens{}
 		path := loadTwoTokens(t, m)
-		firstPause, lastPause = 10*time.Millisecond, 50*time.Millisecond
-		defer func() { firstPause, lastPause = 200*time.Millisecond, 30*time.Second }()
 		a := keepOpen(t, path, "a", "")
 		b := keepOpen(t, path, "b", "")
 		m.mu.Lock()
@@ -305,7 +310,7 @@ func TestTroubleOtherTokenIsRestarted(t *testing.T) {
 		m.mu.Unlock()
 		_ = a.use(t.Context(), "work", false, retryOnce, func(*session) error { return cryptoki.ErrTokenNotPresent })
 		// A healthy call of b that takes longer than the drain, such as an RSA key or a slow line.
-		err := b.use(t.Context(), "work", false, retryOnce, func(*session) error { time.Sleep(1500 * time.Millisecond); return nil })
+		err := b.use(t.Context(), "work", false, retryOnce, func(*session) error { time.Sleep(drainTime * 3 / 2); return nil })
 		if err != nil {
 			t.Error("a slow call: ", err)
 		}
@@ -368,8 +373,6 @@ func TestTroublePINFileAwayForAMoment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &twoTokens{}
 		path := loadTwoTokens(t, m)
-		firstPause, lastPause = 10*time.Millisecond, 50*time.Millisecond
-		defer func() { firstPause, lastPause = 200*time.Millisecond, 30*time.Second }()
 		pin := filepath.Join(t.TempDir(), "pin")
 		_ = os.WriteFile(pin, []byte("1234"), 0o600)
 		a, err := Open(t.Context(), Config{URI: "pkcs11:token=a?module-path=" + path + "&pin-source=file:" + pin})
@@ -381,7 +384,7 @@ func TestTroublePINFileAwayForAMoment(t *testing.T) {
 		m.random = m.brokenUntilRestart
 		_ = a.use(t.Context(), "work", false, retryOnce, func(*session) error { return cryptoki.ErrDeviceError })
 		_ = os.WriteFile(pin, []byte("1234"), 0o600)
-		time.Sleep(500 * time.Millisecond)
+		time.Sleep(lastPause)
 		if err := a.use(t.Context(), "work", false, retryOnce, func(*session) error { return nil }); err != nil {
 			t.Error("token and PIN file are back: ", err)
 		}
@@ -395,12 +398,12 @@ func TestTroublePoisonedForEver(t *testing.T) {
 		path := loadTwoTokens(t, m)
 		a := keepOpen(t, path, "a", "")
 		go func() {
-			_ = a.use(context.Background(), "slow", false, retryNever, func(*session) error { time.Sleep(1500 * time.Millisecond); return nil })
+			_ = a.use(context.Background(), "slow", false, retryNever, func(*session) error { time.Sleep(drainTime * 3 / 2); return nil })
 		}()
 		time.Sleep(50 * time.Millisecond)
 		m.random = m.brokenUntilRestart
 		_ = a.use(t.Context(), "work", false, retryOnce, func(*session) error { return cryptoki.ErrDeviceError })
-		time.Sleep(2 * time.Second)
+		time.Sleep(lastPause)
 		if err := a.use(t.Context(), "work", false, retryOnce, func(*session) error { return nil }); err != nil {
 			t.Error("no call is under way any more: ", err)
 		}
