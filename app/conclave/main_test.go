@@ -22,6 +22,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/coretest"
+	"github.com/conclave-mls/conclave/core/vectors"
 	"github.com/conclave-mls/conclave/storage/postgres/pgtest"
 	"github.com/conclave-mls/conclave/storage/sqlite"
 )
@@ -192,6 +193,31 @@ func TestVectors(t *testing.T) {
 	passed := 0
 	if _, err := fmt.Sscanf(out[strings.LastIndex(strings.TrimSpace(out), "\n")+1:], "%d passed, 0 failed, 2 skipped\n", &passed); err != nil || passed < 1800 {
 		t.Errorf("%d passed, %v:\n%s", passed, err, out)
+	}
+}
+
+// A file goes to the first engine that knows its type; what is wrong with it then is
+// not hidden by what another engine says of it.
+func TestVectorEngines(t *testing.T) {
+	t.Parallel()
+	engine := func(name string, err error) vectorEngine {
+		return vectorEngine{name, func(context.Context, core.SuiteSource, core.CryptoProvider, []byte) (*vectors.Report, error) {
+			if err != nil {
+				return nil, err
+			}
+			return &vectors.Report{Type: name}, nil
+		}}
+	}
+	other, broken := engine("other", core.ErrUnsupported), engine("broken", core.ErrInvalid)
+	right, never := engine("right", nil), engine("never", core.ErrDenied)
+	if r, err := runVectorFile(t.Context(), []vectorEngine{other, right, never}, nil); err != nil || r.Type != "right" {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if _, err := runVectorFile(t.Context(), []vectorEngine{other, broken, right}, nil); !errors.Is(err, core.ErrInvalid) {
+		t.Errorf("a broken file: %v", err)
+	}
+	if _, err := runVectorFile(t.Context(), []vectorEngine{other, other}, nil); !errors.Is(err, core.ErrUnsupported) {
+		t.Errorf("a file of nobody: %v", err)
 	}
 }
 

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/vectors"
 	"github.com/conclave-mls/conclave/providers/pure"
 )
 
@@ -27,12 +29,12 @@ func (p *program) vectors() *cobra.Command {
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveDefault
 		},
-		Short: "Run MLS test vectors through the engine",
-		Long: `Run files of MLS test vectors, in the shapes of the MLS working group, through
-the engine: a self-test of this very program. The type of a file is known by its
-fields. Of a folder, every *.json in and below it is run, but for those of drafts
-that the engine does not have (pq/, targeted-messages.json). Without a path it is
-the folder vectors/mls in ./shared or else in ../shared.
+		Short: "Run test vectors through the engine",
+		Long: `Run files of test vectors through the engine: a self-test of this very program.
+They are those of the MLS working group, and others in the same shapes. The type of a
+file is known by its fields. Of a folder, every *.json in and below it is run, but for
+those of drafts that the engine does not have (pq/, targeted-messages.json). Without a
+path it is the folder vectors/mls in ./shared or else in ../shared.
 
 The exit code is 1 if a case failed or none was run. A case is skipped only for
 what the engine does not implement, or if a part of it is proven to be stale while
@@ -43,11 +45,9 @@ With --json there is a line for each file ("file", "type", "verdict", "passed",
 		Example: "  conclave vectors\n  conclave vectors welcome.json treekem.json\n  conclave vectors test-vectors/",
 		RunE: func(cmd *cobra.Command, paths []string) error {
 			if len(paths) == 0 {
-				folder, err := sharedVectors()
-				if err != nil {
-					return err
+				if paths = sharedVectors(); len(paths) == 0 {
+					return fmt.Errorf("no folder of test vectors in ./shared or ../shared: name one: %w", core.ErrNotFound)
 				}
-				paths = []string{folder}
 			}
 			files, err := p.vectorFiles(paths)
 			if err != nil {
@@ -58,15 +58,42 @@ With --json there is a line for each file ("file", "type", "verdict", "passed",
 	}
 }
 
-// sharedVectors finds the folder where a checkout has its test data.
-func sharedVectors() (string, error) {
-	for _, root := range []string{".", ".."} {
-		folder := filepath.Join(root, "shared", "vectors", "mls")
-		if _, err := os.Stat(folder); err == nil {
-			return folder, nil
+// A vectorEngine runs the files of one protocol. One of another is core.ErrUnsupported.
+type vectorEngine struct {
+	folder string // in the shared folder's vectors
+	run    func(context.Context, core.SuiteSource, core.CryptoProvider, []byte) (*vectors.Report, error)
+}
+
+// vectorEngines are asked in this order what a file is.
+var vectorEngines = []vectorEngine{
+	{"mls", mls.RunVectors},
+}
+
+// runVectorFile runs a file through the engine that knows its type.
+func runVectorFile(ctx context.Context, engines []vectorEngine, file []byte) (report *vectors.Report, err error) {
+	software := pure.New()
+	for _, e := range engines {
+		if report, err = e.run(ctx, software, software, file); !errors.Is(err, core.ErrUnsupported) {
+			break
 		}
 	}
-	return "", fmt.Errorf("no folder of test vectors in ./shared or ../shared: name one: %w", core.ErrNotFound)
+	return report, err
+}
+
+// sharedVectors finds the folders where a checkout has its test data.
+func sharedVectors() (folders []string) {
+	for _, root := range []string{".", ".."} {
+		for _, e := range vectorEngines {
+			folder := filepath.Join(root, "shared", "vectors", e.folder)
+			if _, err := os.Stat(folder); err == nil {
+				folders = append(folders, folder)
+			}
+		}
+		if folders != nil {
+			break
+		}
+	}
+	return folders
 }
 
 // draftVectors are left out of folders.
@@ -125,10 +152,9 @@ type vectorReason struct {
 
 func (p *program) runVectors(ctx context.Context, files []string) error {
 	type outcome struct {
-		report *mls.VectorReport
+		report *vectors.Report
 		err    error
 	}
-	software := pure.New()
 	// All at once, as far as there are cores, and told in their order.
 	var done atomic.Int64
 	outcomes := make([]chan outcome, len(files))
@@ -146,7 +172,7 @@ func (p *program) runVectors(ctx context.Context, files []string) error {
 				outcomes[i] <- outcome{nil, err}
 				return
 			}
-			report, err := mls.RunVectors(ctx, software, software, text)
+			report, err := runVectorFile(ctx, vectorEngines, text)
 			outcomes[i] <- outcome{report, err}
 		}()
 	}
@@ -181,7 +207,7 @@ func (p *program) runVectors(ctx context.Context, files []string) error {
 			verdict = "skip"
 		}
 		told := vectorFile{
-			File: file, Type: string(report.Type), Verdict: verdict,
+			File: file, Type: report.Type, Verdict: verdict,
 			Passed: report.Passed, Failed: len(report.Failed), Skipped: len(report.Skipped),
 			Reasons: append(reasonsOf("failed", report.Failed), reasonsOf("skipped", report.Skipped)...),
 		}
@@ -215,7 +241,7 @@ func (v vectorFile) words() string {
 }
 
 // reasonsOf tells each reason once, with how many cases and which was the first.
-func reasonsOf(what string, outcomes []mls.VectorOutcome) (reasons []vectorReason) {
+func reasonsOf(what string, outcomes []vectors.Outcome) (reasons []vectorReason) {
 	for _, o := range outcomes {
 		reason := o.Err.Error()
 		i := slices.IndexFunc(reasons, func(r vectorReason) bool { return r.Reason == reason })

@@ -185,10 +185,10 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 }
 
 // withoutSecrets are types that hold nothing which the engine has made or opened:
-// what callers ask for, and what tells of test vectors.
+// what callers ask for.
 var withoutSecrets = []string{
 	"Custom", "CustomProposal", "EpochError", "ExternalParams", "ExternalProposalParams", "ExternalSender", "Floor", "GroupInfoParams", "RecordQuery",
-	"RequiredCapabilities", "RuleError", "SuccessorParams", "VectorOutcome", "VectorReport",
+	"RequiredCapabilities", "RuleError", "SuccessorParams",
 }
 
 // livingGroup returns values of a group in which everything happens, and the secrets

@@ -11,36 +11,24 @@ import (
 	"fmt"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/vectors"
 )
 
 // The test vectors of the MLS working group, and of others in the same shapes,
 // as a self-test of the engine: whoever ships it with another [core.Suite] or
 // [core.CryptoProvider] can run them in place.
 
-// A VectorReport tells how the cases of one file fared.
-type VectorReport struct {
-	Type    string // the working group's name for this kind of file
-	Passed  int
-	Failed  []VectorOutcome
-	Skipped []VectorOutcome
-}
-
-// A VectorOutcome is why a case failed or was skipped. A case is skipped only
-// for what the engine or the suites do not have, and for a part that is proven to
-// be stale, if the rest of it holds.
-type VectorOutcome struct {
-	Case int // index in the file
-	Err  error
-}
-
 // RunVectors runs a JSON file of test vectors through the engine. It knows the
 // type of a file by the fields of its first case. Signature keys are opened by
 // the provider, which must be a [core.KeyImporter] where a type has private ones.
-// The error is about the file (core.ErrInvalid: not vectors; core.ErrUnsupported:
+// The error is about the file (core.ErrInvalid: no JSON, or no cases; core.ErrUnsupported:
 // not a type that is known) or the context; what became of the cases is in the report.
-func RunVectors(ctx context.Context, suites core.SuiteSource, keys core.CryptoProvider, file []byte) (*VectorReport, error) {
+func RunVectors(ctx context.Context, suites core.SuiteSource, keys core.CryptoProvider, file []byte) (*vectors.Report, error) {
 	var cases []json.RawMessage
 	if err := json.Unmarshal(file, &cases); err != nil {
+		if json.Valid(file) {
+			return nil, fmt.Errorf("test vectors of unknown type: %w", core.ErrUnsupported)
+		}
 		return nil, fmt.Errorf("test vectors: %w: %v", core.ErrInvalid, err)
 	}
 	if len(cases) == 0 {
@@ -51,20 +39,12 @@ func RunVectors(ctx context.Context, suites core.SuiteSource, keys core.CryptoPr
 		return nil, fmt.Errorf("test vectors of unknown type: %w", core.ErrUnsupported)
 	}
 	env := &vectorEnv{suites: suites, keys: keys}
-	report := &VectorReport{Type: kind.name}
-	for i, c := range cases {
+	report := &vectors.Report{Type: kind.name}
+	for _, c := range cases {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		err := kind.run(ctx, env, c)
-		switch skip := (vectorSkip)(""); {
-		case err == nil:
-			report.Passed++
-		case errors.As(err, &skip):
-			report.Skipped = append(report.Skipped, VectorOutcome{Case: i, Err: err})
-		default:
-			report.Failed = append(report.Failed, VectorOutcome{Case: i, Err: err})
-		}
+		report.Add(kind.run(ctx, env, c))
 	}
 	return report, nil
 }
@@ -95,9 +75,9 @@ var vectorKinds = []vectorKind{
 	{"tree-validation", []string{"resolutions"}, vectorCase(runTreeValidation)},
 	{"treekem", []string{"update_paths"}, vectorCase(runTreeKEM)},
 	{"passive-client", []string{"initial_epoch_authenticator", "welcome"}, vectorCase(runPassive)},
-	{"targeted-messages", []string{"targeted_message"}, vectorSkip("targeted messages (a draft) are not implemented").run},
-	{"hpke", []string{"kem_id", "encryptions"}, vectorSkip("HPKE beyond the registered suites is not implemented").run},
-	{"xwing-kem", []string{"eseed", "ss"}, vectorSkip("the KEM X-Wing is not implemented").run},
+	{"targeted-messages", []string{"targeted_message"}, skipAll("targeted messages (a draft) are not implemented")},
+	{"hpke", []string{"kem_id", "encryptions"}, skipAll("HPKE beyond the registered suites is not implemented")},
+	{"xwing-kem", []string{"eseed", "ss"}, skipAll("the KEM X-Wing is not implemented")},
 }
 
 func vectorKindOf(first json.RawMessage) *vectorKind {
@@ -128,12 +108,10 @@ func vectorCase[T any](run func(context.Context, *vectorEnv, *T) error) func(con
 	}
 }
 
-// A vectorSkip is the reason why a case is not run.
-type vectorSkip string
-
-func (s vectorSkip) Error() string { return string(s) }
-
-func (s vectorSkip) run(context.Context, *vectorEnv, json.RawMessage) error { return s }
+// skipAll is for types of files that the engine has nothing for.
+func skipAll(reason vectors.Skip) func(context.Context, *vectorEnv, json.RawMessage) error {
+	return func(context.Context, *vectorEnv, json.RawMessage) error { return reason }
+}
 
 // vectorEnv is what a case needs from outside the engine.
 type vectorEnv struct {
@@ -145,7 +123,7 @@ type vectorEnv struct {
 func (e *vectorEnv) suite(id core.SuiteID) (core.Suite, error) {
 	suite, err := e.suites.Suite(id)
 	if errors.Is(err, core.ErrUnsupported) {
-		return nil, vectorSkip(fmt.Sprintf("cipher suite %v is not supported", id))
+		return nil, vectors.Skip(fmt.Sprintf("cipher suite %v is not supported", id))
 	}
 	return suite, err
 }
@@ -154,7 +132,7 @@ func (e *vectorEnv) suite(id core.SuiteID) (core.Suite, error) {
 func (e *vectorEnv) signer(ctx context.Context, suite core.Suite, material []byte) (core.Signer, error) {
 	importer, ok := e.keys.(core.KeyImporter)
 	if !ok {
-		return nil, vectorSkip("the crypto provider cannot import signature keys")
+		return nil, vectors.Skip("the crypto provider cannot import signature keys")
 	}
 	alg := suite.Parameters().Signature
 	key, err := importer.ImportKey(ctx, core.KeySpec{Algorithm: alg, Use: core.UseSign}, vectorKey(alg, material))

@@ -11,6 +11,7 @@ import (
 	"fmt"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/vectors"
 )
 
 type cryptoBasicsVector struct {
@@ -67,7 +68,7 @@ func runCryptoBasics(ctx context.Context, env *vectorEnv, v *cryptoBasicsVector)
 		return err
 	}
 	signed := v.SignWithLabel.run(ctx, env, suite)
-	if _, skip := signed.(vectorSkip); signed != nil && !skip {
+	if _, skip := signed.(vectors.Skip); signed != nil && !skip {
 		return signed
 	}
 	return cmp.Or(v.EncryptWithLabel.run(ctx, env, suite), signed)
@@ -92,7 +93,7 @@ func (v *signVector) run(ctx context.Context, env *vectorEnv, suite core.Suite) 
 		if !v.signedWithSHA256(suite) {
 			return fmt.Errorf("VerifyWithLabel of the given signature: %w", err)
 		}
-		stale = vectorSkip("the file is stale: its signature is made with SHA-256, where RFC 9420 section 17.1 has " +
+		stale = vectors.Skip("the file is stale: its signature is made with SHA-256, where RFC 9420 section 17.1 has " +
 			suite.Parameters().Hash + "; all else of the case holds")
 	}
 	if verifyWithLabel(suite, v.Public, v.Label+" ", v.Content, v.Signature) == nil {

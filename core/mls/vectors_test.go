@@ -14,6 +14,7 @@ import (
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/coretest"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/vectors"
 	"github.com/conclave-mls/conclave/providers/pure"
 )
 
@@ -83,7 +84,8 @@ func TestRunVectorsReports(t *testing.T) {
 	ctx, p := context.Background(), pure.New()
 	for file, want := range map[string]error{
 		``:                   core.ErrInvalid,
-		`{}`:                 core.ErrInvalid,
+		`[{]`:                core.ErrInvalid,
+		`{}`:                 core.ErrUnsupported, // as those of Proteus are
 		`[]`:                 core.ErrInvalid,
 		`[1]`:                core.ErrUnsupported,
 		`[{"something": 1}]`: core.ErrUnsupported,
@@ -134,7 +136,7 @@ func TestStaleVectors(t *testing.T) {
 	}
 	p := pure.New()
 	for i, hash := range map[int]string{2: "SHA-512", 3: "SHA-384"} {
-		run := func() *mls.VectorReport {
+		run := func() *vectors.Report {
 			one, err := json.Marshal(cases[i : i+1])
 			if err != nil {
 				t.Fatal(err)
