@@ -112,8 +112,12 @@ func (l *loading) end(ctx context.Context, root []byte, incarnation core.Version
 func applyRoot(ctx context.Context, ks core.Keystore, tenant string, b core.Batch) error {
 	err := core.ErrUnknownOutcome
 	for try := 0; try < maxTries && errors.Is(err, core.ErrUnknownOutcome); try++ {
-		if err = ks.Apply(ctx, b); errors.Is(err, core.ErrConflict) && try > 0 {
-			// It was applied, or it is now somebody else's.
+		err = ks.Apply(ctx, b)
+		switch {
+		case err == nil || try == 0:
+		case !errors.Is(err, core.ErrConflict): // an earlier try may have done it
+			err = fmt.Errorf("%w (%w)", core.ErrUnknownOutcome, err)
+		default: // it was applied, or it is now somebody else's
 			o, readErr := readOwn(ctx, ks, tenant)
 			if readErr != nil {
 				return fmt.Errorf("%w (%w)", core.ErrUnknownOutcome, readErr)

@@ -54,7 +54,7 @@ type slots struct {
 	stray [][]byte // keys of receipts that are given up, for removal
 
 	lost     []lostBatch
-	settling chan struct{} // holds one while somebody finds out about the lost ones
+	settling gate // of who finds out about the lost ones
 }
 
 func (s *Store) takeSlot() *slot {
@@ -141,12 +141,10 @@ func (s *Store) applyWithReceipt(ctx context.Context, ring *keyring, b core.Batc
 // settle finds out about the batches whose callers have gone: none may land after
 // what is written now.
 func (s *Store) settle(ctx context.Context) error {
-	select {
-	case s.slots.settling <- struct{}{}:
-		defer func() { <-s.slots.settling }()
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := s.slots.settling.enter(ctx); err != nil {
+		return err
 	}
+	defer s.slots.settling.leave()
 	for {
 		s.slots.mu.Lock()
 		n := len(s.slots.lost)
@@ -188,6 +186,10 @@ func (s *Store) resolve(ctx context.Context, x *slot, lost core.Version, cause e
 		have := instead
 		if errors.Is(err, core.ErrConflict) {
 			have, _, err = s.receipt(ctx, x)
+		} else if errors.Is(err, core.ErrUnknownOutcome) { // a store that loses its answers may still do what it is asked
+			if now, _, readErr := s.receipt(ctx, x); readErr == nil && now != x.version {
+				have, err = now, nil
+			}
 		}
 		switch {
 		case errors.Is(err, core.ErrClosed):
@@ -211,8 +213,8 @@ func (s *Store) resolve(ctx context.Context, x *slot, lost core.Version, cause e
 		}
 		select {
 		case <-time.After(delay):
-		case <-s.closing:
-			s.giveUpSlot(x)
+		case <-s.closing: // later batches wait for it as long as this takes: see EndSearch
+			s.lose(x, lost)
 			return cause
 		case <-ctx.Done():
 			s.lose(x, lost)
@@ -275,6 +277,9 @@ func (s *Store) removeReceipts() error {
 		if x.version != (core.Version{}) {
 			b.Dels = append(b.Dels, core.Range{Table: ownTable, Prefix: x.key})
 		}
+	}
+	for _, l := range s.slots.lost { // so it cannot happen any more, unless there was none before it
+		b.Dels = append(b.Dels, core.Range{Table: ownTable, Prefix: l.slot.key})
 	}
 	for _, key := range s.slots.stray {
 		b.Dels = append(b.Dels, core.Range{Table: ownTable, Prefix: key})

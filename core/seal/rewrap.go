@@ -51,8 +51,10 @@ func (s *Store) Rewrap(ctx context.Context, from, to core.KeyWrapper) error {
 	if err := s.opensWith(ctx, value, to, plain); err != nil { // else nobody could open the store any more
 		return fmt.Errorf("seal: wrapping key %q does not unwrap what it wrapped (%v): %w", to.ID(), err, core.ErrInvalid)
 	}
-	s.reloading.Lock() // so that who has read the root record of before does not keep that
-	defer s.reloading.Unlock()
+	if err := s.reloading.enter(ctx); err != nil { // so that who has read the root record of before does not keep that
+		return err
+	}
+	defer s.reloading.leave()
 	err = s.applyWithReceipt(ctx, &keyring{generation: o.generation}, core.Batch{
 		Expect: []core.Expectation{{Table: ownTable, Key: o.root.Key, Version: o.root.Version}},
 		Puts:   []core.Put{putRoot(s.tenant, value)},

@@ -118,7 +118,7 @@ type Store struct {
 	ring    atomic.Pointer[keyring]
 	slots   slots
 
-	reloading sync.Mutex
+	reloading gate
 
 	batches atomic.Int64
 	bytes   atomic.Int64
@@ -133,8 +133,8 @@ func Open(ctx context.Context, ks core.Keystore, w core.KeyWrapper, tenant strin
 	if err != nil {
 		return nil, fmt.Errorf("seal: open: %w", err)
 	}
-	s := &Store{ks: ks, tenant: tenant, incarnation: o.incarnation, closing: make(chan struct{})}
-	s.slots.settling = make(chan struct{}, 1)
+	s := &Store{ks: ks, tenant: tenant, incarnation: o.incarnation, closing: make(chan struct{}), reloading: make(gate, 1)}
+	s.slots.settling = make(gate, 1)
 	s.ring.Store(ring)
 	if ring.moved {
 		ring.wipe()
@@ -143,6 +143,21 @@ func Open(ctx context.Context, ks core.Keystore, w core.KeyWrapper, tenant strin
 	s.sweepReceipts(ctx)
 	return s, nil
 }
+
+// A gate is a lock for one, who may be looking for a lost outcome for as long as its
+// context lasts: others wait for as long as theirs does.
+type gate chan struct{}
+
+func (g gate) enter(ctx context.Context) error {
+	select {
+	case g <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (g gate) leave() { <-g }
 
 // ErrMoved: the tenant has moved to another keystore; see [Move]. It wraps
 // core.ErrDenied.
@@ -228,8 +243,10 @@ func (s *Store) read(ctx context.Context, queries []core.Query) ([][]core.Record
 // reload learns of data keys that another process has made or destroyed.
 // ErrWrongKey: the wrapping key is another one since.
 func (s *Store) reload(ctx context.Context) error {
-	s.reloading.Lock() // so that what was read last is what stays
-	defer s.reloading.Unlock()
+	if err := s.reloading.enter(ctx); err != nil { // so that what was read last is what stays
+		return err
+	}
+	defer s.reloading.leave()
 	o, err := readOwn(ctx, s.ks, s.tenant)
 	if err != nil {
 		return err
@@ -344,12 +361,18 @@ func (s *Store) Stats() Stats {
 	return Stats{Batches: s.batches.Load(), Bytes: s.bytes.Load()}
 }
 
+// EndSearch is for who is about to close the Store and waits for its users: from now on
+// none of them waits for a store that is away. Whoever looks for a lost outcome tries
+// once more, and then it is ErrUnknownOutcome; batches that come after a lost one, which
+// may still happen, are ErrClosed. All else goes on.
+func (s *Store) EndSearch() { s.close.Do(func() { close(s.closing) }) }
+
 // Close waits for calls under way, ends their search for a lost outcome, removes
 // the Store's receipts and forgets the keys. Calls after it are ErrClosed; closing
 // twice is not an error. An error means only that receipts were left, which cost a
 // few bytes each.
 func (s *Store) Close() error {
-	s.close.Do(func() { close(s.closing) })
+	s.EndSearch()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {

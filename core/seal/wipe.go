@@ -6,31 +6,48 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/conclave-mls/conclave/core"
 )
 
+// wipePause is how long Wipe waits before it looks again whether calls are under way.
+const wipePause = 5 * time.Millisecond
+
 // Wipe deletes everything that the tenant has in the keystore, its keys too, by one
 // write, and closes the Store: what copies of the keystore still hold nobody can read
-// without them. Other Stores of the tenant can write no more. A tenant that is gone
-// already is no error.
+// without them. It waits for calls under way, or for the end of the context. Other
+// Stores of the tenant can write no more. A tenant that is gone already is no error.
+// ErrUnknownOutcome: everything may be gone; the Store stays open, wipe again.
 func (s *Store) Wipe(ctx context.Context) error {
-	s.mu.Lock()
+	// Not Lock: that waits for whoever looks for a lost outcome, and others wait for it.
+	for !s.mu.TryLock() {
+		select {
+		case <-time.After(wipePause):
+		case <-ctx.Done():
+			return fmt.Errorf("seal: wipe: calls are under way: %w", ctx.Err())
+		}
+	}
 	defer s.mu.Unlock()
 	if s.closed {
 		return core.ErrClosed
 	}
-	var err error
+	var err, lost error
 	for range maxTries {
 		if err = s.wipe(ctx); err == nil {
-			s.close.Do(func() { close(s.closing) })
+			s.EndSearch()
 			s.closed = true
 			s.ring.Load().wipe()
 			return nil
 		}
-		if !errors.Is(err, core.ErrUnknownOutcome) && !errors.Is(err, core.ErrConflict) {
+		if errors.Is(err, core.ErrUnknownOutcome) {
+			lost = err
+		} else if !errors.Is(err, core.ErrConflict) {
 			break
 		}
+	}
+	if lost != nil { // whatever the last try says
+		err = lost
 	}
 	return fmt.Errorf("seal: wipe: %w", err)
 }
