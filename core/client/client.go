@@ -109,7 +109,8 @@ type Client struct {
 
 // Open opens a client on its store. It touches no network; see [Client.Resume].
 // Keys outside the store that a crash left without a name are deleted, or the logger
-// hears why they cannot be. A store that was
+// hears why they cannot be. That writes: if the store loses the answer, it waits until the
+// store gives one or the context ends. A store that was
 // put back to an older state is core.ErrRolledBack: see [AfterRollback].
 func Open(ctx context.Context, cfg Config) (*Client, error) {
 	if cfg.Store == nil || cfg.Suites == nil || cfg.Keys == nil {
@@ -164,7 +165,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 		return c, nil
 	}
 	stay, err := c.sweep(ctx)
-	if err != nil && !errors.Is(err, core.ErrUnavailable) {
+	if err != nil && (ctx.Err() != nil || !errors.Is(err, core.ErrUnavailable)) {
 		return nil, err
 	}
 	if err = errors.Join(err, stay); err != nil { // a token may be away, or be another one now for good

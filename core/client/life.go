@@ -30,9 +30,9 @@ func (c *Client) done() {
 	}
 }
 
-// shut lets nothing begin any more and waits for what is under way. Of several callers
-// one does it; the others find it done.
-func (c *Client) shut(ctx context.Context) (did bool, err error) {
+// shut lets nothing begin any more, calls first and waits for what is under way. Of
+// several callers one does it; the others find it done.
+func (c *Client) shut(ctx context.Context, first func()) (did bool, err error) {
 	c.mu.Lock()
 	if c.closed {
 		c.mu.Unlock()
@@ -44,6 +44,7 @@ func (c *Client) shut(ctx context.Context) (did bool, err error) {
 		close(idle)
 	}
 	c.mu.Unlock()
+	first()
 	select {
 	case <-idle:
 		return true, nil
@@ -53,9 +54,10 @@ func (c *Client) shut(ctx context.Context) (did bool, err error) {
 }
 
 // Close waits for transactions under way, or for the end of the context, and
-// closes the store. What is stored stays as it is.
+// closes the store. What is stored stays as it is. No transaction waits any longer for a
+// store that is away; one that the application does not end is waited for.
 func (c *Client) Close(ctx context.Context) error {
-	did, err := c.shut(ctx)
+	did, err := c.shut(ctx, c.store.EndSearch)
 	if !did {
 		return nil
 	}
@@ -73,7 +75,7 @@ func (c *Client) Wipe(ctx context.Context) error {
 	if inside, _ := ctx.Value(insideKey{c}).(bool); inside {
 		return ErrNestedTransaction
 	}
-	did, err := c.shut(ctx)
+	did, err := c.shut(ctx, func() {})
 	if did && err == nil {
 		err = c.wipe(ctx)
 	}

@@ -79,6 +79,9 @@ const maxRuns = 50
 // its goroutine. On a conflict with another transaction it runs f again, unless f
 // crossed a boundary; so f must not have effects of its own outside. The context
 // that f gets is the one to use within.
+//
+// Where the store has lost an answer, it waits until the store gives one or the context
+// ends. To undo what was begun may take some seconds more.
 func (c *Client) Transaction(ctx context.Context, f func(ctx context.Context, tx *Transaction) error) error {
 	if inside, _ := ctx.Value(insideKey{c}).(bool); inside {
 		return ErrNestedTransaction
