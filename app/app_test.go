@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/fx"
@@ -26,6 +27,7 @@ import (
 	"github.com/conclave-mls/conclave/app/modules"
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
+	"github.com/conclave-mls/conclave/core/coretest"
 	"github.com/conclave-mls/conclave/core/seal"
 	"github.com/conclave-mls/conclave/hsm"
 	"github.com/conclave-mls/conclave/providers/basic"
@@ -316,6 +318,27 @@ func TestReplace(t *testing.T) {
 	if got != store || !asked {
 		t.Errorf("keystore %T, passphrase asked for: %v", got, asked)
 	}
+}
+
+// A keystore that loses its answers does not keep an application from ending.
+func TestNoAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &coretest.Faulty{Keystore: memory.New(), Plan: func(n int, _ core.Batch) coretest.Fault {
+			if n > 2 { // the keys of the client are there
+				return coretest.FaultLost
+			}
+			return coretest.FaultNone
+		}}
+		b := core.Batch{Puts: []core.Put{core.NewIncarnation()}} // so a client has something to write
+		if err := store.Apply(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+		var c *client.Client
+		a := app.New(nothingKept(), fx.Decorate(func(core.Keystore) core.Keystore { return store }), fx.Populate(&c))
+		if err := app.Run(t.Context(), a, nil); !errors.Is(err, core.ErrUnknownOutcome) {
+			t.Errorf("error: %v", err)
+		}
+	})
 }
 
 // The same parts without a container.

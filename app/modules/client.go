@@ -5,6 +5,7 @@ package modules
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"go.uber.org/fx"
 
@@ -42,6 +43,10 @@ func Client() fx.Option {
 			openClient))
 }
 
+// openTime is how long a client may wait for a keystore that loses its answers: nobody
+// can interrupt it.
+const openTime = time.Minute
+
 func openClient(ks core.Keystore, w core.KeyWrapper, suites core.SuiteSource, keys core.CryptoProvider,
 	auth core.Authenticator, t client.Transport, o Observer, log *slog.Logger, a AuditLog, tenant Tenant, then RolledBack, cfg client.Config, lc fx.Lifecycle) (*client.Client, error) {
 	ctx := context.Background()
@@ -51,6 +56,8 @@ func openClient(ks core.Keystore, w core.KeyWrapper, suites core.SuiteSource, ke
 	}
 	cfg.Store, cfg.Suites, cfg.Keys, cfg.Authenticator = store, suites, audit.Keys(keys, a.Logger), auth
 	cfg.Transport, cfg.Observe, cfg.Logger, cfg.RolledBack = t, o, log, client.AfterRollback(then)
+	ctx, cancel := context.WithTimeout(ctx, openTime)
+	defer cancel()
 	c, err := client.Open(ctx, cfg)
 	if err != nil {
 		_ = store.Close() // the first error counts
