@@ -4,6 +4,7 @@ package drive
 
 import (
 	"errors"
+	"strings"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
@@ -22,8 +23,11 @@ type failure struct {
 
 // The kinds that Core Crypto has no name of its own for.
 const (
-	otherMLS = "Mls.Other"
-	other    = "Other"
+	otherMLS     = "Mls.Other"
+	otherProteus = "Proteus.Other"
+	other        = "Other"
+
+	ofProtocol = "" // in the table: otherMLS or otherProteus, as the command is
 )
 
 // alreadyExists has the conversation in its detail.
@@ -62,7 +66,7 @@ var kinds = []struct {
 	{mls.ErrWrongGroup, otherMLS, "WrongGroup"},
 	{mls.ErrMalformed, otherMLS, "Malformed"},
 	{mls.ErrAuthentication, otherMLS, "DecryptionError"},
-	{core.ErrUnsupported, otherMLS, "Unsupported"},
+	{core.ErrUnsupported, ofProtocol, "Unsupported"},
 	{core.ErrWrongKey, other, "WrongKey"},
 	{core.ErrDamaged, other, "Damaged"},
 	{core.ErrRolledBack, other, "RolledBack"},
@@ -83,9 +87,10 @@ var errKept = map[client.BufferReason]error{
 // errOwnCommit is a commit of ours that does not wait for its answer.
 var errOwnCommit = errors.New("a commit of our own that is not pending")
 
-// describe makes a failure of an error.
-func describe(err error) *failure {
-	f := &failure{Kind: otherMLS, Message: err.Error()}
+// describe makes a failure of an error of a command. One that no protocol answers for
+// is Other: what is not known, and what the store, a key or another part has failed with.
+func describe(command string, err error) *failure {
+	f := &failure{Kind: other, Message: err.Error()}
 	var request badRequest
 	if errors.As(err, &request) {
 		f.Kind = "BadRequest"
@@ -99,8 +104,8 @@ func describe(err error) *failure {
 		return f
 	}
 	var provider *core.ProviderError
-	if errors.As(err, &provider) {
-		f.Kind = other
+	if client.Blames(err) && !errors.As(err, &provider) {
+		f.Kind = ofProtocol
 	}
 	name := ""
 	for _, k := range kinds {
@@ -109,7 +114,15 @@ func describe(err error) *failure {
 			break
 		}
 	}
-	if f.Kind == otherMLS || f.Kind == other {
+	switch {
+	case f.Kind != ofProtocol:
+	case strings.HasPrefix(command, "proteus"):
+		f.Kind = otherProteus
+	default:
+		f.Kind = otherMLS
+	}
+	switch f.Kind {
+	case otherMLS, otherProteus, other:
 		f.Detail = result{"msg": f.Message}
 		if name != "" {
 			f.Detail["name"] = name

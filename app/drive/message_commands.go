@@ -126,7 +126,7 @@ func (i *instance) showAll(ctx context.Context, id core.ConversationID, list []c
 			shown, err = i.show(ctx, id, m.Received)
 		}
 		if err != nil {
-			shown = result{"error": describe(err)}
+			shown = result{"error": describe("decrypt", err)}
 		}
 		out = append(out, shown)
 	}

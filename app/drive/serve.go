@@ -150,12 +150,12 @@ func (e *engine) answer(ctx context.Context, f frame) error {
 	}
 	r, err := parse(f)
 	if err != nil {
-		return e.send(reply{ID: r.ID, Error: describe(err)})
+		return e.send(reply{ID: r.ID, Error: describe(r.Command, err)})
 	}
 	begin := time.Now()
 	done, err := e.run(ctx, r)
 	if err != nil {
-		failed := describe(err)
+		failed := describe(r.Command, err)
 		if failed.Bundles = r.bundles; failed.Kind == alreadyExists {
 			failed.Detail = result{"conversationId": r.Conversation}
 		}
