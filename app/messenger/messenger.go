@@ -74,8 +74,6 @@ type Notices struct {
 	mu   sync.Mutex
 	list []string
 	lost map[client.MessageKey]string // texts that will never arrive, and why
-	// reused are conversations that we joined with a key package of last resort.
-	reused map[core.ConversationID]bool
 }
 
 // Observe is for client.Config.
@@ -90,12 +88,6 @@ func (n *Notices) Observe(e client.Event) {
 		}
 		n.lost[e.Key] = e.Reason
 		text = fmt.Sprintf("not delivered to %s: %q: %s", e.Conversation, e.Data, e.Reason)
-	case client.JoinedByLastResort:
-		if n.reused == nil {
-			n.reused = map[core.ConversationID]bool{}
-		}
-		n.reused[e.Conversation] = true
-		return
 	case client.Lapsed:
 		text = fmt.Sprintf("a proposal of ours in %s lapsed: %s", e.Conversation, e.Reason)
 	case client.Committed:
@@ -114,16 +106,6 @@ func (n *Notices) Observe(e client.Event) {
 		return
 	}
 	n.list = append(n.list, text)
-}
-
-// wasReused tells, once, whether a conversation was joined with a key package of
-// last resort.
-func (n *Notices) wasReused(id core.ConversationID) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	reused := n.reused[id]
-	delete(n.reused, id)
-	return reused
 }
 
 // lostWhy tells, once, why a text of ours will never arrive, if so.

@@ -81,7 +81,6 @@ func TestNotices(t *testing.T) {
 		{client.OutOfSync{Conversation: "x", Epoch: 3, Seen: 9}, "commits of x seem to be missing here: it is in epoch 3, and a message is of epoch 9; " +
 			"if that is so the next time too: conclave chat rejoin x"},
 		{client.EpochChanged{Conversation: "x", Epoch: 3}, ""},
-		{client.JoinedByLastResort{Conversation: "x"}, ""},
 	} {
 		n.Observe(c.event)
 		got := strings.Join(m.Notices(), "|")

@@ -3,12 +3,14 @@
 package messenger_test
 
 import (
+	"errors"
 	"net/http"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/conclave-mls/conclave/app/messenger"
+	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/providers/basic"
 )
 
@@ -53,6 +55,44 @@ func TestLastResortIsRenewed(t *testing.T) {
 	if s, err = bob.Status(t.Context(), string(id)); err != nil || s.Epoch != 5 {
 		t.Errorf("bob is in epoch %d, %v", s.Epoch, err)
 	}
+}
+
+// A process that ends right after it has joined by a key package of last resort: what
+// remembers that the keys are to be renewed is durable with the joining itself.
+func TestLastResortIsRenewedAfterACrash(t *testing.T) {
+	all := people(t, "alice", "bob")
+	alice, bob := all[0], all[1]
+	for n := 1; n > 0; {
+		_, err := alice.service.Claim(t.Context(), "bob")
+		must(t, err)
+		n, err = bob.service.Count(t.Context())
+		must(t, err)
+	}
+	id, err := alice.Create(t.Context(), "friends")
+	must(t, err)
+	must(t, alice.Add(t.Context(), string(id), "bob"))
+	crash := errors.New("the process has ended")
+	writes := 0
+	bob.disk.onApply(func() error {
+		if writes++; writes > 1 {
+			return crash
+		}
+		return nil
+	})
+	bob.network.set(failing(http.MethodDelete, "/v1/welcomes/"), nil)
+	if err := bob.Sync(t.Context()); err == nil {
+		t.Fatal("bob went on")
+	}
+	if _, err := bob.client.Info(t.Context(), id); err != nil {
+		t.Fatalf("bob has not joined: %v", err)
+	}
+	bob.disk.onApply(nil)
+	again := arriveOn(t, bob.address, "bob", bob.disk.Keystore, client.Refuse)
+	must(t, again.Sync(t.Context()))
+	if s, err := again.Status(t.Context(), string(id)); err != nil || s.Epoch != 2 || s.PendingCommit {
+		t.Errorf("bob is in epoch %d, pending %v, %v", s.Epoch, s.PendingCommit, err)
+	}
+	agree(t, string(id), alice, again)
 }
 
 // Health counts what is there and what waits.

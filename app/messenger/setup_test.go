@@ -69,17 +69,36 @@ func failing(method, path string) func(*http.Request) error {
 	}
 }
 
-// A disk fails a read when it is told to.
+// A disk fails a read or a write when it is told to.
 type disk struct {
 	core.Keystore
-	mu   sync.Mutex
-	read func() error
+	mu    sync.Mutex
+	read  func() error
+	write func() error
 }
 
 func (d *disk) set(read func() error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.read = read
+}
+
+func (d *disk) onApply(write func() error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.write = write
+}
+
+func (d *disk) Apply(ctx context.Context, b core.Batch) error {
+	d.mu.Lock()
+	write := d.write
+	d.mu.Unlock()
+	if write != nil {
+		if err := write(); err != nil {
+			return err
+		}
+	}
+	return d.Keystore.Apply(ctx, b)
 }
 
 func (d *disk) Read(ctx context.Context, queries []core.Query) ([][]core.Record, error) {

@@ -88,7 +88,7 @@ func (m *Messenger) welcome(ctx context.Context, w delivery.Welcome) error {
 }
 
 func (m *Messenger) accept(ctx context.Context, id core.ConversationID, welcome []byte) error {
-	err := m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+	return m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
 		c, err := tx.ProcessWelcome(ctx, welcome, client.JoinConfig{})
 		if err != nil {
 			return err
@@ -98,14 +98,9 @@ func (m *Messenger) accept(ctx context.Context, id core.ConversationID, welcome 
 		}
 		return edit(ctx, tx, func(n *note) {
 			n.inside(id)
+			n.chat(id).Reused = c.LastResort()
 			n.keep(id, Item{Kind: Joined})
 		})
-	})
-	if err != nil || !m.notices.wasReused(id) {
-		return err
-	}
-	return m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
-		return edit(ctx, tx, func(n *note) { n.chat(id).Reused = true })
 	})
 }
 

@@ -40,8 +40,15 @@ func orDefault(c mls.Config) mls.Config {
 // asked. It is good for as long as the transaction is.
 type Conversation struct {
 	View
-	tx *Transaction
+	tx   *Transaction
+	last bool // see LastResort
 }
+
+// LastResort says of what [Transaction.ProcessWelcome] has returned that the key package
+// that we were added by stays in use: our leaf has a key that other leaves of ours may have
+// too. An Update or a commit with a path, soon, ends that (RFC 9420 section 16.8, KP-5).
+// Who keeps in the same transaction that it has to be done forgets it in no crash.
+func (c *Conversation) LastResort() bool { return c.last }
 
 func (t *Transaction) conversation(id core.ConversationID) *Conversation {
 	c := &Conversation{tx: t}

@@ -4,8 +4,7 @@ package client
 
 import "github.com/conclave-mls/conclave/core"
 
-// An Event tells what became durable. It is one of EpochChanged, Left,
-// JoinedByLastResort, HistoryClientCreated, Undelivered, Lapsed, Committed,
+// An Event tells what became durable. It is one of EpochChanged, Left, HistoryClientCreated, Undelivered, Lapsed, Committed,
 // CommitFailed, OutOfSync and RolledBack; see [Client.Observe].
 type Event interface{ event() }
 
@@ -17,11 +16,6 @@ type EpochChanged struct {
 
 // Left: we are no longer in the conversation and nothing of it is kept.
 type Left struct{ Conversation core.ConversationID }
-
-// JoinedByLastResort: the key package that we were added by stays in use, so our
-// leaf has a key that other leaves of ours may have too. An Update or a commit with a
-// path, soon, ends that (RFC 9420 section 16.8, KP-5).
-type JoinedByLastResort struct{ Conversation core.ConversationID }
 
 // HistoryClientCreated: a commit of ours has added a history client to a conversation,
 // which reads along from this epoch on. The secret went to the other members in a
@@ -84,7 +78,6 @@ func (CommitFailed) event()         {}
 func (OutOfSync) event()            {}
 func (EpochChanged) event()         {}
 func (Left) event()                 {}
-func (JoinedByLastResort) event()   {}
 func (HistoryClientCreated) event() {}
 func (Undelivered) event()          {}
 func (Lapsed) event()               {}

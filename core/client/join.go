@@ -31,8 +31,8 @@ type JoinConfig struct {
 }
 
 // ProcessWelcome joins a conversation that a member has added us to. The key
-// package that was used is gone, unless it is a last resort. ErrOrphanWelcome: we
-// have none that fits. ErrConversationExists: we are in it, or about to join; the
+// package that was used is gone, unless it is a last resort: see
+// [Conversation.LastResort]. ErrOrphanWelcome: we have none that fits. ErrConversationExists: we are in it, or about to join; the
 // key package stays. After an accident of the store, the Welcome of a member who has
 // removed us and added us again replaces what we had. See [Conversation.Replay] for messages that came before.
 func (t *Transaction) ProcessWelcome(ctx context.Context, message []byte, cfg JoinConfig) (*Conversation, error) {
@@ -97,10 +97,9 @@ func (t *Transaction) processWelcome(ctx context.Context, message []byte, cfg Jo
 	if err := t.inhabit(ctx, h, h.head.next, g, ws, own); err != nil {
 		return nil, err
 	}
-	if joined.KeyPackage.IsLastResort() {
-		t.events = append(t.events, JoinedByLastResort{id})
-	}
-	return t.conversation(id), nil
+	c := t.conversation(id)
+	c.last = joined.KeyPackage.IsLastResort()
+	return c, nil
 }
 
 // JoinByExternalCommit joins the conversation of a GroupInfo (an MLSMessage)
