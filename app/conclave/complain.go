@@ -61,7 +61,9 @@ func hintOf(err error) string {
 	if own := (hinted{}); errors.As(err, &own) {
 		return own.hint
 	}
-	if e := (*core.ProviderError)(nil); errors.As(err, &e) && e.Provider == "postgres" {
+	if e := (*core.ProviderError)(nil); errors.As(err, &e) && e.Provider == "pure" && e.Op == "open key" && errors.Is(err, core.ErrDenied) {
+		return "this signature key is in a token, and crypto = in conclave.toml, or --crypto, is not: give the URI of the token there"
+	} else if e != nil && e.Provider == "postgres" {
 		switch {
 		case errors.Is(err, core.ErrUnavailable):
 			return "is the database server running, and its address in the URI of the keystore right? Then run the command again"

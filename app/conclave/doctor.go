@@ -22,6 +22,7 @@ import (
 	"github.com/conclave-mls/conclave/app/messenger"
 	"github.com/conclave-mls/conclave/app/modules"
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/storage/postgres"
 )
 
@@ -257,8 +258,9 @@ func (d *doctor) inside(ctx context.Context, c config.Config) {
 	var m *messenger.Messenger
 	var service *delivery.Client
 	var keystore core.Keystore
-	opened := false
-	options := []fx.Option{modules.Messenger(), fx.Replace(modules.Passphrase(d.program.passphrase)), fx.Populate(&m, &service, &keystore), fx.Decorate(present(ctx, c))}
+	opened, software := false, softwareKeys{}
+	options := []fx.Option{modules.Messenger(), fx.Replace(modules.Passphrase(d.program.passphrase)), fx.Populate(&m, &service, &keystore),
+		fx.Decorate(present(ctx, c)), fx.Decorate(software.beside)}
 	err := app.Run(ctx, app.New(c, append(options, d.program.options...)...), func(ctx context.Context) error {
 		opened = true
 		d.ok("opening", "the key opens the database")
@@ -274,6 +276,7 @@ func (d *doctor) inside(ctx context.Context, c config.Config) {
 			d.registered(ctx, m, service)
 		}
 		d.packages(h)
+		d.signatureKeys(h, software)
 		d.chats(h)
 		return nil
 	})
@@ -432,6 +435,14 @@ func (d *doctor) chats(h messenger.Health) {
 		count(w.Unsent, "message waits to be sent", "messages wait to be sent")
 		count(w.Proposals, "proposal waits to be committed", "proposals wait to be committed")
 		count(w.Buffered, "message waits for what came before it", "messages wait for what came before them")
+		if w.KeyErr != nil {
+			waits++
+			do := hintOf(w.KeyErr)
+			if errors.Is(w.KeyErr, client.ErrKeyGone) {
+				do = "bring the token's newest backup back; if the key is lost: conclave chat rejoin " + word(name)
+			}
+			d.fail("conversation", do, "%s: its signature key does not sign: %v", name, w.KeyErr)
+		}
 		if len(what) == 0 {
 			continue
 		}

@@ -5,10 +5,15 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
+	"github.com/conclave-mls/conclave/app/config"
 	"github.com/conclave-mls/conclave/app/messenger"
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
 )
 
 func (p *program) keys() *cobra.Command {
@@ -19,21 +24,36 @@ func (p *program) keys() *cobra.Command {
 		Args:    noCommand,
 		RunE:    p.group,
 	}
-	cmd.AddCommand(&cobra.Command{
+	yes := false
+	rotate := &cobra.Command{
 		Use:   "rotate",
 		Short: "Make a fresh signature key and take it into use everywhere",
 		Long: `Make a fresh signature key with a new credential, take both into use in every
 conversation, with fresh encryption keys, and replace the key packages by which
-others add you. If a conversation fails, run it again.`,
+others add you. If a conversation fails, run it again.
+
+The key is made where crypto in conclave.toml says: to move into a token, or to another
+one, change that first. With --crypto it would be made where the next command does not
+look for it, which wants --yes.`,
 		Example: "  conclave keys rotate",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			kept, err := config.Load(filepath.Join(p.home, configName))
+			if crypto := p.flags.Crypto; err == nil && crypto != "" && crypto != kept.Crypto && !yes {
+				return hint(fmt.Errorf("the new key would be in %s, and %s says %s: %w", shown(kept, crypto), configName, shown(kept, kept.Crypto), core.ErrDenied),
+					"nothing was changed; write crypto = into %s first, or use --yes", configName)
+			}
 			return p.open(cmd.Context(), func(ctx context.Context, m *messenger.Messenger) error {
 				done, err := m.Rotate(ctx)
+				left := false
 				for _, r := range done {
 					if r.Err != nil {
-						err = errors.Join(err, r.Err)
-						p.notice("%s: not rotated: %s", plain(string(r.ID)), plain(r.Err.Error()))
+						failed := fmt.Errorf("%s: not rotated: %w", r.ID, r.Err)
+						if errors.Is(r.Err, client.ErrKeyGone) {
+							failed = hint(failed, "bring the token's newest backup back; if the key is lost: conclave chat rejoin %s", word(string(r.ID)))
+						}
+						p.complain(failed)
+						left = true
 						continue
 					}
 					d := deed{Done: "rotated", Conversation: string(r.ID), Epoch: &r.Epoch}
@@ -41,12 +61,17 @@ others add you. If a conversation fails, run it again.`,
 						return err
 					}
 				}
-				if err != nil {
+				switch {
+				case err != nil:
 					return err
+				case left:
+					return errTold
 				}
 				return p.result(deed{Done: "keys rotated"}, "keys rotated\n")
 			})
 		},
-	})
+	}
+	rotate.Flags().BoolVarP(&yes, "yes", "y", false, "make the key where --crypto says, though conclave.toml says otherwise")
+	cmd.AddCommand(rotate)
 	return cmd
 }

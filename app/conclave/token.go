@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/conclave-mls/conclave/app/config"
+	"github.com/conclave-mls/conclave/app/messenger"
 	"github.com/conclave-mls/conclave/app/modules"
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/hsm"
@@ -163,4 +164,46 @@ func (d *doctor) pinFile(use tokenUse) {
 // isToken says that an error is of a token, whatever it is besides.
 func isToken(err error) bool {
 	return errors.As(err, new(*hsm.Error)) && !errors.Is(err, core.ErrClosed)
+}
+
+// softwareKeys are those keys in software that were opened beside a token, by their public
+// halves.
+type softwareKeys map[string]bool
+
+// beside has a router to a token tell of them.
+func (s softwareKeys) beside(keys core.CryptoProvider) core.CryptoProvider {
+	if r, ok := keys.(*core.KeyRouter); ok {
+		for scheme, p := range r.Providers {
+			if scheme != hsm.Scheme {
+				r.Providers[scheme] = watched{p, s}
+			}
+		}
+	}
+	return keys
+}
+
+type watched struct {
+	core.CryptoProvider
+	opened softwareKeys
+}
+
+func (w watched) OpenKey(ctx context.Context, ref core.KeyRef, material core.Secret) (core.PrivateKey, error) {
+	key, err := w.CryptoProvider.OpenKey(ctx, ref, material)
+	if err == nil {
+		w.opened[string(key.Public())] = true
+	}
+	return key, err
+}
+
+// signatureKeys looks for keys in software where a token is to have them.
+func (d *doctor) signatureKeys(h messenger.Health, software softwareKeys) {
+	if software[string(h.Key)] {
+		d.warn("signature key", "conclave keys rotate makes one in the token", "it is in software; crypto in %s says a token", configName)
+		return
+	}
+	for _, w := range h.Chats {
+		if software[string(w.Key)] {
+			d.warn("signature key", "conclave keys rotate", "%s: it is in software there; crypto in %s says a token", w.ID, configName)
+		}
+	}
 }

@@ -22,6 +22,7 @@ type Health struct {
 	Expires     time.Time
 	Expired     int
 	LastResort  time.Time // when it expires; zero: there is none
+	Key         []byte    // public half of our newest signature key
 	Chats       []Waiting
 }
 
@@ -34,13 +35,17 @@ type Waiting struct {
 	Unsent       int
 	Leaving      bool
 	Recovering   bool // it is to be joined again: see Recover
+
+	Key    []byte // public half of our signature key there; nil: it is not looked at
+	KeyErr error  // why that does not sign
 }
 
 // errUndone undoes a transaction that was made to see whether it can be.
 var errUndone = errors.New("undone")
 
 // Health looks at everything that is kept, so that what is damaged shows:
-// core.ErrDamaged. It also has our newest key sign something that is thrown away.
+// core.ErrDamaged. It also has our newest key, and that of each conversation, sign
+// something that is thrown away.
 func (m *Messenger) Health(ctx context.Context) (h Health, err error) {
 	n, err := parseNote(m.client.Data(ctx))
 	if err != nil {
@@ -58,17 +63,19 @@ func (m *Messenger) Health(ctx context.Context) (h Health, err error) {
 	}
 	var packages []client.KeyPackage
 	err = m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) (err error) {
-		if packages, err = tx.StoredKeyPackages(ctx); err != nil {
-			return err
-		}
-		if _, err = tx.NewKeyPackages(ctx, m.suite, core.CredentialBasic, 1); err != nil {
-			return err
-		}
-		return errUndone
+		packages, err = tx.StoredKeyPackages(ctx)
+		return err
 	})
-	if !errors.Is(err, errUndone) {
+	if err != nil {
 		return h, err
 	}
+	if err := m.signs(ctx, m.suite, 0); err != nil {
+		return h, err
+	}
+	if h.Key, err = m.client.ClientPublicKey(ctx, m.suite, core.CredentialBasic); err != nil {
+		return h, err
+	}
+	tried := map[client.CredentialRef]error{}
 	now := time.Now()
 	for _, k := range packages {
 		switch {
@@ -101,8 +108,16 @@ func (m *Messenger) Health(ctx context.Context) (h Health, err error) {
 			if _, err := m.client.ClientIDs(ctx, id); err != nil {
 				return h, err
 			}
-			if _, err := m.client.Credential(ctx, id); err != nil {
+			own, err := m.client.Credential(ctx, id)
+			if err != nil {
 				return h, err
+			}
+			if !w.Recovering {
+				w.Key = own.SignatureKey
+				if _, again := tried[own.Ref]; !again {
+					tried[own.Ref] = m.signs(ctx, info.Suite, own.Ref)
+				}
+				w.KeyErr = tried[own.Ref]
 			}
 		}
 		if w.Unsent, err = m.client.Unsent(ctx, id); err != nil {
@@ -114,4 +129,19 @@ func (m *Messenger) Health(ctx context.Context) (h Health, err error) {
 		h.Chats = append(h.Chats, w)
 	}
 	return h, nil
+}
+
+// signs has the key of a credential, 0 for the newest, sign a key package that nobody gets.
+func (m *Messenger) signs(ctx context.Context, suite core.SuiteID, ref client.CredentialRef) error {
+	err := m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+		o := client.KeyPackageOptions{Suite: suite, Credential: core.CredentialBasic, CredentialRef: ref}
+		if _, err := tx.MakeKeyPackages(ctx, o, 1); err != nil {
+			return err
+		}
+		return errUndone
+	})
+	if errors.Is(err, errUndone) {
+		return nil
+	}
+	return err
 }

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 
@@ -247,8 +248,12 @@ func (c *Client) forgetKeys(ctx context.Context, list []droppedKey) {
 		if k.queued == nil {
 			continue
 		}
-		if kept, err := c.keepsKeys(ctx); kept || err != nil {
+		switch kept, err := c.keepsKeys(ctx); {
+		case err != nil:
 			c.log.Warn("a key that nothing names stays", "error", err)
+			continue
+		case kept:
+			c.log.Info("a key that nothing names stays, as the store was put back: SweepKeys deletes it", "public", hex.EncodeToString(k.public))
 			continue
 		}
 		if err := c.sweepKey(ctx, *k.queued); err != nil {
