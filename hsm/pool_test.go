@@ -5,6 +5,7 @@ package hsm
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"sync"
 	"testing"
@@ -116,6 +117,15 @@ func TestSessionsOfTwoKinds(t *testing.T) {
 	f.signer(token)
 	if f.most > 3 || token.pool.limit != 2 {
 		t.Errorf("%d sessions, ceiling %d", f.most, token.pool.limit)
+	}
+}
+
+// A token may count more sessions than an int can.
+func TestSessionsWithoutNumber(t *testing.T) {
+	f := newFake(t)
+	f.info.MaxSessions = math.MaxUint
+	if token := f.open(); token.pool.limit != maxSessions {
+		t.Errorf("ceiling %d", token.pool.limit)
 	}
 }
 

@@ -258,7 +258,9 @@ func (t *Token) try(s *session, made func(), a core.KeyAlgorithm, stored bool) (
 		return err
 	}
 	k := &key{t: t, publicID: spec.ID[:], curve: c, algorithm: a, public: c.publicKey(point), handle: private, generation: s.generation}
-	if k.public == nil {
+	// A module that cannot write the point cannot read it either, and tpm2-pkcs11 is not well
+	// any more after it has tried to sign with such a key.
+	if k.public == nil || !bytes.Equal(point, k.public) && !bytes.Equal(point, wrapped(k.public)) {
 		return t.fail("probe", ErrUnsupported, "the token gives a malformed public key")
 	}
 	if useOf(a) == core.UseDecrypt {

@@ -117,18 +117,10 @@ func TestTokenThatShowsKeys(t *testing.T) {
 // Tokens differ in how they are asked for a curve.
 func TestFormsOfGeneration(t *testing.T) {
 	for name, set := range map[string]func(f *fake){
-		"names":              func(f *fake) { f.printable = true },
-		"Edwards for X25519": func(f *fake) { f.montgomery = false },
-		"both":               func(f *fake) { f.printable, f.montgomery = true, false },
-		"points without DER": func(f *fake) { f.point = bytes.Clone },
-		"a wrong length": func(f *fake) {
-			f.point = func(p []byte) []byte {
-				if len(p) != 133 {
-					return wrapped(p)
-				}
-				return append([]byte{4, 0x85}, p...)
-			}
-		},
+		"names":                func(f *fake) { f.printable = true },
+		"Edwards for X25519":   func(f *fake) { f.montgomery = false },
+		"both":                 func(f *fake) { f.printable, f.montgomery = true, false },
+		"points without DER":   func(f *fake) { f.point = bytes.Clone },
 		"a general error":      func(f *fake) { f.next("GenerateKeyPair", answer{err: cryptoki.ErrGeneralError}) },
 		"an unknown mechanism": func(f *fake) { f.next("GenerateKeyPair", answer{err: cryptoki.ErrMechanismInvalid}) },
 	} {
@@ -148,6 +140,22 @@ func TestFormsOfGeneration(t *testing.T) {
 				t.Errorf("%s, %s: %v", name, algorithm, err)
 			}
 		}
+	}
+}
+
+// A module that writes the public key wrongly is not asked to sign with it.
+func TestMalformedPublicKey(t *testing.T) {
+	f := newFake(t)
+	f.point = func(p []byte) []byte { return append([]byte{4, 0x85}, p...) } // as tpm2-pkcs11 does
+	token := f.open()
+	before := f.counts()
+	_, err := token.Provider().GenerateKey(t.Context(), core.KeySpec{ID: [16]byte{1}, Algorithm: core.ECDSAP521, Use: core.UseSign})
+	if !errors.Is(err, ErrUnsupported) {
+		t.Error(err)
+	}
+	f.is(before, map[string]int{"Sign": 0})
+	if len(f.objects) != 0 {
+		t.Errorf("%d objects stay", len(f.objects))
 	}
 }
 

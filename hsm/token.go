@@ -143,7 +143,7 @@ func (m *module) openToken(ctx context.Context, u URI, cfg Config) (*Token, erro
 	}
 	limit := maxSessions
 	if in.info.MaxSessions > 1 {
-		limit = min(limit, int(in.info.MaxSessions)-1) // one stays open for the login
+		limit = int(min(uint(limit), in.info.MaxSessions-1)) // one stays open for the login
 	}
 	// In p11-kit's client calls hang where the other side ends while several are under way.
 	// It serves one after the other anyway.

@@ -84,7 +84,7 @@ func (m *module) TokenInfo(s Slot) (TokenInfo, error) {
 		Model: unpadded(i.Model), Serial: unpadded(i.SerialNumber),
 		Firmware: version(i.FirmwareVersion), Flags: Flags(i.Flags), MaxSessions: i.MaxSessionCount,
 	}
-	if t.MaxSessions == ^uint(0) { // CK_UNAVAILABLE_INFORMATION
+	if t.MaxSessions >= ^uint(0)-1 { // CK_UNAVAILABLE_INFORMATION, or all that opencryptoki can count
 		t.MaxSessions = 0
 	}
 	return t, failed(err)
