@@ -9,8 +9,8 @@
 #              random histories of the client's store beside a map; four processes of
 #              a client on one PostgreSQL, killed ones on a SQLite file, and 200
 #              goroutines on two sessions of tokens, for SCALE_TIME (ten minutes) each;
-#              1000 processes killed while they use a token; and a TPM in software, if
-#              it is installed
+#              1000 processes killed while they use a token; and two tokens more, a TPM
+#              in software and opencryptoki
 # make soak-race, soak-fuzz   the tests again and again; fuzzing for 10 minutes each
 # make soak-interop   every scenario with every assignment of actors, and long random ones
 # make token   the tests of PKCS#11 tokens on one of yours, whose URI is HSM
@@ -23,7 +23,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: demo setup postgres tokens token peer test check unit scale race bench bench-all fuzz soak soak-race soak-fuzz soak-interop build clean
+.PHONY: demo setup setup-soak postgres tokens tokens-soak token peer test check unit scale race bench bench-all fuzz soak soak-race soak-fuzz soak-interop build clean
 
 DIRS := $(wildcard core providers storage hsm plugins app softhsm-test)
 PKGS := $(DIRS:%=./%/...)
@@ -35,14 +35,8 @@ SCALE_TIME ?= 10m
 STATICCHECK := bin/staticcheck-v0.8.2
 PEER := bin/peers/core-crypto
 TOKENS := softhsm2 opensc libnss3 libnss3-tools p11-kit p11-kit-modules
-# On Debian and Ubuntu the package of the server makes and starts a cluster, unless that of
-# postgresql-common, which it needs, says otherwise.
-INSTALL_POSTGRES := export DEBIAN_FRONTEND=noninteractive; set -e; apt-get update -q; \
-	apt-get install -y --no-install-recommends postgresql-common; \
-	mkdir -p /etc/postgresql-common/createcluster.d; \
-	echo create_main_cluster = false >/etc/postgresql-common/createcluster.d/conclave.conf; \
-	pg_conftool -bs /etc/postgresql-common/createcluster.conf show create_main_cluster | grep -x off; \
-	apt-get install -y --no-install-recommends postgresql
+TOKENS_SOAK := swtpm tpm2-tools tpm2-abrmd libtpm2-pkcs11-1 libtpm2-pkcs11-tools libtss2-tcti-tabrmd0 \
+	dbus-daemon opencryptoki util-linux
 
 build:
 	@mkdir -p bin
@@ -77,37 +71,48 @@ setup:
 	fi
 	@$(MAKE) --no-print-directory $(STATICCHECK) postgres tokens peer
 
-# A server for the tests to start; that of the system is neither made nor started. Without
-# it the tests are skipped, unless CONCLAVE_SHARED is set.
-postgres:
-	@if command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then exit 0; fi; \
-	install='$(INSTALL_POSTGRES)'; \
+setup-soak: setup tokens-soak
+
+# What only some tests need. Without it they are skipped, unless CONCLAVE_SHARED is set.
+postgres tokens tokens-soak:
+	@if ($(HAVE)) >/dev/null 2>&1; then exit 0; fi; \
+	install='export DEBIAN_FRONTEND=noninteractive; set -e; apt-get update -q; $(INSTALL)'; \
 	if ! command -v apt-get >/dev/null; then \
-		echo "setup: the tests with PostgreSQL need version 15 or later, with initdb in the PATH"; \
+		echo "setup: $(WHAT) need $(ELSE)"; \
 	else \
-		echo "setup: PostgreSQL, for tests, and no cluster of the system: $$install"; \
+		echo "setup: for $(WHAT): $$install"; \
 		if [ "$$(id -u)" = 0 ]; then sh -c "$$install" && exit 0; \
 		elif sudo -n true 2>/dev/null; then sudo -n sh -c "$$install" && exit 0; \
 		else echo "setup: please run that as root"; fi; \
 	fi; \
 	[ -z "$${CONCLAVE_SHARED:-}" ]
 
-# Tokens in software for the tests: see softhsm-test. Without them the tests are skipped,
-# unless CONCLAVE_SHARED is set.
-tokens:
-	@if command -v dpkg-query >/dev/null; then \
-		[ "$$(dpkg-query -W -f '$${db:Status-Status}\n' $(TOKENS) 2>/dev/null | grep -cx installed)" != $(words $(TOKENS)) ] || exit 0; \
-	elif command -v softhsm2-util && command -v pkcs11-tool && command -v certutil && command -v p11-kit; then exit 0; fi >/dev/null; \
-	install='export DEBIAN_FRONTEND=noninteractive; apt-get update -q && apt-get install -y --no-install-recommends $(TOKENS)'; \
-	if ! command -v apt-get >/dev/null; then \
-		echo "setup: the tests with PKCS#11 tokens need SoftHSM 2, OpenSC, and NSS and p11-kit with their tools"; \
-	else \
-		echo "setup: PKCS#11 tokens in software, for tests: $$install"; \
-		if [ "$$(id -u)" = 0 ]; then sh -c "$$install" && exit 0; \
-		elif sudo -n true 2>/dev/null; then sudo -n sh -c "$$install" && exit 0; \
-		else echo "setup: please run that as root"; fi; \
-	fi; \
-	[ -z "$${CONCLAVE_SHARED:-}" ]
+# A server for the tests to start; that of the system is neither made nor started. On Debian
+# and Ubuntu its package makes and starts a cluster, unless that of postgresql-common, which
+# it needs, says otherwise.
+postgres: WHAT = the tests with PostgreSQL
+postgres: ELSE = version 15 or later, with initdb in the PATH
+postgres: HAVE = command -v initdb || ls /usr/lib/postgresql/*/bin/initdb
+postgres: INSTALL = apt-get install -y --no-install-recommends postgresql-common; \
+	mkdir -p /etc/postgresql-common/createcluster.d; \
+	echo create_main_cluster = false >/etc/postgresql-common/createcluster.d/conclave.conf; \
+	pg_conftool -bs /etc/postgresql-common/createcluster.conf show create_main_cluster | grep -x off; \
+	apt-get install -y --no-install-recommends postgresql
+
+# Tokens in software: see softhsm-test. The daemons of the packages are not used; apt may
+# start them.
+PACKAGES = $(TOKENS)
+tokens-soak: PACKAGES = $(TOKENS_SOAK)
+tokens tokens-soak: INSTALL = apt-get install -y --no-install-recommends $(PACKAGES)
+tokens tokens-soak: HAVE = if command -v dpkg-query; then \
+	[ "$$(dpkg-query -W -f '$${db:Status-Status}\n' $(PACKAGES) | grep -cx installed)" = $(words $(PACKAGES)) ]; \
+	else command -v $(COMMANDS); fi
+tokens: WHAT = the tests with PKCS\#11 tokens
+tokens: ELSE = SoftHSM 2, OpenSC, and NSS and p11-kit with their tools
+tokens: COMMANDS = softhsm2-util && command -v pkcs11-tool && command -v certutil && command -v p11-kit
+tokens-soak: WHAT = the tests with a TPM in software and opencryptoki
+tokens-soak: ELSE = swtpm, tpm2-tools, tpm2-abrmd, tpm2-pkcs11 with its tools, the D-Bus daemon, and opencryptoki
+tokens-soak: COMMANDS = swtpm && command -v tpm2_ptool && command -v tpm2-abrmd && command -v dbus-daemon && command -v pkcsconf
 
 # The real Core Crypto, for the interoperability tests: a copy of the driver in the
 # shared folder, with the npm packages of its lock file. Without it the tests are
@@ -182,7 +187,7 @@ fuzz:
 # All seven suites and both wire formats in turn. The seed of a run that fails is
 # printed, with the command that repeats it: see core/mls/model_test.go. The
 # thousands of lines about what was drawn for that run are left out.
-soak:
+soak: setup-soak
 	@mkdir -p bin
 	go test -c -o bin/mls.test ./core/mls
 	cd core/mls && CONCLAVE_SOAK=$(SOAK_TIME) ../../bin/mls.test -test.timeout 0 \
@@ -192,7 +197,7 @@ soak:
 	go test -count 1 -timeout 0 -v -run '^TestScaleOut$$' ./core/client -scale $(SCALE_TIME)
 	CONCLAVE_SOAK=$(SCALE_TIME) go test -count 1 -timeout 0 -run 'FileAlone|ManyProcesses' ./storage/sqlite
 	go test -count 1 -timeout 0 -v -run '^TestManyGoroutines$$' ./softhsm-test -load $(SCALE_TIME)
-	go test -count 1 -timeout 0 -v -run '^TestTPM$$' ./softhsm-test -tpm -load 1m
+	go test -count 1 -timeout 0 -v -run '^(TestTPM|TestOpenCryptoki)$$' ./softhsm-test -soak -load 1m
 	go test -count 1 -timeout 0 -v -run '^TestKilledAnywhere$$' ./softhsm-test -kills 1000
 
 soak-race:
