@@ -5,7 +5,7 @@
 package softhsmtest_test
 
 import (
-	"context"
+	"bytes"
 	"flag"
 	"fmt"
 	"os"
@@ -27,30 +27,33 @@ func apart(t *testing.T) bool {
 	if os.Getenv(childTest) == t.Name() {
 		return true
 	}
-	child(t, t.Name(), "-load="+load.String(), fmt.Sprintf("-tpm=%v", *tpm))
+	child(t, t.Name())
 	return false
 }
 
-// child runs a test in another process, with these in its environment (NAME=VALUE) or in
-// its arguments (-NAME=VALUE).
+// child runs a test in another process, with these in its environment (NAME=VALUE).
 func child(t *testing.T, name string, with ...string) {
+	t.Helper()
+	childBy(t, exec.Command, name, append(with, childTest+"="+name, soakToken+"="+os.Getenv(soakToken))...)
+}
+
+// childBy is child with a process that the command makes.
+func childBy(t *testing.T, command func(program string, args ...string) *exec.Cmd, name string, with ...string) {
 	t.Helper()
 	var pattern []string
 	for part := range strings.SplitSeq(name, "/") {
 		pattern = append(pattern, "^"+regexp.QuoteMeta(part)+"$")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute+*load)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run="+strings.Join(pattern, "/"), "-test.v", "-test.count=1")
-	cmd.Env = append(os.Environ(), childTest+"="+name)
-	for _, w := range with {
-		if strings.HasPrefix(w, "-") {
-			cmd.Args = append(cmd.Args, w)
-		} else {
-			cmd.Env = append(cmd.Env, w)
-		}
+	cmd := command(os.Args[0], "-test.run="+strings.Join(pattern, "/"), "-test.v", "-test.count=1", "-load="+load.String(), fmt.Sprintf("-update=%v", *update))
+	cmd.Env = append(os.Environ(), with...)
+	var text bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &text, &text
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
 	}
-	out, err := cmd.CombinedOutput()
+	defer time.AfterFunc(3*time.Minute+*load, func() { _ = cmd.Process.Kill() }).Stop()
+	err := cmd.Wait()
+	out := text.Bytes()
 	ran := strings.Contains(string(out), "--- PASS: "+name+" ")
 	if skipped := strings.Contains(string(out), "--- SKIP: "+name+" "); skipped && err == nil {
 		t.Skipf("in a process of its own:\n%s", out)

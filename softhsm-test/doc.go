@@ -27,8 +27,12 @@
 //
 //	apt-get install softhsm2 opensc libnss3 libnss3-tools p11-kit p11-kit-modules
 //
-// For [TPM], which only "make soak" wants: apt-get install swtpm tpm2-tools tpm2-abrmd
-// libtpm2-pkcs11-1 libtpm2-pkcs11-tools libtss2-tcti-tabrmd0 dbus-daemon.
+// For [TPM] and [OpenCryptoki], which only "make soak" wants, it is "make setup-soak" or
+//
+//	apt-get install swtpm tpm2-tools tpm2-abrmd libtpm2-pkcs11-1 libtpm2-pkcs11-tools libtss2-tcti-tabrmd0 dbus-daemon opencryptoki
+//
+// and users have to be allowed to make namespaces, as they mostly are: opencryptoki wants
+// to be root, and is root there over files of its own only.
 //
 // Modules are looked for where the packages put them. What is missing skips the test, or
 // fails it when CONCLAVE_SHARED is set.

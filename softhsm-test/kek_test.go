@@ -36,6 +36,17 @@ var kekMethods = map[string][]string{
 	"softhsm": {"aes-gcm", "aes-kw", "aes-cbc-hmac"},
 	"nss":     {"aes-kw", "aes-cbc-hmac"},
 	"p11-kit": {},
+
+	"opencryptoki": {"aes-cbc-hmac"},
+}
+
+// bestKEK is the method that a token takes by itself: "" for none, the oldest one is only
+// for who asks for it.
+func bestKEK(kind string) string {
+	if all := kekMethods[kind]; len(all) > 0 && all[0] != "aes-cbc-hmac" {
+		return all[0]
+	}
+	return ""
 }
 
 func generateKEK(t testing.TB, token *hsm.Token, label, method string) string {
@@ -168,8 +179,8 @@ func TestKEK(t *testing.T) {
 			}
 			t.Run("the best", func(t *testing.T) {
 				uri, err := token.GenerateKEK(t.Context(), "kek", "")
-				if len(kekMethods[kind.name]) > 0 {
-					if u, e := hsm.ParseURI(uri); errors.Join(e, err) != nil || u.KEKMethod != kekMethods[kind.name][0] {
+				if best := bestKEK(kind.name); best != "" {
+					if u, e := hsm.ParseURI(uri); errors.Join(e, err) != nil || u.KEKMethod != best {
 						t.Fatalf("%q, %v", uri, err)
 					}
 					// The method is found out where it is not said.
@@ -182,11 +193,11 @@ func TestKEK(t *testing.T) {
 			})
 			// Nothing is left behind, not by what failed either.
 			want := 0
-			for _, method := range append(kekMethods[kind.name], kekMethods[kind.name][:min(1, len(kekMethods[kind.name]))]...) {
+			for _, method := range kekMethods[kind.name] {
 				want += map[string]int{"aes-gcm": 2, "aes-kw": 2, "aes-cbc-hmac": 4}[method]
 			}
-			if want > 0 {
-				want-- // of the best there is one
+			if bestKEK(kind.name) != "" {
+				want++
 			}
 			b := bare{}
 			if kind.name == "p11-kit" { // whose client is another for everybody who loads it

@@ -24,13 +24,14 @@ type origin struct {
 	file     string // its name
 	library  string // the Debian package that it is in
 	packages string // what is to be installed for it and its tools
+	target   string // of the Makefile, that does so
 }
 
 var (
-	softHSM   = origin{"libsofthsm2.so", "libsofthsm2", "softhsm2"}
-	softokn   = origin{"libsoftokn3.so", "libnss3", "libnss3 libnss3-tools"}
-	p11Client = origin{"p11-kit-client.so", "p11-kit-modules", "p11-kit p11-kit-modules"}
-	spyModule = origin{"pkcs11-spy.so", "opensc-pkcs11", "opensc"}
+	softHSM   = origin{"libsofthsm2.so", "libsofthsm2", "softhsm2", "setup"}
+	softokn   = origin{"libsoftokn3.so", "libnss3", "libnss3 libnss3-tools", "setup"}
+	p11Client = origin{"p11-kit-client.so", "p11-kit-modules", "p11-kit p11-kit-modules", "setup"}
+	spyModule = origin{"pkcs11-spy.so", "opensc-pkcs11", "opensc", "setup"}
 )
 
 // places are where modules are on systems without dpkg.
@@ -76,7 +77,7 @@ func (o origin) tool(t testing.TB, name string) string {
 
 func (o origin) lacking(t testing.TB, what string) {
 	t.Helper()
-	coretest.Lacking(t, fmt.Sprintf("needs %s: make setup, or apt-get install %s", what, o.packages))
+	coretest.Lacking(t, fmt.Sprintf("needs %s: make %s, or apt-get install %s", what, o.target, o.packages))
 }
 
 func isFile(path string) bool {

@@ -68,8 +68,9 @@ func TestProbe(t *testing.T) {
 			if len(algorithms) != works {
 				t.Errorf("the provider has %v", algorithms)
 			}
-			if now := len(k.Calls(t, "C_GenerateKey", "C_GenerateKeyPair")); now != calls {
-				t.Errorf("what was tried is tried again: %d keys are made", now-calls)
+			// The TPM's module says CKR_GENERAL_ERROR of ECDH, which may be otherwise next time.
+			if again := len(k.Calls(t, "C_GenerateKey", "C_GenerateKeyPair")) - calls; again > 0 != (kind.name == "tpm") {
+				t.Errorf("what was tried is tried again: %d keys are made", again)
 			}
 
 			report.Token, report.Serial = "(token)", "(number)"

@@ -68,6 +68,7 @@ var can = map[string][]core.KeyAlgorithm{
 	"softhsm": slices.Concat(signatures, agreements),
 	"nss":     nist,
 	"p11-kit": nist[:3],
+	"tpm":     {core.ECDSAP256, core.ECDSAP384},
 }
 
 // The conformance suite of crypto providers.

@@ -17,7 +17,7 @@ import (
 
 // A Token is one of a test, with nothing on it, alone in its module.
 type Token struct {
-	Kind       string // "softhsm", "nss" or "p11-kit"; golden files are called so
+	Kind       string // "softhsm", "nss", "p11-kit", "tpm" or "opencryptoki"; golden files are called so
 	ModulePath string // a copy of the module that has this token only
 	Label      string
 	PIN, SOPIN string
@@ -28,6 +28,9 @@ type Token struct {
 	site   *site
 	server *server // of p11-kit; nil: the token is not remote
 	local  *Token  // p11-kit and Spy: what is behind it
+
+	remove  func()                             // of a TPM: stops its resource manager
+	restore func(t testing.TB) (remove func()) // and starts another
 }
 
 // New makes a token of SoftHSM.
@@ -147,7 +150,7 @@ func (k *Token) Run(t testing.TB, name string, args ...string) string {
 }
 
 // Remove takes the token away, as one is pulled out: the files of SoftHSM, the server and
-// the workers of p11-kit. It is for those two.
+// the workers of p11-kit, the resource manager of a TPM. It is for those three.
 func (k *Token) Remove(t testing.TB) {
 	t.Helper()
 	switch {
@@ -155,6 +158,8 @@ func (k *Token) Remove(t testing.TB) {
 		k.server.stop(t)
 	case k.local != nil:
 		k.local.Remove(t)
+	case k.restore != nil:
+		k.remove()
 	case k.Kind == "softhsm":
 		must(t, os.Rename(k.store(), k.away()))
 		must(t, os.Mkdir(k.store(), 0o700))
@@ -171,6 +176,8 @@ func (k *Token) Restore(t testing.TB) {
 		k.server.start(t)
 	case k.local != nil:
 		k.local.Restore(t)
+	case k.restore != nil:
+		k.remove = k.restore(t)
 	default:
 		must(t, os.Remove(k.store())) // empty, unless somebody made a token meanwhile
 		must(t, os.Rename(k.away(), k.store()))

@@ -28,12 +28,12 @@ type kind struct {
 	make func(testing.TB) *softhsmtest.Token
 }
 
-// kinds are the tokens that "make test" has.
-var kinds = []kind{
+// kinds are the tokens that "make test" has, or the one that was chosen.
+var kinds = chosen([]kind{
 	{"softhsm", softhsmtest.New},
 	{"nss", softhsmtest.NSS},
 	{"p11-kit", softhsmtest.P11Kit},
-}
+}...)
 
 const given = "given"
 

@@ -10,14 +10,15 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 )
 
 var (
-	tpmModule = origin{"libtpm2_pkcs11.so.1", "libtpm2-pkcs11-1", "libtpm2-pkcs11-1 libtpm2-pkcs11-tools tpm2-tools"}
-	tpmTools  = origin{"swtpm", "swtpm", "swtpm tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon"}
+	tpmModule = origin{"libtpm2_pkcs11.so.1", "libtpm2-pkcs11-1", "libtpm2-pkcs11-1 libtpm2-pkcs11-tools tpm2-tools", "setup-soak"}
+	tpmTools  = origin{"swtpm", "swtpm", "swtpm tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon", "setup-soak"}
 )
 
 // TPM makes a token of tpm2-pkcs11 on a TPM in software, with a bus and a resource manager
@@ -28,7 +29,7 @@ func TPM(t testing.TB) *Token {
 	t.Helper()
 	module := tpmModule.find(t)
 	swtpm, bus, manager := tpmTools.tool(t, "swtpm"), tpmTools.tool(t, "dbus-daemon"), tpmTools.tool(t, "tpm2-abrmd")
-	ptool := tpmModule.tool(t, "tpm2_ptool")
+	ptool, random := tpmModule.tool(t, "tpm2_ptool"), tpmModule.tool(t, "tpm2_getrandom")
 	k := newToken(t, "tpm")
 	k.SOPIN = "so" + k.PIN
 	k.ModulePath = module
@@ -40,7 +41,7 @@ func TPM(t testing.TB) *Token {
 		"TPM2_PKCS11_TCTI": "tabrmd:bus_type=session", "TPM2TOOLS_TCTI": "tabrmd:bus_type=session",
 		"DBUS_SESSION_BUS_ADDRESS": "unix:path=" + k.site.path("bus"),
 	} {
-		t.Setenv(name, value)
+		must(t, os.Setenv(name, value)) // for good: a module may read it until the process ends
 	}
 	start(t, "the bus", bus, "--session", "--nofork", "--address=unix:path="+k.site.path("bus"))
 	start(t, "swtpm", swtpm, "socket", "--tpm2", "--tpmstate", "dir="+k.site.path("state"), "--flags", "not-need-init,startup-clear",
@@ -50,26 +51,28 @@ func TPM(t testing.TB) *Token {
 		text, _ := os.ReadFile("/proc/net/tcp")
 		return strings.Contains(string(text), fmt.Sprintf("0100007F:%04X 00000000:0000 0A", port))
 	})
-	args := []string{"--session", "--tcti", fmt.Sprintf("swtpm:host=127.0.0.1,port=%d", port)}
+	args := []string{"--session", "--flush-all", "--tcti", fmt.Sprintf("swtpm:host=127.0.0.1,port=%d", port)}
 	if os.Getuid() == 0 {
 		args = append(args, "--allow-root")
 	}
-	start(t, "the resource manager", manager, args...)
-	var out []byte
-	waitFor(t, "the token", func() (done bool) {
-		var err error
-		out, err = exec.Command(ptool, "init", "--path", k.store()).CombinedOutput()
-		return err == nil
-	})
-	out, err := exec.Command(ptool, "addtoken", "--pid", "1", "--label", k.Label, "--sopin", k.SOPIN, "--userpin", k.PIN, "--path", k.store()).CombinedOutput()
-	if err != nil {
-		t.Fatalf("tpm2_ptool: %v\n%s", err, out)
+	k.restore = func(t testing.TB) (remove func()) {
+		t.Helper()
+		remove = start(t, "the resource manager", manager, args...)
+		waitFor(t, "the resource manager", func() bool { return exec.Command(random, "8").Run() == nil })
+		return remove
+	}
+	k.remove = k.restore(t)
+	for _, args := range [][]string{{"init"}, {"addtoken", "--pid", "1", "--label", k.Label, "--sopin", k.SOPIN, "--userpin", k.PIN}} {
+		if out, err := exec.Command(ptool, append(args, "--path", k.store())...).CombinedOutput(); err != nil {
+			t.Fatalf("tpm2_ptool %s: %v\n%s", args[0], err, out)
+		}
 	}
 	return k
 }
 
-// start runs a program until the test is over, or this process ends in whatever way.
-func start(t testing.TB, what, program string, args ...string) {
+// start runs a program until it is stopped, the test is over, or this process ends in
+// whatever way.
+func start(t testing.TB, what, program string, args ...string) (stop func()) {
 	t.Helper()
 	cmd := exec.Command("/bin/sh", append([]string{"-c", keeper, "keeper", program}, args...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -80,10 +83,12 @@ func start(t testing.TB, what, program string, args ...string) {
 	if err != nil {
 		t.Fatalf("%s: %v", what, err)
 	}
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		_ = alive.Close()
 		_ = cmd.Wait() // killed, by itself
 	})
+	t.Cleanup(stop)
+	return stop
 }
 
 func waitFor(t testing.TB, what string, ready func() bool) {
