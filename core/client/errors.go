@@ -107,7 +107,7 @@ func (e *RefusedError) Is(target error) bool { return target == core.ErrDenied }
 // message once more; what Blames says of the second error holds.
 func Blames(err error) bool {
 	is := func(target error) bool { return errors.Is(err, target) }
-	if isKeyTrouble(err) { // whatever the provider calls it
+	if isKeyTrouble(err) || isStoreTrouble(err) { // whatever the provider or the store calls it
 		return false
 	}
 	if is(ErrRecovering) { // of an epoch that we have no way into
@@ -120,3 +120,20 @@ func Blames(err error) bool {
 	theirs := []error{core.ErrInvalid, core.ErrDenied, core.ErrNotFound, core.ErrUnsupported, core.ErrTooLarge}
 	return slices.ContainsFunc(theirs, is) && !slices.ContainsFunc(ours, is)
 }
+
+// storeTrouble is what the store says. It may be any error of core: see Blames.
+type storeTrouble struct{ error }
+
+func (e storeTrouble) Unwrap() error { return e.error }
+
+func troubleWithStore(err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, core.ErrNotFound) { // its server or its file; that a record is not there is no error
+		err = fmt.Errorf("%w: %v", core.ErrUnavailable, err)
+	}
+	return storeTrouble{err}
+}
+
+func isStoreTrouble(err error) bool { return errors.As(err, new(storeTrouble)) }

@@ -3,15 +3,19 @@
 package client_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/client/clienttest"
 	"github.com/conclave-mls/conclave/core/coretest"
+	"github.com/conclave-mls/conclave/core/mls"
 )
 
 // A trouble is what happens at one call of the store.
@@ -132,4 +136,71 @@ func playWithFault(t *testing.T, op operation, set setting, o outcomes, n int, x
 		t.Fatalf("what failed is no answer: %v", err)
 	}
 	s.check(o, gist, err)
+}
+
+// An ill store answers one call, the n-th from now, with an error of its choice.
+type ill struct {
+	core.Keystore
+	n     int
+	err   error
+	wrote bool // it was an Apply
+	past  bool // an Apply before it went well
+}
+
+func (i *ill) now() bool { i.n--; return i.n == 0 }
+
+func (i *ill) Read(ctx context.Context, queries []core.Query) ([][]core.Record, error) {
+	if i.now() {
+		return nil, &core.ProviderError{Provider: "ill", Op: "read", Err: i.err}
+	}
+	return i.Keystore.Read(ctx, queries)
+}
+
+func (i *ill) Apply(ctx context.Context, b core.Batch) error {
+	if i.now() {
+		i.wrote = true
+		return &core.ProviderError{Provider: "ill", Op: "apply", Err: i.err}
+	}
+	err := i.Keystore.Apply(ctx, b)
+	i.past = i.past || err == nil
+	return err
+}
+
+// No message is to blame for what the store says while it is processed, whatever that
+// is: the message comes again.
+func TestTroubleWithOurStore(t *testing.T) {
+	t.Parallel()
+	sentinels := []error{core.ErrNotFound, core.ErrDenied, core.ErrTooLarge, core.ErrInvalid, core.ErrUnsupported}
+	for i, op := range operations {
+		if !slices.ContainsFunc([]string{"DecryptMessage", "ProcessWelcome", "Replay"}, func(s string) bool { return strings.HasPrefix(op.name, s) }) {
+			continue
+		}
+		t.Run(op.name, func(t *testing.T) {
+			t.Parallel()
+			set := setting{policy: []mls.Config{mls.DefaultConfig, private}[i%2]}
+			want := outcomesOf(t, op, func() setting { return set }).gist
+			s := newStage(t, op, set)
+			for n := 1; ; n++ {
+				for _, sentinel := range sentinels {
+					s.open() // nothing is in memory
+					x := &ill{Keystore: s.store, n: n, err: sentinel}
+					s.faulty.Keystore = x
+					gist, err := s.play(t.Context())
+					if errors.Is(sentinel, core.ErrNotFound) { // which is not what was looked for
+						sentinel = core.ErrUnavailable
+					}
+					if err == nil && (x.past || x.n > 0) { // it is durable, or there was nothing to write
+						if gist != want {
+							t.Fatalf("call %d: %s, want %s", n, gist, want)
+						}
+						return
+					}
+					blamed := x.wrote && errors.Is(sentinel, core.ErrTooLarge) // for what it leads to
+					if !errors.Is(err, sentinel) || client.Blames(err) != blamed {
+						t.Fatalf("call %d: %v, and the message is dropped: %v", n, err, client.Blames(err))
+					}
+				}
+			}
+		})
+	}
 }

@@ -72,6 +72,22 @@ type guardedStore struct {
 	accidents core.Version // of the record
 }
 
+// Read is that of the store, whose errors no message is to blame for.
+func (g *guardedStore) Read(ctx context.Context, queries []seal.Query) ([][]seal.Record, error) {
+	answers, err := g.Store.Read(ctx, queries)
+	return answers, troubleWithStore(err)
+}
+
+// Apply is that of the store, whose errors no message is to blame for, unless what it
+// leads to is too large.
+func (g *guardedStore) Apply(ctx context.Context, b seal.Batch) ([]core.Version, error) {
+	versions, err := g.Store.Apply(ctx, b)
+	if errors.Is(err, core.ErrTooLarge) {
+		return nil, err
+	}
+	return versions, troubleWithStore(err)
+}
+
 // outdated tells a conflict from that.
 func (g *guardedStore) outdated(ctx context.Context, conflict error) error {
 	s := newSegment(g)

@@ -92,12 +92,11 @@ func (t *Transaction) renew(ctx context.Context, h *held, c *CommitResult, left 
 		if was >= 0 {
 			key = unsent[was].key
 		}
-		t.segment.failed = nil
 		again, err := t.proposeAgain(ctx, h, p, key)
 		switch {
 		case errors.Is(err, errAchieved):
 			continue
-		case err != nil && t.segment.failed != nil:
+		case isStoreTrouble(err):
 			return err // nothing can be said of the commit either
 		case isKeyTrouble(err) && errors.Is(err, core.ErrUnavailable):
 			return err // the commit waits for the token, and the proposal is not lost

@@ -20,8 +20,7 @@ type segment struct {
 	store    *guardedStore
 	changes  map[place]*change
 	expected map[place]map[string]core.Version
-	steps    int   // puts and dels so far
-	failed   error // of the last read that failed
+	steps    int // puts and dels so far
 }
 
 // A change is what a segment did to one place: the prefixes it deleted, and the
@@ -101,7 +100,6 @@ func (s *segment) read(ctx context.Context, queries ...query) ([][]seal.Record, 
 	}
 	answers, err := s.store.Read(ctx, asked)
 	if err != nil {
-		s.failed = err
 		return nil, err
 	}
 	if err := s.whole(ctx, queries, answers); err != nil {
