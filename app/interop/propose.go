@@ -8,6 +8,7 @@ import (
 	pb "github.com/conclave-mls/conclave/app/interop/mlsclient"
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // propose sends a proposal on its own. It is made of the state as it is.
@@ -27,7 +28,7 @@ func (s *service) propose(ctx context.Context, stateID uint32, proposal func(*st
 	return st.sent(g, sent, ws), nil
 }
 
-func (st *state) sent(g *mls.Group, sent *mls.SentProposal, ws *mls.WriteSet) *pb.ProposalResponse {
+func (st *state) sent(g *mls.Group, sent *mls.SentProposal, ws *record.WriteSet) *pb.ProposalResponse {
 	st.set(g, ws)
 	st.remember(sent.Message, sent.Ref)
 	return &pb.ProposalResponse{Proposal: sent.Message}

@@ -7,17 +7,17 @@ import (
 	"context"
 	"slices"
 
-	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // The records of one group state, each kind in the order of its keys.
-type records map[mls.RecordKind][]mls.Record
+type records map[record.Kind][]record.Record
 
-func compareKey(r mls.Record, key []byte) int { return bytes.Compare(r.Key, key) }
+func compareKey(r record.Record, key []byte) int { return bytes.Compare(r.Key, key) }
 
-// fetch implements [mls.Fetch].
-func (r records) fetch(_ context.Context, queries []mls.RecordQuery) ([][]mls.Record, error) {
-	answers := make([][]mls.Record, len(queries))
+// fetch implements [record.Fetch].
+func (r records) fetch(_ context.Context, queries []record.Query) ([][]record.Record, error) {
+	answers := make([][]record.Record, len(queries))
 	for i, q := range queries {
 		first, _ := slices.BinarySearchFunc(r[q.Kind], q.Prefix, compareKey)
 		for _, rec := range r[q.Kind][first:] {
@@ -28,7 +28,7 @@ func (r records) fetch(_ context.Context, queries []mls.RecordQuery) ([][]mls.Re
 				continue
 			}
 			// The engine may keep a value, and wipes what it no longer needs.
-			answers[i] = append(answers[i], mls.Record{Kind: rec.Kind, Key: bytes.Clone(rec.Key), Value: bytes.Clone(rec.Value)})
+			answers[i] = append(answers[i], record.Record{Kind: rec.Kind, Key: bytes.Clone(rec.Key), Value: bytes.Clone(rec.Value)})
 			if len(answers[i]) == q.Limit {
 				break
 			}
@@ -38,9 +38,9 @@ func (r records) fetch(_ context.Context, queries []mls.RecordQuery) ([][]mls.Re
 }
 
 // apply makes the changes of a step: what is deleted first, then what is put.
-func (r records) apply(ws *mls.WriteSet) {
+func (r records) apply(ws *record.WriteSet) {
 	for _, d := range ws.Dels {
-		r[d.Kind] = slices.DeleteFunc(r[d.Kind], func(rec mls.Record) bool {
+		r[d.Kind] = slices.DeleteFunc(r[d.Kind], func(rec record.Record) bool {
 			gone := bytes.HasPrefix(rec.Key, d.Prefix)
 			if gone {
 				clear(rec.Value)
@@ -49,7 +49,7 @@ func (r records) apply(ws *mls.WriteSet) {
 		})
 	}
 	for _, p := range ws.Puts {
-		rec := mls.Record{Kind: p.Kind, Key: bytes.Clone(p.Key), Value: bytes.Clone(p.Value)}
+		rec := record.Record{Kind: p.Kind, Key: bytes.Clone(p.Key), Value: bytes.Clone(p.Value)}
 		i, found := slices.BinarySearchFunc(r[p.Kind], p.Key, compareKey)
 		if found {
 			clear(r[p.Kind][i].Value)

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // A state is one member's view of one group, in whatever epoch it is.
@@ -50,7 +51,7 @@ func (s *state) env() *mls.Env {
 }
 
 // set goes on with the next value of the group.
-func (s *state) set(g *mls.Group, ws *mls.WriteSet) {
+func (s *state) set(g *mls.Group, ws *record.WriteSet) {
 	if s.group != nil && s.group.Epoch() != g.Epoch() {
 		s.pending = nil
 		clear(s.seen)

@@ -8,6 +8,7 @@ import (
 
 	pb "github.com/conclave-mls/conclave/app/interop/mlsclient"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // An ended member waits, with a key package, for the group that follows one that
@@ -163,8 +164,8 @@ func (s *service) successor(m member, before *state, keyPackages [][]byte) (p ml
 
 // found goes on with a group that follows another: at once, because its first
 // commit is for nobody.
-func (s *service) found(ctx context.Context, m member, externalTree bool) func(*mls.Group, *mls.PendingCommit, *mls.WriteSet, error) (*pb.CreateSubgroupResponse, error) {
-	return func(g *mls.Group, pending *mls.PendingCommit, ws *mls.WriteSet, err error) (*pb.CreateSubgroupResponse, error) {
+func (s *service) found(ctx context.Context, m member, externalTree bool) func(*mls.Group, *mls.PendingCommit, *record.WriteSet, error) (*pb.CreateSubgroupResponse, error) {
+	return func(g *mls.Group, pending *mls.PendingCommit, ws *record.WriteSet, err error) (*pb.CreateSubgroupResponse, error) {
 		if err != nil {
 			return nil, err
 		}

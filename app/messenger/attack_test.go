@@ -15,6 +15,7 @@ import (
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 	"github.com/conclave-mls/conclave/providers/pure"
 )
 
@@ -101,8 +102,8 @@ func TestInvitedToWhatHasEnded(t *testing.T) {
 	env := &mls.Env{
 		Suites: p, Auth: client.Basic{}, Now: time.Now(),
 		Signer: func(context.Context, []byte) (core.Signer, error) { return signer, nil },
-		Fetch: func(_ context.Context, q []mls.RecordQuery) ([][]mls.Record, error) {
-			return make([][]mls.Record, len(q)), nil
+		Fetch: func(_ context.Context, q []record.Query) ([][]record.Record, error) {
+			return make([][]record.Record, len(q)), nil
 		},
 	}
 	g, _, err := mls.Create(t.Context(), env, mls.CreateParams{

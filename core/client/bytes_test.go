@@ -18,6 +18,7 @@ import (
 	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/client/clienttest"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 	"github.com/conclave-mls/conclave/providers/pure"
 	"github.com/conclave-mls/conclave/storage/sqlite"
 )
@@ -91,8 +92,8 @@ func newShadow(t testing.TB, id core.ClientID, leaf ...mls.Extension) *shadow {
 	return &shadow{id: id, bundle: bundle, env: &mls.Env{
 		Suites: p, Auth: client.Basic{}, Now: time.Now(),
 		Signer: func(context.Context, []byte) (core.Signer, error) { return key.(core.Signer), nil },
-		Fetch: func(_ context.Context, q []mls.RecordQuery) ([][]mls.Record, error) {
-			return make([][]mls.Record, len(q)), nil
+		Fetch: func(_ context.Context, q []record.Query) ([][]record.Record, error) {
+			return make([][]record.Record, len(q)), nil
 		},
 	}}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // A ConversationConfig is what a new conversation shall be. The zero value takes
@@ -129,7 +130,7 @@ func (t *Transaction) newConversation(ctx context.Context, id core.ConversationI
 
 // inhabit makes a fresh incarnation, with one of our credentials, the one that the
 // conversation lives in.
-func (t *Transaction) inhabit(ctx context.Context, h *held, incarnation uint32, g *mls.Group, ws *mls.WriteSet, own CredentialRef) error {
+func (t *Transaction) inhabit(ctx context.Context, h *held, incarnation uint32, g *mls.Group, ws *record.WriteSet, own CredentialRef) error {
 	if err := t.enlist(ctx, h); err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // held is a conversation that the open segment of a transaction holds: its head
@@ -202,28 +203,21 @@ func (t *Transaction) explain(ctx context.Context, h *held, err error) error {
 }
 
 // write puts what the engine changed in an incarnation into the segment.
-func (t *Transaction) write(h *held, incarnation uint32, ws *mls.WriteSet) {
-	for _, d := range ws.Dels {
-		p, prefix := placeOf(h.id, incarnation, d.Kind)
-		t.segment.del(p, slices.Concat(prefix, d.Prefix))
-	}
-	for _, r := range ws.Puts {
-		p, prefix := placeOf(h.id, incarnation, r.Kind)
-		t.segment.put(p, slices.Concat(prefix, r.Key), r.Value)
-	}
+func (t *Transaction) write(h *held, incarnation uint32, ws *record.WriteSet) {
+	t.segment.take(ofIncarnation(h.id, incarnation), ws)
 	h.retired = append(h.retired, ws.Retired...)
 	h.dirty = true
 }
 
 // advance makes g the value of the active incarnation.
-func (t *Transaction) advance(h *held, g *mls.Group, ws *mls.WriteSet) {
+func (t *Transaction) advance(h *held, g *mls.Group, ws *record.WriteSet) {
 	t.write(h, h.head.active, ws)
 	h.group = g
 	h.head.epoch = g.Epoch()
 }
 
 // encrypted is advance for a step that may have used a generation of ours.
-func (t *Transaction) encrypted(h *held, g *mls.Group, ws *mls.WriteSet) {
+func (t *Transaction) encrypted(h *held, g *mls.Group, ws *record.WriteSet) {
 	t.advance(h, g, ws)
 	if epoch, floors := g.SentGenerations(); len(floors) > 0 {
 		if h.sent == nil {
@@ -253,31 +247,6 @@ func (h *held) write(s *segment) {
 	}
 }
 
-// fetch reads the engine's records of an incarnation through a segment.
-func fetch(ctx context.Context, s *segment, id core.ConversationID, incarnation uint32, queries []mls.RecordQuery) ([][]mls.Record, error) {
-	asked := make([]query, len(queries))
-	prefixes := make([][]byte, len(queries))
-	for i, q := range queries {
-		p, prefix := placeOf(id, incarnation, q.Kind)
-		prefixes[i] = prefix
-		asked[i] = query{place: p, prefix: slices.Concat(prefix, q.Prefix), limit: q.Limit}
-		if len(q.After) > 0 {
-			asked[i].after = slices.Concat(prefix, q.After)
-		}
-	}
-	answers, err := s.read(ctx, asked...)
-	if err != nil {
-		return nil, err
-	}
-	out := make([][]mls.Record, len(queries))
-	for i, records := range answers {
-		for _, r := range records {
-			out[i] = append(out[i], mls.Record{Kind: queries[i].Kind, Key: r.Key[len(prefixes[i]):], Value: r.Value})
-		}
-	}
-	return out, nil
-}
-
 // env is what the engine needs from us for an incarnation.
 func (t *Transaction) env(id core.ConversationID, incarnation uint32) *mls.Env {
 	env := t.client.env(t.segment, id, incarnation)
@@ -289,9 +258,7 @@ func (c *Client) env(s *segment, id core.ConversationID, incarnation uint32) *ml
 	return &mls.Env{
 		Suites: c.suites,
 		Auth:   c.auth,
-		Fetch: func(ctx context.Context, queries []mls.RecordQuery) ([][]mls.Record, error) {
-			return fetch(ctx, s, id, incarnation, queries)
-		},
+		Fetch:  s.fetch(ofIncarnation(id, incarnation)),
 		Signer: func(ctx context.Context, public []byte) (core.Signer, error) { return c.signer(ctx, s, public) },
 		Now:    c.now(),
 		Grease: c.grease,

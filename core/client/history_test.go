@@ -17,6 +17,7 @@ import (
 	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/client/clienttest"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 	"github.com/conclave-mls/conclave/core/seal"
 	"github.com/conclave-mls/conclave/providers/pure"
 	"github.com/conclave-mls/conclave/storage/memory"
@@ -499,8 +500,8 @@ func newByHand(w *world, id core.ClientID) *byHand {
 func (m *byHand) env() *mls.Env {
 	return &mls.Env{
 		Suites: pure.New(), Auth: client.Basic{}, Now: time.Now(),
-		Fetch: func(_ context.Context, queries []mls.RecordQuery) ([][]mls.Record, error) {
-			return make([][]mls.Record, len(queries)), nil
+		Fetch: func(_ context.Context, queries []record.Query) ([][]record.Record, error) {
+			return make([][]record.Record, len(queries)), nil
 		},
 		Signer: func(context.Context, []byte) (core.Signer, error) { return m.signer, nil },
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // A JoinConfig is what a member chooses who joins. The zero value is good.
@@ -228,8 +229,8 @@ func (t *Transaction) readyToJoin(ctx context.Context, id core.ConversationID) (
 }
 
 // makeJoin makes the external commit.
-func (t *Transaction) makeJoin(ctx context.Context, h *held, info *mls.GroupInfo, cfg JoinConfig) (*mls.Group, CredentialRef, []byte, *mls.WriteSet, error) {
-	fail := func(err error) (*mls.Group, CredentialRef, []byte, *mls.WriteSet, error) {
+func (t *Transaction) makeJoin(ctx context.Context, h *held, info *mls.GroupInfo, cfg JoinConfig) (*mls.Group, CredentialRef, []byte, *record.WriteSet, error) {
+	fail := func(err error) (*mls.Group, CredentialRef, []byte, *record.WriteSet, error) {
 		return nil, 0, nil, nil, err
 	}
 	suite, err := t.client.suites.Suite(info.GroupContext.Suite)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // A Proposed is a proposal of ours. It is in the outbox and is delivered after the
@@ -134,7 +135,7 @@ func (t *Transaction) noCommitWaits(ctx context.Context, h *held) error {
 	return fmt.Errorf("a commit waits to be sent first: %w", core.ErrConflict)
 }
 
-func (t *Transaction) proposed(ctx context.Context, h *held, key MessageKey, g *mls.Group, sent *mls.SentProposal, ws *mls.WriteSet) (Proposed, error) {
+func (t *Transaction) proposed(ctx context.Context, h *held, key MessageKey, g *mls.Group, sent *mls.SentProposal, ws *record.WriteSet) (Proposed, error) {
 	if err := t.enqueue(ctx, h, outgoing{key: key, kind: outProposal, epoch: g.Epoch(), message: sent.Message, ref: sent.Ref}); err != nil {
 		return Proposed{}, err
 	}

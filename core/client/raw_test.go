@@ -9,6 +9,7 @@ import (
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 	"github.com/conclave-mls/conclave/providers/pure"
 )
 
@@ -30,8 +31,8 @@ func (w *world) raw(id core.ClientID) *raw {
 	r.env = &mls.Env{
 		Suites: pure.New(), Auth: client.Basic{},
 		Signer: func(context.Context, []byte) (core.Signer, error) { return r.signer, nil },
-		Fetch: func(_ context.Context, q []mls.RecordQuery) ([][]mls.Record, error) {
-			return make([][]mls.Record, len(q)), nil // all is in memory
+		Fetch: func(_ context.Context, q []record.Query) ([][]record.Record, error) {
+			return make([][]record.Record, len(q)), nil // all is in memory
 		},
 	}
 	return r

@@ -7,6 +7,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // The tables. A record is found by its table, a scope, which the store sees
@@ -65,11 +66,13 @@ func ofGroup(id core.ConversationID, incarnation uint32) place {
 	return place{tableGroup, string(newEncoder().u32(incarnation).raw([]byte(id)))}
 }
 
-// placeOf tells where the engine's records of a kind lie, and what their keys
-// begin with. Floors outlive the incarnation in which they were burnt.
-func placeOf(id core.ConversationID, incarnation uint32, kind mls.RecordKind) (p place, prefix []byte) {
-	if kind == mls.RecordFloors {
-		return ofConversation(tableFloors, id), nil
+// ofIncarnation is where the MLS engine's records of an incarnation lie. Floors outlive
+// the incarnation in which they were burnt.
+func ofIncarnation(id core.ConversationID, incarnation uint32) layout {
+	return func(kind record.Kind) (place, []byte) {
+		if kind == mls.RecordFloors {
+			return ofConversation(tableFloors, id), nil
+		}
+		return ofGroup(id, incarnation), []byte{byte(kind)}
 	}
-	return ofGroup(id, incarnation), []byte{byte(kind)}
 }

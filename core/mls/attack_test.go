@@ -13,6 +13,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // threesome is a group of alice, bob and mallory.
@@ -325,7 +326,7 @@ func TestGarbageIsCheap(t *testing.T) {
 	}
 	m.PrivateMessage.EncryptedSenderData[0] ^= 1
 	env := bob.env()
-	env.Fetch = func(context.Context, []mls.RecordQuery) ([][]mls.Record, error) {
+	env.Fetch = func(context.Context, []record.Query) ([][]record.Record, error) {
 		t.Error("the store is read")
 		return nil, core.ErrUnavailable
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // CommitParams says what a commit shall do beside covering the proposals that wait.
@@ -25,9 +26,9 @@ type CommitParams struct {
 // if commits travel as PrivateMessage, and the pending commit, which begins the
 // next epoch when it is merged. Traffic of the epoch goes on meanwhile, from the
 // returned value only (RFC 9420 section 12.4.1).
-func (g *Group) Commit(ctx context.Context, env *Env, p CommitParams) (_ *Group, _ *PendingCommit, _ *WriteSet, err error) {
+func (g *Group) Commit(ctx context.Context, env *Env, p CommitParams) (_ *Group, _ *PendingCommit, _ *record.WriteSet, err error) {
 	defer tooLarge(&err)
-	fail := func(err error) (*Group, *PendingCommit, *WriteSet, error) { return nil, nil, nil, err }
+	fail := func(err error) (*Group, *PendingCommit, *record.WriteSet, error) { return nil, nil, nil, err }
 	env = env.operation()
 	if !g.active {
 		return fail(ErrInactive)
@@ -102,8 +103,8 @@ func (b *commitBuilder) adopt(ctx context.Context, leaf *LeafNode) error {
 	return err
 }
 
-func (b *commitBuilder) build(ctx context.Context) (*Group, *PendingCommit, *WriteSet, error) {
-	fail := func(err error) (*Group, *PendingCommit, *WriteSet, error) { return nil, nil, nil, err }
+func (b *commitBuilder) build(ctx context.Context) (*Group, *PendingCommit, *record.WriteSet, error) {
+	fail := func(err error) (*Group, *PendingCommit, *record.WriteSet, error) { return nil, nil, nil, err }
 	g := b.g
 	var err error
 	if b.signer, err = b.env.signer(ctx, g.tree.leaf(g.own).SignatureKey); err != nil {
@@ -180,12 +181,12 @@ func (b *commitBuilder) build(ctx context.Context) (*Group, *PendingCommit, *Wri
 	if err != nil {
 		return fail(err)
 	}
-	ws := &WriteSet{}
+	ws := &record.WriteSet{}
 	g, pending.message, err = g.protect(ctx, b.env, a, ws)
 	if err != nil {
 		return fail(err)
 	}
-	ws.put(RecordPending, nil, pending.record())
+	ws.Put(RecordPending, nil, pending.record())
 	return g, pending, ws, nil
 }
 

@@ -2,7 +2,7 @@
 
 // Package mls is the engine of the Messaging Layer Security protocol (RFC 9420):
 // no clock, no network, no store. A [Group] is an immutable value; every
-// operation returns the next value and, beside it, a [WriteSet] of the records
+// operation returns the next value and, beside it, a [record.WriteSet] of the records
 // that changed. Applications use core/client, which adds transactions, storage
 // and delivery; they meet this package in its types.
 //

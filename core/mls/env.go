@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // An Env is what an operation needs from outside the engine. It is given anew to
@@ -17,7 +18,7 @@ type Env struct {
 	Suites core.SuiteSource
 	Auth   core.Authenticator
 	// Fetch reads the records of the group that the operation is called on.
-	Fetch Fetch
+	Fetch record.Fetch
 	// Signer finds the private key of one of our signature keys.
 	Signer func(ctx context.Context, public []byte) (core.Signer, error)
 	// PSK finds a pre-shared key that the group itself does not hold: external

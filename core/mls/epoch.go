@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // A transition is everything that a new epoch is made of, checked and complete.
@@ -23,7 +24,7 @@ type transition struct {
 
 // enter makes the value of the new epoch and writes down what changed. Nothing
 // that depends on a peer can fail here.
-func (g *Group) enter(tr transition, ws *WriteSet) *Group {
+func (g *Group) enter(tr transition, ws *record.WriteSet) *Group {
 	next := &Group{
 		suite:        g.suite,
 		config:       g.config,
@@ -47,7 +48,7 @@ func (g *Group) enter(tr transition, ws *WriteSet) *Group {
 	next.messages = newSecretTree(g.suite, tr.context.Epoch, tr.tree.size(), g.config.limits(), tr.secrets.encryption, ws)
 	tr.secrets.encryption = core.Secret{} // it is the secret tree's now
 	next.keys.write(ws)
-	ws.put(RecordHeader, nil, next.header())
+	ws.Put(RecordHeader, nil, next.header())
 	return next
 }
 
@@ -57,52 +58,52 @@ func (c Config) limits() ratchetLimits {
 
 // leave turns the epoch g into a past one of next: it goes on opening late
 // messages until it falls out of the window.
-func (g *Group) leave(next *Group, leaving *pastEpoch, replaced []pageVersion, ws *WriteSet) {
+func (g *Group) leave(next *Group, leaving *pastEpoch, replaced []pageVersion, ws *record.WriteSet) {
 	window := uint64(g.config.MaxPastEpochs)
 	next.oldest = g.oldest
 	if window == 0 {
-		gone := &WriteSet{}
+		gone := &record.WriteSet{}
 		for _, p := range replaced {
-			gone.del(RecordPage, p.key())
+			gone.Del(RecordPage, p.key())
 		}
-		ws.follow(gone) // blank versions, which hide pages from now on, have nothing to hide
+		ws.Follow(gone) // blank versions, which hide pages from now on, have nothing to hide
 		deleteEpoch(ws, g.context.Epoch)
-		ws.del(RecordFloors, epochKey(g.context.Epoch))
+		ws.Del(RecordFloors, epochKey(g.context.Epoch))
 		next.oldest = next.context.Epoch
 	} else {
 		was := g.asEpoch()
 		was.replaced = replaced
-		ws.put(RecordPastEpoch, epochKey(g.context.Epoch), was.record(g.tree.size()))
+		ws.Put(RecordPastEpoch, epochKey(g.context.Epoch), was.record(g.tree.size()))
 		next.past = append(slices.Clone(g.past), was)
 	}
 	if leaving != nil {
 		for _, p := range leaving.replaced {
-			ws.del(RecordPage, p.key())
+			ws.Del(RecordPage, p.key())
 		}
 		deleteEpoch(ws, leaving.context.Epoch)
-		ws.del(RecordFloors, epochKey(leaving.context.Epoch))
-		ws.del(RecordPastEpoch, epochKey(leaving.context.Epoch))
-		ws.retire(leaving.senderData)
-		ws.retire(leaving.messages.secrets()...)
+		ws.Del(RecordFloors, epochKey(leaving.context.Epoch))
+		ws.Del(RecordPastEpoch, epochKey(leaving.context.Epoch))
+		ws.Retire(leaving.senderData)
+		ws.Retire(leaving.messages.secrets()...)
 		next.oldest = leaving.context.Epoch + 1
 		next.past = slices.DeleteFunc(next.past, func(p *pastEpoch) bool { return p.context.Epoch < next.oldest })
 	}
 	next.resumption = append(slices.Clone(g.resumption), resumptionPSK{g.context.Epoch, g.secrets.resumption})
 	for len(next.resumption) > int(g.config.ResumptionEpochs) {
-		ws.retire(next.resumption[0].secret)
+		ws.Retire(next.resumption[0].secret)
 		next.resumption = next.resumption[1:]
 	}
-	ws.retire(g.secrets.exporter, g.secrets.external, g.secrets.confirmation, g.secrets.membership,
+	ws.Retire(g.secrets.exporter, g.secrets.external, g.secrets.confirmation, g.secrets.membership,
 		g.secrets.authentication, g.secrets.init)
 	if window == 0 {
-		ws.retire(g.secrets.senderData)
-		ws.retire(g.messages.secrets()...)
+		ws.Retire(g.secrets.senderData)
+		ws.Retire(g.messages.secrets()...)
 	}
 	if g.keys != nil {
-		ws.retire(g.keys.retired(next.keys)...)
+		ws.Retire(g.keys.retired(next.keys)...)
 	}
-	ws.del(RecordProposal, nil)
-	ws.del(RecordPending, nil)
+	ws.Del(RecordProposal, nil)
+	ws.Del(RecordPending, nil)
 }
 
 // leavingEpoch loads the past epoch that the next commit pushes out of the window.

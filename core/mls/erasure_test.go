@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // neverStored are secrets that no record ever holds, but for the joiner secret and
@@ -43,7 +44,7 @@ func (w *watch) look(step string) {
 	for _, k := range w.r.all(append(neverStored, "joiner")...) {
 		kinds := m.stored.holds(k.value)
 		if k.label == "joiner" && pending || k.label == "extracted" && pending { // the PSK secret is extracted
-			kinds = slices.DeleteFunc(kinds, func(k mls.RecordKind) bool { return k == mls.RecordPending })
+			kinds = slices.DeleteFunc(kinds, func(k record.Kind) bool { return k == mls.RecordPending })
 		}
 		if len(kinds) > 0 {
 			t.Errorf("%s, %s: the %s secret is in records of kind %v", m.name, step, k.label, kinds)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 	"github.com/conclave-mls/conclave/providers/pure"
 )
 
@@ -29,8 +30,8 @@ func newPerson(name string) *person {
 		Suites: provider,
 		Auth:   trusting{},
 		Signer: func(context.Context, []byte) (core.Signer, error) { return p.key, nil },
-		Fetch: func(_ context.Context, queries []mls.RecordQuery) ([][]mls.Record, error) {
-			return make([][]mls.Record, len(queries)), nil // nothing is stored
+		Fetch: func(_ context.Context, queries []record.Query) ([][]record.Record, error) {
+			return make([][]record.Record, len(queries)), nil // nothing is stored
 		},
 		Now: time.Now(),
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 	"github.com/conclave-mls/conclave/providers/pure"
 )
 
@@ -39,8 +40,8 @@ func Example() {
 			Suites: provider,
 			Auth:   trusting{},
 			Signer: func(context.Context, []byte) (core.Signer, error) { return own, nil },
-			Fetch: func(_ context.Context, queries []mls.RecordQuery) ([][]mls.Record, error) {
-				return make([][]mls.Record, len(queries)), nil // nothing is stored
+			Fetch: func(_ context.Context, queries []record.Query) ([][]record.Record, error) {
+				return make([][]record.Record, len(queries)), nil // nothing is stored
 			},
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // CheckNewContext is what a member checks of the group that a commit leaves behind,
@@ -33,7 +34,7 @@ func ForgeFromOutside(ctx context.Context, g *Group, from Sender, signer core.Si
 
 // FillParents gives every parent node of the tree a key and a hash that are nobody's,
 // as if everybody had committed, and begins an epoch with them.
-func FillParents(g *Group) (*Group, *WriteSet) {
+func FillParents(g *Group) (*Group, *record.WriteSet) {
 	work := g.tree.edit()
 	for n := NodeIndex(1); n < 2*NodeIndex(work.size())-1; n += 2 {
 		work.put(n, Node{Parent: &ParentNode{EncryptionKey: randomBytes(32), ParentHash: randomBytes(32)}})
@@ -45,6 +46,6 @@ func FillParents(g *Group) (*Group, *WriteSet) {
 	next.Epoch++
 	next.TreeHash = work.hash()
 	secrets := must(epochFromSecret(g.suite, core.NewSecret(randomBytes(32))))
-	ws := &WriteSet{}
+	ws := &record.WriteSet{}
 	return g.enter(transition{tree: work, context: next, secrets: secrets, own: g.own, tag: randomBytes(32), keys: g.keys}, ws), ws
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // ExternalParams is what joining by an external commit needs beside the Env.
@@ -28,9 +29,9 @@ type ExternalParams struct {
 // JoinExternal enters a group without being invited (RFC 9420 section 12.4.3.2):
 // it returns our view of the next epoch, which counts once the delivery service
 // has accepted the commit. The commit is a PublicMessage whatever the policy.
-func JoinExternal(ctx context.Context, env *Env, p ExternalParams) (_ *Group, _ []byte, _ *WriteSet, err error) {
+func JoinExternal(ctx context.Context, env *Env, p ExternalParams) (_ *Group, _ []byte, _ *record.WriteSet, err error) {
 	defer tooLarge(&err)
-	fail := func(err error) (*Group, []byte, *WriteSet, error) { return nil, nil, nil, err }
+	fail := func(err error) (*Group, []byte, *record.WriteSet, error) { return nil, nil, nil, err }
 	env = env.operation()
 	suite, err := env.Suites.Suite(p.GroupInfo.GroupContext.Suite) // CS-6
 	if err != nil {
@@ -135,7 +136,7 @@ func JoinExternal(ctx context.Context, env *Env, p ExternalParams) (_ *Group, _ 
 	if err != nil {
 		return fail(err)
 	}
-	ws := &WriteSet{}
+	ws := &record.WriteSet{}
 	g := (&Group{suite: suite, config: p.Config}).enter(transition{
 		tree: work, context: next, secrets: secrets, tag: a.Auth.ConfirmationTag,
 		own: own, keys: &privateKeys{path: created.keys},

@@ -62,7 +62,7 @@ func (g *Group) withStoredFloors(ctx context.Context, env *Env) (*Group, error) 
 	if g.floored {
 		return g, nil
 	}
-	data, err := env.Fetch.one(ctx, RecordFloors, epochKey(g.context.Epoch))
+	data, err := env.Fetch.One(ctx, RecordFloors, epochKey(g.context.Epoch))
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // A Forgery is a message that nobody who keeps the rules makes: each step of making
@@ -69,7 +70,7 @@ func (f Forgery) private(ctx context.Context, env *Env, g *Group, a *Authenticat
 		plaintext = f.Inside(plaintext)
 	}
 	m := &PrivateMessage{GroupID: c.GroupID, Epoch: c.Epoch, ContentType: c.ContentType, AuthenticatedData: c.AuthenticatedData}
-	_, err = g.messages.seal(ctx, env.Fetch, &WriteSet{}, c.Sender.Leaf, c.ContentType.ratchetKind(), func(generation uint32, key, nonce core.Secret) error {
+	_, err = g.messages.seal(ctx, env.Fetch, &record.WriteSet{}, c.Sender.Leaf, c.ContentType.ratchetKind(), func(generation uint32, key, nonce core.Secret) error {
 		aead, err := g.suite.AEAD(key)
 		if err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // What the tests outside this package forge and see of what is inside.
@@ -42,7 +43,7 @@ func ForgePath(ctx context.Context, env *Env, g *Group, p *PendingCommit, signer
 
 // ForgeList is [Group.Commit] over exactly this list, in this order. References are
 // to proposals that wait.
-func ForgeList(ctx context.Context, env *Env, g *Group, list []ProposalOrRef) (*Group, *PendingCommit, *WriteSet, error) {
+func ForgeList(ctx context.Context, env *Env, g *Group, list []ProposalOrRef) (*Group, *PendingCommit, *record.WriteSet, error) {
 	if err := g.tree.needAll(ctx, env.Fetch); err != nil {
 		return nil, nil, nil, err
 	}

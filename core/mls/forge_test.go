@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // What members and outsiders can make who do not keep the rules, for the tests
@@ -26,13 +27,13 @@ func ForgeMessage(ctx context.Context, env *Env, g *Group, wire WireFormat, from
 		return nil, err
 	}
 	a.Auth.ConfirmationTag = tag
-	_, message, err := g.protect(ctx, env, a, &WriteSet{})
+	_, message, err := g.protect(ctx, env, a, &record.WriteSet{})
 	return message, err
 }
 
 // ForgeCommit is [Group.Commit] over exactly these proposals, which nobody has
 // checked.
-func ForgeCommit(ctx context.Context, env *Env, g *Group, proposals []Proposal) (*Group, *PendingCommit, *WriteSet, error) {
+func ForgeCommit(ctx context.Context, env *Env, g *Group, proposals []Proposal) (*Group, *PendingCommit, *record.WriteSet, error) {
 	if err := g.tree.needAll(ctx, env.Fetch); err != nil {
 		return nil, nil, nil, err
 	}
@@ -122,7 +123,7 @@ func ForgeWelcome(ctx context.Context, env *Env, g *Group, p *PendingCommit, sig
 
 // ForgeSuccessor re-initialises a group by a ReInit of the caller's choice (or
 // branches from it, if that is nil), as if only the given leaves were members.
-func ForgeSuccessor(ctx context.Context, env *Env, g *Group, r *ReInit, suite core.SuiteID, p SuccessorParams, members ...LeafIndex) (*Group, *PendingCommit, *WriteSet, error) {
+func ForgeSuccessor(ctx context.Context, env *Env, g *Group, r *ReInit, suite core.SuiteID, p SuccessorParams, members ...LeafIndex) (*Group, *PendingCommit, *record.WriteSet, error) {
 	if err := g.tree.needAll(ctx, env.Fetch); err != nil {
 		return nil, nil, nil, err
 	}

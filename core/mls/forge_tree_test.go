@@ -6,6 +6,7 @@ import (
 	"context"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // ForgeLeafAt signs a leaf for any place in any group.
@@ -104,7 +105,7 @@ func ForgeUncheckedCommit(ctx context.Context, env *Env, g *Group, proposals []P
 		return nil, err
 	}
 	a.Auth.ConfirmationTag = secrets.confirmationTag(next.ConfirmedTranscriptHash)
-	_, message, err := g.protect(ctx, env, a, &WriteSet{})
+	_, message, err := g.protect(ctx, env, a, &record.WriteSet{})
 	return message, err
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // A gallery holds values of the engine's types as they are in a living group.
@@ -55,7 +56,7 @@ func (g *gallery) add(v reflect.Value) {
 			g.add(v.Index(i))
 		}
 	case reflect.Struct:
-		if strings.HasSuffix(v.Type().PkgPath(), "core/mls") {
+		if p := v.Type().PkgPath(); strings.HasSuffix(p, "core/mls") || strings.HasSuffix(p, "core/record") {
 			g.types[v.Type().Name()] = true
 			g.hang(v)
 		}
@@ -307,7 +308,7 @@ func livingGroup(t *testing.T) (*gallery, [][]byte) {
 	show(info, observer, &content, &mls.Update{LeafNode: bundle.KeyPackage.LeafNode}, &mls.ReInit{}, &mls.ExternalInit{}, &mls.PublicMessage{Content: content.Content, Auth: content.Auth})
 	nodes, err := mls.UnmarshalRatchetTree(mustTree(t, bob))
 	must(err)
-	show(nodes, mls.RecordRange{Kind: mls.RecordPage})
+	show(nodes, record.Range{Kind: mls.RecordPage})
 
 	known := map[string]bool{}
 	perLabel := map[string]int{}

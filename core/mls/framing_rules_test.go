@@ -11,6 +11,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // anyWire takes handshakes in either format.
@@ -332,7 +333,7 @@ func TestAuthenticatedData(t *testing.T) {
 		config.Handshake, config.SendWithProposals = handshake, true
 		alice, bob, _, _ := threesome(t, config, nil)
 		for _, aad := range [][]byte{nil, {0}, bytes.Repeat([]byte("aad"), 100)} {
-			sent := func(g *mls.Group, message []byte, ws *mls.WriteSet, err error) mls.Processed {
+			sent := func(g *mls.Group, message []byte, ws *record.WriteSet, err error) mls.Processed {
 				t.Helper()
 				if err != nil {
 					t.Fatal(err)

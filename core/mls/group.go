@@ -10,10 +10,11 @@ import (
 	"iter"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // A Group is one member's view of a group in one epoch: an immutable value. Every
-// operation that changes something returns the next value and the [WriteSet] of
+// operation that changes something returns the next value and the [record.WriteSet] of
 // what changed; the old value stays good for queries and for starting over. What
 // a Group has not needed yet stays in the store and is fetched when it is.
 type Group struct {
@@ -58,7 +59,7 @@ type CreateParams struct {
 
 // Create starts a group with its creator as the only member, in epoch 0 (RFC
 // 9420 section 11).
-func Create(ctx context.Context, env *Env, p CreateParams) (_ *Group, _ *WriteSet, err error) {
+func Create(ctx context.Context, env *Env, p CreateParams) (_ *Group, _ *record.WriteSet, err error) {
 	defer tooLarge(&err)
 	leafKey, err := p.Suite.GenerateKeyPair()
 	if err != nil {
@@ -110,7 +111,7 @@ func Create(ctx context.Context, env *Env, p CreateParams) (_ *Group, _ *WriteSe
 	if err != nil {
 		return nil, nil, err
 	}
-	ws := &WriteSet{}
+	ws := &record.WriteSet{}
 	g := (&Group{suite: p.Suite, config: p.Config}).enter(transition{
 		tree: t, context: gc, secrets: secrets, own: own,
 		tag:  secrets.confirmationTag(nil), // KS-2
@@ -171,14 +172,14 @@ func (g *Group) Export(label string, context []byte, length int) (_ core.Secret,
 // DeleteExporter returns the group without the exporter secret of this epoch: what
 // was exported cannot be exported again, and Export is [core.ErrNotFound] until the
 // next epoch (KS-6).
-func (g *Group) DeleteExporter() (*Group, *WriteSet) {
-	next, secrets, ws := *g, *g.secrets, &WriteSet{}
+func (g *Group) DeleteExporter() (*Group, *record.WriteSet) {
+	next, secrets, ws := *g, *g.secrets, &record.WriteSet{}
 	if !secrets.exporter.IsZero() {
-		ws.retire(secrets.exporter)
+		ws.Retire(secrets.exporter)
 		secrets.exporter = core.Secret{}
 	}
 	next.secrets = &secrets
-	ws.put(RecordHeader, nil, next.header())
+	ws.Put(RecordHeader, nil, next.header())
 	return &next, ws
 }
 

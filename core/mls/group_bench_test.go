@@ -7,10 +7,11 @@ import (
 	"testing"
 
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // written counts what a write set puts: keys and values, before sealing.
-func written(ws *mls.WriteSet) (bytes int) {
+func written(ws *record.WriteSet) (bytes int) {
 	for _, p := range ws.Puts {
 		bytes += len(p.Key) + len(p.Value)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // refuses gives damaged forms of a message to feed, which must refuse each with a
@@ -177,8 +178,8 @@ func TestForwardSecrecyInTheStore(t *testing.T) {
 	alice.create("g", nil)
 	p := party{alice}.commitAll(t, alice, mls.CommitParams{Proposals: []mls.Proposal{&mls.Add{KeyPackage: bob.keyPackage()}}}, bob)
 	p.talk(t)
-	kept := func() (values []mls.Record) {
-		for _, kind := range []mls.RecordKind{mls.RecordRatchet, mls.RecordTreeNode, mls.RecordPathKeys} {
+	kept := func() (values []record.Record) {
+		for _, kind := range []record.Kind{mls.RecordRatchet, mls.RecordTreeNode, mls.RecordPathKeys} {
 			values = append(values, bob.stored[kind]...)
 		}
 		return values
@@ -193,7 +194,7 @@ func TestForwardSecrecyInTheStore(t *testing.T) {
 			t.Errorf("FS-7: a record of kind %d of an old epoch is still stored", rec.Kind)
 		}
 	}
-	for kind, most := range map[mls.RecordKind]int{mls.RecordPastEpoch: 1, mls.RecordPage: 2, mls.RecordPending: 0, mls.RecordProposal: 0} {
+	for kind, most := range map[record.Kind]int{mls.RecordPastEpoch: 1, mls.RecordPage: 2, mls.RecordPending: 0, mls.RecordProposal: 0} {
 		if n := len(bob.stored[kind]); n > most {
 			t.Errorf("%d records of kind %d", n, kind)
 		}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 	"github.com/conclave-mls/conclave/providers/pure"
 )
 
@@ -47,16 +48,16 @@ func (a *anyone) Successor(old, new core.Identity) error {
 }
 
 // A records is the store of one group of one member.
-type records map[mls.RecordKind][]mls.Record
+type records map[record.Kind][]record.Record
 
-func (r records) fetch(_ context.Context, queries []mls.RecordQuery) ([][]mls.Record, error) {
-	answers := make([][]mls.Record, len(queries))
+func (r records) fetch(_ context.Context, queries []record.Query) ([][]record.Record, error) {
+	answers := make([][]record.Record, len(queries))
 	for i, q := range queries {
 		for _, rec := range r[q.Kind] {
 			if !bytes.HasPrefix(rec.Key, q.Prefix) || (q.After != nil && bytes.Compare(rec.Key, q.After) <= 0) {
 				continue
 			}
-			if answers[i] = append(answers[i], mls.Record{Kind: rec.Kind, Key: bytes.Clone(rec.Key), Value: bytes.Clone(rec.Value)}); len(answers[i]) == q.Limit {
+			if answers[i] = append(answers[i], record.Record{Kind: rec.Kind, Key: bytes.Clone(rec.Key), Value: bytes.Clone(rec.Value)}); len(answers[i]) == q.Limit {
 				break
 			}
 		}
@@ -64,13 +65,13 @@ func (r records) fetch(_ context.Context, queries []mls.RecordQuery) ([][]mls.Re
 	return answers, nil
 }
 
-func (r records) apply(ws *mls.WriteSet) {
+func (r records) apply(ws *record.WriteSet) {
 	for _, d := range ws.Dels {
-		r[d.Kind] = slices.DeleteFunc(r[d.Kind], func(rec mls.Record) bool { return bytes.HasPrefix(rec.Key, d.Prefix) })
+		r[d.Kind] = slices.DeleteFunc(r[d.Kind], func(rec record.Record) bool { return bytes.HasPrefix(rec.Key, d.Prefix) })
 	}
 	for _, p := range ws.Puts {
-		i, found := slices.BinarySearchFunc(r[p.Kind], p.Key, func(rec mls.Record, k []byte) int { return bytes.Compare(rec.Key, k) })
-		rec := mls.Record{Kind: p.Kind, Key: bytes.Clone(p.Key), Value: bytes.Clone(p.Value)}
+		i, found := slices.BinarySearchFunc(r[p.Kind], p.Key, func(rec record.Record, k []byte) int { return bytes.Compare(rec.Key, k) })
+		rec := record.Record{Kind: p.Kind, Key: bytes.Clone(p.Key), Value: bytes.Clone(p.Value)}
 		if found {
 			r[p.Kind][i] = rec
 		} else {
@@ -185,7 +186,7 @@ func (m *member) g() *mls.Group {
 	return m.group
 }
 
-func (m *member) set(g *mls.Group, ws *mls.WriteSet) {
+func (m *member) set(g *mls.Group, ws *record.WriteSet) {
 	m.group = g
 	m.stored.apply(ws)
 }
@@ -326,7 +327,7 @@ func (m *member) proposeUpdate(p mls.LeafParams) ([]byte, error) {
 	return m.proposed(m.g().ProposeUpdate(m.t.Context(), m.env(), p, nil))
 }
 
-func (m *member) proposed(g *mls.Group, sent *mls.SentProposal, ws *mls.WriteSet, err error) ([]byte, error) {
+func (m *member) proposed(g *mls.Group, sent *mls.SentProposal, ws *record.WriteSet, err error) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // JoinParams is what joining by Welcome needs beside the Env.
@@ -39,9 +40,9 @@ type Joined struct {
 
 // Join enters a group by a Welcome (RFC 9420 section 12.4.3.1). The Env needs no
 // Fetch: there is nothing stored yet.
-func Join(ctx context.Context, env *Env, p JoinParams) (_ *Group, _ *Joined, _ *WriteSet, err error) {
+func Join(ctx context.Context, env *Env, p JoinParams) (_ *Group, _ *Joined, _ *record.WriteSet, err error) {
 	defer tooLarge(&err)
-	fail := func(err error) (*Group, *Joined, *WriteSet, error) { return nil, nil, nil, err }
+	fail := func(err error) (*Group, *Joined, *record.WriteSet, error) { return nil, nil, nil, err }
 	env = env.operation()
 	suite, err := env.Suites.Suite(p.Welcome.Suite) // CS-6
 	if err != nil {
@@ -100,11 +101,11 @@ func Join(ctx context.Context, env *Env, p JoinParams) (_ *Group, _ *Joined, _ *
 		}
 		keys.path = path.with(own.node(), bundle.LeafKey)
 	}
-	ws := &WriteSet{}
+	ws := &record.WriteSet{}
 	g := (&Group{suite: suite, config: p.Config}).enter(transition{
 		tree: t, context: info.GroupContext, secrets: epoch, tag: info.ConfirmationTag, own: own, keys: keys,
 	}, ws)
-	ws.retire(secrets.JoinerSecret, secrets.PathSecret, psk)
+	ws.Retire(secrets.JoinerSecret, secrets.PathSecret, psk)
 	joined := &Joined{KeyPackage: bundle.KeyPackage, Inviter: memberAt(info.Signer, t.leaf(info.Signer)), Members: t.members()}
 	if before != nil {
 		joined.Follows = before.id

@@ -136,7 +136,7 @@ func readEpochSecrets(r *reader, suite core.Suite) *epochSecrets {
 	return e
 }
 
-// secrets lists all of them, for WriteSet.retire.
+// secrets lists all of them, for Retire.
 func (e *epochSecrets) secrets() []core.Secret {
 	list := []core.Secret{e.encryption}
 	for _, s := range e.stored() {

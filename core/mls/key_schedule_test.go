@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 func testEpoch(t testing.TB, suite core.Suite, seed byte) *epochSecrets {
@@ -112,8 +113,8 @@ func TestStoredEpochSecrets(t *testing.T) {
 		if _, err := decode("epoch secrets", bytes.Repeat([]byte{1, 1}, 8), func(r *reader) *epochSecrets { return readEpochSecrets(r, suite) }); !errors.Is(err, ErrMalformed) {
 			t.Errorf("secrets of one byte: %v", err)
 		}
-		var ws WriteSet
-		ws.retire(e.secrets()...)
+		var ws record.WriteSet
+		ws.Retire(e.secrets()...)
 		e.wipe()
 		for _, s := range ws.Retired {
 			if !bytes.Equal(s.Bytes(), make([]byte, s.Len())) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 var noon = time.Unix(1_000_000_000, 0)
@@ -122,7 +123,7 @@ func TestLifetimesOfOthers(t *testing.T) {
 			add := &mls.Add{KeyPackage: keyPackageFor(t, carol, c.Lifetime)}
 			env := bob.env()
 			env.Now, env.MaxLifetime, env.StrictLifetimes = noon, time.Minute, strict
-			process := func(message []byte) (*mls.Group, *mls.WriteSet, error) {
+			process := func(message []byte) (*mls.Group, *record.WriteSet, error) {
 				m, err := mls.UnmarshalMLSMessage(message)
 				if err != nil {
 					t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // How clients come in: by Welcome and by external commits.
@@ -81,7 +82,7 @@ func (a *actor) findBundle(_ context.Context, ref []byte) (*mls.KeyPackageBundle
 }
 
 // settle begins a client's life in an epoch.
-func (w *world) settle(a *actor, e *modelEpoch, g *mls.Group, ws *mls.WriteSet) {
+func (w *world) settle(a *actor, e *modelEpoch, g *mls.Group, ws *record.WriteSet) {
 	a.stored, a.pending = records{}, nil
 	a.set(g, ws)
 	a.arrive(e)

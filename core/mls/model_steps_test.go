@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // The steps of a run: what members do in a group.
@@ -87,7 +88,7 @@ func (w *world) burn(a *actor, g *mls.Group) {
 		w.fail("floors: %s", outcome(err))
 	}
 	key := binary.BigEndian.AppendUint64(nil, epoch)
-	a.stored.apply(&mls.WriteSet{Puts: []mls.Record{{Kind: mls.RecordFloors, Key: key, Value: stored}}})
+	a.stored.apply(&record.WriteSet{Puts: []record.Record{{Kind: mls.RecordFloors, Key: key, Value: stored}}})
 	a.group = a.group.WithFloors(floors)
 }
 
@@ -197,7 +198,7 @@ func (w *world) propose(a *actor) {
 	var sent *mls.SentProposal
 	var p *modelProposal
 	var g *mls.Group
-	var ws *mls.WriteSet
+	var ws *record.WriteSet
 	var err error
 	if v := fine; w.pick(3) == 0 {
 		own := a.at.tree.find(a.name)
@@ -243,7 +244,7 @@ func (w *world) propose(a *actor) {
 }
 
 // proposed sends a proposal that was made.
-func (w *world) proposed(a *actor, p *modelProposal, g *mls.Group, sent *mls.SentProposal, ws *mls.WriteSet) {
+func (w *world) proposed(a *actor, p *modelProposal, g *mls.Group, sent *mls.SentProposal, ws *record.WriteSet) {
 	a.set(g, ws)
 	p.ref = string(sent.Ref)
 	for _, l := range w.letters { // said twice with a signature that is not random, it is the same

@@ -9,6 +9,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // Groups that come from the group: branches and re-initialised ones.
@@ -119,7 +120,7 @@ func (w *world) reinitialize(e *modelEpoch) *world {
 }
 
 // A succession is Group.Branch or Group.Reinitialize.
-type succession func(*mls.Group, context.Context, *mls.Env, mls.SuccessorParams) (*mls.Group, *mls.PendingCommit, *mls.WriteSet, error)
+type succession func(*mls.Group, context.Context, *mls.Env, mls.SuccessorParams) (*mls.Group, *mls.PendingCommit, *record.WriteSet, error)
 
 // succeed makes the new group; all who are in it join.
 func (w *world) succeed(old *actor, e *modelEpoch, with []*actor, extensions extensionList, v verdict, how succession) *world {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // A world is a group with its messages on their way, and the model beside it.
@@ -442,7 +443,7 @@ func (l *letter) String() string {
 }
 
 // A shot is what a store held at a time.
-type shot map[mls.RecordKind][]mls.Record
+type shot map[record.Kind][]record.Record
 
 func snapshot(r records) shot {
 	s := shot{}
@@ -454,7 +455,7 @@ func snapshot(r records) shot {
 
 func (s shot) same(r records) bool {
 	for kind := range r {
-		if !slices.EqualFunc(s[kind], r[kind], func(a, b mls.Record) bool { return bytes.Equal(a.Key, b.Key) && bytes.Equal(a.Value, b.Value) }) {
+		if !slices.EqualFunc(s[kind], r[kind], func(a, b record.Record) bool { return bytes.Equal(a.Key, b.Key) && bytes.Equal(a.Value, b.Value) }) {
 			return false
 		}
 	}

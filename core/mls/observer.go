@@ -9,6 +9,7 @@ import (
 	"math"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // An Observer follows a group from outside, as far as its handshakes are
@@ -46,7 +47,7 @@ func Observe(env *Env, info *GroupInfo, tree []byte) (_ *Observer, err error) {
 }
 
 func observe(suite core.Suite, t *tree, gc GroupContext, tag []byte, reinit *ReInit) *Observer {
-	t.writePages(&WriteSet{}, gc.Epoch) // nothing is stored; the tree is shared from here on
+	t.writePages(&record.WriteSet{}, gc.Epoch) // nothing is stored; the tree is shared from here on
 	return &Observer{&Group{
 		suite: suite, config: Config{Handshake: HandshakePublic},
 		context: gc, contextBytes: marshal(&gc), tag: bytes.Clone(tag),
@@ -111,7 +112,7 @@ func (o *Observer) Process(ctx context.Context, env *Env, m *MLSMessage) (_ *Obs
 		return nil, nil, err
 	}
 	if a.Content.ContentType == ContentProposal {
-		next, result, err := g.processProposal(ctx, env, a, &WriteSet{})
+		next, result, err := g.processProposal(ctx, env, a, &record.WriteSet{})
 		if err != nil {
 			return nil, nil, err
 		}

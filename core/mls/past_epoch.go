@@ -43,7 +43,7 @@ func (g *Group) pastEpoch(ctx context.Context, env *Env, epoch uint64) (*pastEpo
 			return p, nil
 		}
 	}
-	data, err := env.Fetch.one(ctx, RecordPastEpoch, epochKey(epoch))
+	data, err := env.Fetch.One(ctx, RecordPastEpoch, epochKey(epoch))
 	if err != nil {
 		return nil, err
 	}

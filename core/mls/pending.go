@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // A PendingCommit is a commit of our own that nobody has accepted yet: an immutable
@@ -212,7 +213,7 @@ func welcomeMessage(suite core.Suite, encryptedGroupInfo []byte, joiners ...Encr
 // Merge begins the next epoch with our own commit, after the delivery service has
 // accepted it. The group is the one that made the commit, or what traffic has
 // made of it since.
-func (g *Group) Merge(ctx context.Context, env *Env, p *PendingCommit) (_ *Group, _ *ReceivedCommit, _ *WriteSet, err error) {
+func (g *Group) Merge(ctx context.Context, env *Env, p *PendingCommit) (_ *Group, _ *ReceivedCommit, _ *record.WriteSet, err error) {
 	defer tooLarge(&err)
 	if !g.active {
 		return nil, nil, nil, ErrInactive
@@ -234,8 +235,8 @@ func (g *Group) Merge(ctx context.Context, env *Env, p *PendingCommit) (_ *Group
 		return nil, nil, nil, err
 	}
 	result := g.describe(p.list, added, p.content.Content, store)
-	ws := &WriteSet{}
-	ws.retire(p.joiner, p.psk)
+	ws := &record.WriteSet{}
+	ws.Retire(p.joiner, p.psk)
 	next := g.enter(transition{
 		tree: t.edit(), context: p.context, secrets: secrets, tag: p.content.Auth.ConfirmationTag,
 		own: g.own, keys: p.keys, reinit: p.list.reinit(), leaving: leaving,
@@ -244,8 +245,8 @@ func (g *Group) Merge(ctx context.Context, env *Env, p *PendingCommit) (_ *Group
 }
 
 // DropPending forgets the pending commit. The generation that it spent stays spent.
-func (g *Group) DropPending() *WriteSet {
-	ws := &WriteSet{}
-	ws.del(RecordPending, nil)
+func (g *Group) DropPending() *record.WriteSet {
+	ws := &record.WriteSet{}
+	ws.Del(RecordPending, nil)
 	return ws
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // privateKeys are the HPKE keys that we hold in a group: own leaf, own path, and
@@ -70,8 +71,8 @@ func (k *privateKeys) retired(next *privateKeys) []core.Secret {
 	return secrets
 }
 
-func (k *privateKeys) write(ws *WriteSet) {
-	ws.put(RecordPathKeys, nil, k.append([]byte{recordFormat}))
+func (k *privateKeys) write(ws *record.WriteSet) {
+	ws.Put(RecordPathKeys, nil, k.append([]byte{recordFormat}))
 }
 
 // loadKeys returns our private keys, from memory or from their record.
@@ -79,7 +80,7 @@ func (g *Group) loadKeys(ctx context.Context, env *Env) (*privateKeys, error) {
 	if g.keys != nil {
 		return g.keys, nil
 	}
-	data, err := env.Fetch.one(ctx, RecordPathKeys, nil)
+	data, err := env.Fetch.One(ctx, RecordPathKeys, nil)
 	if err != nil {
 		return nil, err
 	}

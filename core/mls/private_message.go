@@ -9,13 +9,14 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 	"github.com/conclave-mls/conclave/core/vlbytes"
 )
 
 // protectPrivate encrypts a signed content of our own (RFC 9420 section 6.3) with
 // the next generation of our ratchet. The message must not leave before ws is
 // durable (FS-1). [core.ErrTooLarge] if it does not fit a vector; [ErrExhausted].
-func protectPrivate(ctx context.Context, fetch Fetch, ws *WriteSet, tree *secretTree, senderDataSecret core.Secret, a *AuthenticatedContent, padding Padding) (*secretTree, *PrivateMessage, error) {
+func protectPrivate(ctx context.Context, fetch record.Fetch, ws *record.WriteSet, tree *secretTree, senderDataSecret core.Secret, a *AuthenticatedContent, padding Padding) (*secretTree, *PrivateMessage, error) {
 	suite, c := tree.suite, a.Content
 	if a.WireFormat != WirePrivateMessage || c.Sender.Type != SenderMember {
 		return nil, nil, breach("FR-9", "only a member's content signed as PrivateMessage can be encrypted")
@@ -63,7 +64,7 @@ func padContent(a *AuthenticatedContent, padding Padding, tag int) ([]byte, erro
 // signature and all that makes the message acceptable. Only if check succeeds is
 // the key used up (FS-3). A flaw of the content is told as such only to those who
 // hold the key; everything before is [ErrAuthentication].
-func unprotectPrivate(ctx context.Context, fetch Fetch, ws *WriteSet, tree *secretTree, m *PrivateMessage, d senderData, check func(*AuthenticatedContent) error) (*secretTree, error) {
+func unprotectPrivate(ctx context.Context, fetch record.Fetch, ws *record.WriteSet, tree *secretTree, m *PrivateMessage, d senderData, check func(*AuthenticatedContent) error) (*secretTree, error) {
 	return tree.open(ctx, fetch, ws, d.leaf, m.ContentType.ratchetKind(), d.generation, func(key, nonce core.Secret) error {
 		aead, err := tree.suite.AEAD(key)
 		if err != nil {

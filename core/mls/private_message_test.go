@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 	"github.com/conclave-mls/conclave/core/vlbytes"
 )
 
@@ -42,7 +43,7 @@ func newWireGroup(t testing.TB, suite core.Suite) *wireGroup {
 }
 
 func (g *wireGroup) tree() *secretTree {
-	return newSecretTree(g.suite, g.epoch, g.leaves, testLimits, core.NewSecret(bytes.Clone(g.encryption)), &WriteSet{})
+	return newSecretTree(g.suite, g.epoch, g.leaves, testLimits, core.NewSecret(bytes.Clone(g.encryption)), &record.WriteSet{})
 }
 
 func (g *wireGroup) content(t ContentType) *FramedContent {
@@ -74,7 +75,7 @@ func (g *wireGroup) sign(t testing.TB, wire WireFormat, c *FramedContent, tag []
 func (g *wireGroup) sealPrivate(t testing.TB, c *FramedContent, tag []byte) []byte {
 	t.Helper()
 	a := g.sign(t, WirePrivateMessage, c, tag)
-	_, m, err := protectPrivate(context.Background(), nil, &WriteSet{}, g.tree(), g.senderData, a, Padding128)
+	_, m, err := protectPrivate(context.Background(), nil, &record.WriteSet{}, g.tree(), g.senderData, a, Padding128)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,13 +106,13 @@ func (g *wireGroup) open(t testing.TB, data []byte) (*AuthenticatedContent, erro
 		}
 		return a, verifyContent(g.suite, g.signer.Public(), g.context, a)
 	case message.PrivateMessage != nil:
-		a, _, err := g.receive(g.tree(), nil, &WriteSet{}, message.PrivateMessage)
+		a, _, err := g.receive(g.tree(), nil, &record.WriteSet{}, message.PrivateMessage)
 		return a, err
 	}
 	return nil, fmt.Errorf("not a framed message: %w", core.ErrInvalid)
 }
 
-func (g *wireGroup) receive(tree *secretTree, fetch Fetch, ws *WriteSet, m *PrivateMessage) (content *AuthenticatedContent, next *secretTree, err error) {
+func (g *wireGroup) receive(tree *secretTree, fetch record.Fetch, ws *record.WriteSet, m *PrivateMessage) (content *AuthenticatedContent, next *secretTree, err error) {
 	d, err := m.openSenderData(g.suite, g.senderData, g.leaves)
 	if err != nil {
 		return nil, nil, err
@@ -134,7 +135,7 @@ func TestPrivateMessageRoundTrip(t *testing.T) {
 			}
 			for _, padding := range []Padding{PaddingNone, Padding128, PaddingPadme, 4096} {
 				a := g.sign(t, WirePrivateMessage, g.content(kind), tag)
-				ws := &WriteSet{}
+				ws := &record.WriteSet{}
 				next, m, err := protectPrivate(context.Background(), nil, ws, g.tree(), g.senderData, a, padding)
 				if err != nil || next == nil || len(ws.Puts) == 0 {
 					t.Fatal(err)
@@ -164,7 +165,7 @@ func TestPrivateMessageBitFlips(t *testing.T) {
 	eachSuite(t, func(t *testing.T, suite core.Suite) {
 		g := newWireGroup(t, suite)
 		receiver := &treeUser{t: t, tree: g.tree(), reload: true}
-		var ws WriteSet
+		var ws record.WriteSet
 		receiver.tree = newSecretTree(g.suite, g.epoch, g.leaves, testLimits, core.NewSecret(bytes.Clone(g.encryption)), &ws)
 		receiver.store.apply(&ws)
 		receiver.load()
@@ -181,7 +182,7 @@ func TestPrivateMessageBitFlips(t *testing.T) {
 					}
 					continue
 				}
-				var ws WriteSet
+				var ws record.WriteSet
 				_, next, err := g.receive(receiver.tree, receiver.store.fetch, &ws, m.PrivateMessage)
 				if !errors.Is(err, ErrAuthentication) || next != nil || len(ws.Puts)+len(ws.Dels)+len(ws.Retired) != 0 {
 					t.Errorf("byte %d: %v, %v", i, err, ws)
@@ -191,13 +192,13 @@ func TestPrivateMessageBitFlips(t *testing.T) {
 				t.Fatal("a refused message changed the records")
 			}
 			m := must(UnmarshalMLSMessage(message)).PrivateMessage
-			ws = WriteSet{}
+			ws = record.WriteSet{}
 			_, next, err := g.receive(receiver.tree, receiver.store.fetch, &ws, m)
 			if err != nil {
 				t.Fatalf("the true message: %v", err)
 			}
 			receiver.done(next, &ws)
-			if _, _, err := g.receive(receiver.tree, receiver.store.fetch, &WriteSet{}, m); !errors.Is(err, ErrDuplicateMessage) { // FS-2
+			if _, _, err := g.receive(receiver.tree, receiver.store.fetch, &record.WriteSet{}, m); !errors.Is(err, ErrDuplicateMessage) { // FS-2
 				t.Errorf("the same message again: %v", err)
 			}
 		}
@@ -264,7 +265,7 @@ func TestForgedPrivateMessages(t *testing.T) {
 		{"the last generation", forge(newSenderData(2, 1<<32-1), ContentApplication, good(ContentApplication), ContentApplication), ErrTooFarAhead, ""},
 		{"good in the end", forge(at, ContentApplication, good(ContentApplication), ContentApplication), nil, ""},
 	} {
-		var ws WriteSet
+		var ws record.WriteSet
 		_, next, err := g.receive(tree, nil, &ws, c.m)
 		if c.is == nil {
 			if err != nil {
@@ -318,7 +319,7 @@ func TestPrivateMessageRefusals(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	g := newWireGroup(t, suiteOf(t, core.SuiteX25519AES128Ed25519))
-	var ws WriteSet
+	var ws record.WriteSet
 	huge := g.content(ContentApplication)
 	huge.Application = make([]byte, vlbytes.MaxLength+1)
 	if _, err := signFramedContent(ctx, g.signer, WirePrivateMessage, huge, g.context); !errors.Is(err, core.ErrTooLarge) {
@@ -355,14 +356,14 @@ func TestPrivateMessageCost(t *testing.T) {
 	sender, receiver := g.tree(), g.tree()
 	for i := range 3 {
 		suite.expands = 0
-		next, m, err := protectPrivate(ctx, nil, &WriteSet{}, sender, g.senderData, a, Padding128)
+		next, m, err := protectPrivate(ctx, nil, &record.WriteSet{}, sender, g.senderData, a, Padding128)
 		if err != nil {
 			t.Fatal(err)
 		}
 		sender = next
 		sent := suite.expands
 		suite.expands = 0
-		if _, receiver, err = g.receive(receiver, nil, &WriteSet{}, m); err != nil {
+		if _, receiver, err = g.receive(receiver, nil, &record.WriteSet{}, m); err != nil {
 			t.Fatal(err)
 		}
 		want := 5
@@ -393,21 +394,21 @@ func BenchmarkPrivateMessage(b *testing.B) {
 	b.Run("protect", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			next, _, err := protectPrivate(ctx, nil, &WriteSet{}, tree, g.senderData, a, Padding128)
+			next, _, err := protectPrivate(ctx, nil, &record.WriteSet{}, tree, g.senderData, a, Padding128)
 			if err != nil {
 				b.Fatal(err)
 			}
 			tree = next
 		}
 	})
-	_, m, err := protectPrivate(ctx, nil, &WriteSet{}, g.tree(), g.senderData, a, Padding128)
+	_, m, err := protectPrivate(ctx, nil, &record.WriteSet{}, g.tree(), g.senderData, a, Padding128)
 	if err != nil {
 		b.Fatal(err)
 	}
 	receiver := g.tree()
 	accept := func(*AuthenticatedContent) error { return nil }
 	first := senderData{leaf: g.leaf, generation: 0}
-	receiver, err = receiver.open(ctx, nil, &WriteSet{}, g.leaf, handshakeRatchet, first.generation, func(_, _ core.Secret) error { return nil })
+	receiver, err = receiver.open(ctx, nil, &record.WriteSet{}, g.leaf, handshakeRatchet, first.generation, func(_, _ core.Secret) error { return nil })
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -418,7 +419,7 @@ func BenchmarkPrivateMessage(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			if _, err := unprotectPrivate(ctx, nil, &WriteSet{}, receiver, m, d, accept); err != nil {
+			if _, err := unprotectPrivate(ctx, nil, &record.WriteSet{}, receiver, m, d, accept); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // Processed is what a message turned out to be: *ApplicationMessage,
@@ -47,9 +49,9 @@ func (*ReceivedCommit) processed()     {}
 
 // Process handles a Public- or PrivateMessage of the group. On an error nothing
 // has changed and the value at hand is as good as before.
-func (g *Group) Process(ctx context.Context, env *Env, m *MLSMessage) (_ *Group, _ Processed, _ *WriteSet, err error) {
+func (g *Group) Process(ctx context.Context, env *Env, m *MLSMessage) (_ *Group, _ Processed, _ *record.WriteSet, err error) {
 	defer tooLarge(&err)
-	fail := func(err error) (*Group, Processed, *WriteSet, error) { return nil, nil, nil, err }
+	fail := func(err error) (*Group, Processed, *record.WriteSet, error) { return nil, nil, nil, err }
 	groupID, epoch, ok := m.GroupEpoch()
 	switch {
 	case !ok:
@@ -68,7 +70,7 @@ func (g *Group) Process(ctx context.Context, env *Env, m *MLSMessage) (_ *Group,
 
 // processPast opens late application messages; handshakes of other epochs are
 // never processed (FS-9, FS-10).
-func (g *Group) processPast(ctx context.Context, env *Env, m *MLSMessage, epoch uint64) (*Group, Processed, *WriteSet, error) {
+func (g *Group) processPast(ctx context.Context, env *Env, m *MLSMessage, epoch uint64) (*Group, Processed, *record.WriteSet, error) {
 	private := m.PrivateMessage
 	if epoch > g.context.Epoch || private == nil || private.ContentType != ContentApplication {
 		return nil, nil, nil, &EpochError{Message: epoch, Group: g.context.Epoch}
@@ -80,7 +82,7 @@ func (g *Group) processPast(ctx context.Context, env *Env, m *MLSMessage, epoch 
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	ws := &WriteSet{}
+	ws := &record.WriteSet{}
 	messages, a, sender, err := past.open(ctx, env, private, ws, nil)
 	if err != nil {
 		return nil, nil, nil, err
@@ -98,7 +100,7 @@ func applicationMessage(a *AuthenticatedContent, sender *LeafNode) *ApplicationM
 
 // open decrypts and verifies a PrivateMessage. accept, if any, decides with the
 // content at hand; only when it agrees is the key used up (FS-3).
-func (p *pastEpoch) open(ctx context.Context, env *Env, m *PrivateMessage, ws *WriteSet, accept func(*AuthenticatedContent) error) (*secretTree, *AuthenticatedContent, *LeafNode, error) {
+func (p *pastEpoch) open(ctx context.Context, env *Env, m *PrivateMessage, ws *record.WriteSet, accept func(*AuthenticatedContent) error) (*secretTree, *AuthenticatedContent, *LeafNode, error) {
 	d, err := m.openSenderData(p.tree.suite, p.senderData, p.tree.size())
 	if err != nil {
 		return nil, nil, nil, err
@@ -127,7 +129,7 @@ func (p *pastEpoch) open(ctx context.Context, env *Env, m *PrivateMessage, ws *W
 	return messages, content, sender, err
 }
 
-func (g *Group) processPrivate(ctx context.Context, env *Env, m *PrivateMessage) (*Group, Processed, *WriteSet, error) {
+func (g *Group) processPrivate(ctx context.Context, env *Env, m *PrivateMessage) (*Group, Processed, *record.WriteSet, error) {
 	if m.ContentType != ContentApplication && g.config.Handshake != HandshakePrivate && !g.config.AcceptAnyWire {
 		return nil, nil, nil, breach("FR-11", "handshakes of this group are PublicMessages")
 	}
@@ -135,8 +137,8 @@ func (g *Group) processPrivate(ctx context.Context, env *Env, m *PrivateMessage)
 	// refused uses nothing up.
 	var next *Group
 	var result Processed
-	handled := &WriteSet{}
-	ws := &WriteSet{}
+	handled := &record.WriteSet{}
+	ws := &record.WriteSet{}
 	messages, a, sender, err := g.asEpoch().open(ctx, env, m, ws, func(a *AuthenticatedContent) (err error) {
 		if a.Content.ContentType == ContentApplication {
 			return nil
@@ -160,11 +162,11 @@ func (g *Group) processPrivate(ctx context.Context, env *Env, m *PrivateMessage)
 	} else { // late messages need what the commit has left of it
 		next = next.withPastMessages(g.context.Epoch, messages)
 	}
-	ws.follow(handled)
+	ws.Follow(handled)
 	return next, result, ws, nil
 }
 
-func (g *Group) processPublic(ctx context.Context, env *Env, m *PublicMessage) (*Group, Processed, *WriteSet, error) {
+func (g *Group) processPublic(ctx context.Context, env *Env, m *PublicMessage) (*Group, Processed, *record.WriteSet, error) {
 	sender := m.Content.Sender
 	if sender.Type == SenderMember && g.config.Handshake != HandshakePublic && !g.config.AcceptAnyWire {
 		return nil, nil, nil, breach("FR-11", "handshakes of this group are PrivateMessages")
@@ -184,7 +186,7 @@ func (g *Group) processPublic(ctx context.Context, env *Env, m *PublicMessage) (
 	if err := g.verifySender(a); err != nil {
 		return nil, nil, nil, err
 	}
-	ws := &WriteSet{}
+	ws := &record.WriteSet{}
 	next, result, err := g.handle(ctx, env, a, ws)
 	if err != nil {
 		return nil, nil, nil, err
@@ -226,14 +228,14 @@ func (g *Group) senderKey(a *AuthenticatedContent) ([]byte, error) {
 }
 
 // handle works a verified handshake message through.
-func (g *Group) handle(ctx context.Context, env *Env, a *AuthenticatedContent, ws *WriteSet) (*Group, Processed, error) {
+func (g *Group) handle(ctx context.Context, env *Env, a *AuthenticatedContent, ws *record.WriteSet) (*Group, Processed, error) {
 	if a.Content.ContentType == ContentCommit {
 		return g.processCommit(ctx, env, a, ws)
 	}
 	return g.processProposal(ctx, env, a, ws)
 }
 
-func (g *Group) processProposal(ctx context.Context, env *Env, a *AuthenticatedContent, ws *WriteSet) (*Group, Processed, error) {
+func (g *Group) processProposal(ctx context.Context, env *Env, a *AuthenticatedContent, ws *record.WriteSet) (*Group, Processed, error) {
 	c := a.Content
 	store, err := g.loadProposals(ctx, env)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // An appliedCommit is what a commit of somebody else says that everybody can see:
@@ -82,7 +83,7 @@ func (g *Group) applyCommit(ctx context.Context, env *Env, a *AuthenticatedConte
 
 // processCommit works a verified commit of somebody else through; nothing is
 // visible before the confirmation tag holds (COM-13, KS-4).
-func (g *Group) processCommit(ctx context.Context, env *Env, a *AuthenticatedContent, ws *WriteSet) (*Group, Processed, error) {
+func (g *Group) processCommit(ctx context.Context, env *Env, a *AuthenticatedContent, ws *record.WriteSet) (*Group, Processed, error) {
 	c, err := g.applyCommit(ctx, env, a)
 	if err != nil {
 		return nil, nil, err
@@ -131,9 +132,9 @@ func (g *Group) processCommit(ctx context.Context, env *Env, a *AuthenticatedCon
 	if err != nil {
 		return nil, nil, err
 	}
-	ws.retire(joiner, psk, commitSecret)
+	ws.Retire(joiner, psk, commitSecret)
 	if c.external() {
-		ws.retire(initSecret)
+		ws.Retire(initSecret)
 	}
 	return g.enter(transition{
 		tree: c.work, context: next, secrets: secrets, tag: a.Auth.ConfirmationTag,
@@ -262,12 +263,12 @@ func (g *Group) describe(list proposalList, leaves []LeafIndex, c *FramedContent
 
 // removed ends the group for us (COM-4): nothing is sent or accepted any more. What
 // opens late messages of kept epochs stays until the client wipes the group.
-func (g *Group) removed(ws *WriteSet) *Group {
+func (g *Group) removed(ws *record.WriteSet) *Group {
 	next := *g
 	next.active = false
-	ws.del(RecordProposal, nil)
-	ws.del(RecordPending, nil)
+	ws.Del(RecordProposal, nil)
+	ws.Del(RecordPending, nil)
 	next.proposals = &proposalStore{}
-	ws.put(RecordHeader, nil, next.header())
+	ws.Put(RecordHeader, nil, next.header())
 	return &next
 }

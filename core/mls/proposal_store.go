@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // What waits to be committed in one epoch is bounded (PRP-13).
@@ -35,7 +36,7 @@ func (g *Group) loadProposals(ctx context.Context, env *Env) (*proposalStore, er
 	if g.proposals != nil {
 		return g.proposals, nil
 	}
-	answers, err := env.Fetch(ctx, []RecordQuery{{Kind: RecordProposal}})
+	answers, err := env.Fetch(ctx, []record.Query{{Kind: RecordProposal}})
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +72,7 @@ func (s *proposalStore) find(ref ProposalRef) (sentProposal, bool) {
 }
 
 // with adds a proposal; one that is there already changes nothing (PRP-13).
-func (s *proposalStore) with(p sentProposal, ws *WriteSet) (*proposalStore, error) {
+func (s *proposalStore) with(p sentProposal, ws *record.WriteSet) (*proposalStore, error) {
 	if _, known := s.find(p.ref); known {
 		return s, nil
 	}
@@ -79,7 +80,7 @@ func (s *proposalStore) with(p sentProposal, ws *WriteSet) (*proposalStore, erro
 	if len(s.list) >= maxProposals || s.bytes+len(record) > maxProposalBytes {
 		return nil, fmt.Errorf("%d proposals of %d bytes wait already: %w", len(s.list), s.bytes, core.ErrTooLarge)
 	}
-	ws.put(RecordProposal, appendU32(nil, s.next), record)
+	ws.Put(RecordProposal, appendU32(nil, s.next), record)
 	return &proposalStore{
 		list:  append(slices.Clip(s.list), storedProposal{p, s.next, len(record)}),
 		next:  s.next + 1,
@@ -88,11 +89,11 @@ func (s *proposalStore) with(p sentProposal, ws *WriteSet) (*proposalStore, erro
 }
 
 // without drops a proposal.
-func (s *proposalStore) without(ref ProposalRef, ws *WriteSet) (*proposalStore, bool) {
+func (s *proposalStore) without(ref ProposalRef, ws *record.WriteSet) (*proposalStore, bool) {
 	i := slices.IndexFunc(s.list, func(p storedProposal) bool { return slices.Equal(p.ref, ref) })
 	if i < 0 {
 		return s, false
 	}
-	ws.del(RecordProposal, appendU32(nil, s.list[i].sequence))
+	ws.Del(RecordProposal, appendU32(nil, s.list[i].sequence))
 	return &proposalStore{list: slices.Delete(slices.Clone(s.list), i, i+1), next: s.next, bytes: s.bytes - s.list[i].bytes}, true
 }

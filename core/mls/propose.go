@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // LeafParams changes what our next leaf says; a nil field keeps what the current
@@ -54,17 +55,17 @@ type SentProposal struct {
 // Propose sends a proposal on its own and keeps it until a commit covers it or the
 // epoch ends. A proposal to remove ourselves is how to leave: somebody else has to
 // commit it.
-func (g *Group) Propose(ctx context.Context, env *Env, p Proposal, authenticatedData []byte) (_ *Group, _ *SentProposal, _ *WriteSet, err error) {
+func (g *Group) Propose(ctx context.Context, env *Env, p Proposal, authenticatedData []byte) (_ *Group, _ *SentProposal, _ *record.WriteSet, err error) {
 	defer tooLarge(&err)
 	if p.Type() == ProposalUpdate {
 		return nil, nil, nil, fmt.Errorf("mls: updates are proposed with ProposeUpdate: %w", core.ErrInvalid)
 	}
-	return g.propose(ctx, env, p, authenticatedData, &WriteSet{})
+	return g.propose(ctx, env, p, authenticatedData, &record.WriteSet{})
 }
 
 // ProposeUpdate proposes a new leaf for ourselves. Its private key waits until
 // somebody commits it (COM-7).
-func (g *Group) ProposeUpdate(ctx context.Context, env *Env, p LeafParams, authenticatedData []byte) (_ *Group, _ *SentProposal, _ *WriteSet, err error) {
+func (g *Group) ProposeUpdate(ctx context.Context, env *Env, p LeafParams, authenticatedData []byte) (_ *Group, _ *SentProposal, _ *record.WriteSet, err error) {
 	defer tooLarge(&err)
 	current, err := g.OwnLeafNode(ctx, env)
 	if err != nil {
@@ -94,12 +95,12 @@ func (g *Group) ProposeUpdate(ctx context.Context, env *Env, p LeafParams, authe
 	}
 	next := *g
 	next.keys = keys.withUpdate(key)
-	ws := &WriteSet{}
+	ws := &record.WriteSet{}
 	next.keys.write(ws)
 	return next.propose(ctx, env, &Update{LeafNode: leaf}, authenticatedData, ws)
 }
 
-func (g *Group) propose(ctx context.Context, env *Env, p Proposal, authenticatedData []byte, ws *WriteSet) (*Group, *SentProposal, *WriteSet, error) {
+func (g *Group) propose(ctx context.Context, env *Env, p Proposal, authenticatedData []byte, ws *record.WriteSet) (*Group, *SentProposal, *record.WriteSet, error) {
 	if !g.active {
 		return nil, nil, nil, ErrInactive
 	}
@@ -149,7 +150,7 @@ func (g *Group) NewResumptionPSK(epoch uint64) *PreSharedKey {
 }
 
 // keepProposal puts a verified proposal into the store.
-func (g *Group) keepProposal(ctx context.Context, env *Env, a *AuthenticatedContent, ws *WriteSet) (*Group, ProposalRef, error) {
+func (g *Group) keepProposal(ctx context.Context, env *Env, a *AuthenticatedContent, ws *record.WriteSet) (*Group, ProposalRef, error) {
 	store, err := g.loadProposals(ctx, env)
 	if err != nil {
 		return nil, nil, err
@@ -166,12 +167,12 @@ func (g *Group) keepProposal(ctx context.Context, env *Env, a *AuthenticatedCont
 
 // DropProposal forgets a proposal that the delivery service refused for good;
 // core.ErrNotFound if it is not there.
-func (g *Group) DropProposal(ctx context.Context, env *Env, ref ProposalRef) (*Group, *WriteSet, error) {
+func (g *Group) DropProposal(ctx context.Context, env *Env, ref ProposalRef) (*Group, *record.WriteSet, error) {
 	store, err := g.loadProposals(ctx, env)
 	if err != nil {
 		return nil, nil, err
 	}
-	ws := &WriteSet{}
+	ws := &record.WriteSet{}
 	store, found := store.without(ref, ws)
 	if !found {
 		return nil, nil, fmt.Errorf("proposal %x: %w", []byte(ref), core.ErrNotFound)

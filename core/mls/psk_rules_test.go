@@ -12,10 +12,11 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // externalWith joins from outside with PSKs.
-func (m *member) externalWith(info *mls.GroupInfo, psks ...mls.PreSharedKeyID) (*mls.Group, []byte, *mls.WriteSet, error) {
+func (m *member) externalWith(info *mls.GroupInfo, psks ...mls.PreSharedKeyID) (*mls.Group, []byte, *record.WriteSet, error) {
 	return mls.JoinExternal(m.t.Context(), m.env(), mls.ExternalParams{
 		GroupInfo: info, Signer: m.signer(), Credential: core.BasicCredential(core.ClientID(m.name)),
 		Capabilities: m.capabilities(), PSKs: psks, Config: m.config,

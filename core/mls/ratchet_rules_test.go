@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // FS-5: however many generations are skipped, a ratchet keeps the newest keys of its
@@ -58,7 +59,7 @@ func TestSkippedKeysAreBounded(t *testing.T) {
 	if most := total*(4+16+12) + 10*64 + 8*64; size > most {
 		t.Errorf("%d bytes are stored for %d keys", size, total)
 	}
-	var ws WriteSet
+	var ws record.WriteSet
 	deleteEpoch(&ws, 3)
 	u.store.apply(&ws)
 	if len(u.store.values) != 0 {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 	"github.com/conclave-mls/conclave/core/vlbytes"
 )
 
@@ -159,7 +160,7 @@ func (e recordingExporter) Export(exporterContext []byte, length int) (core.Secr
 }
 
 // holds lists the kinds of records in which a secret is.
-func (r records) holds(secret []byte) (kinds []mls.RecordKind) {
+func (r records) holds(secret []byte) (kinds []record.Kind) {
 	for kind, list := range r {
 		for _, rec := range list {
 			if bytes.Contains(rec.Value, secret) || bytes.Contains(rec.Key, secret) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // A certified member has an X.509 credential: "name/certificate".
@@ -119,7 +120,7 @@ func TestOneClientFromOutside(t *testing.T) {
 		alice, bob, again := newMember(t, 1, "alice", mls.DefaultConfig), certified(t, "bob", chains[0]), certified(t, "bob", chains[1])
 		alice.create("group", nil)
 		party{alice}.commitAll(t, alice, mls.CommitParams{Proposals: addsOf(bob)}, bob)
-		join := func(m *member, replace bool) ([]byte, *mls.Group, *mls.WriteSet, error) {
+		join := func(m *member, replace bool) ([]byte, *mls.Group, *record.WriteSet, error) {
 			t.Helper()
 			info, err := alice.g().GroupInfo(t.Context(), alice.env(), mls.GroupInfoParams{})
 			if err != nil {

@@ -9,6 +9,7 @@ import (
 	"math/bits"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // A secretTree gives the keys of all messages of one epoch (RFC 9420 section 9).
@@ -41,11 +42,11 @@ func loadSecretTree(suite core.Suite, epoch uint64, leaves uint32, limits ratche
 }
 
 // newSecretTree is the tree of a new epoch. It owns the encryption secret.
-func newSecretTree(suite core.Suite, epoch uint64, leaves uint32, limits ratchetLimits, encryptionSecret core.Secret, ws *WriteSet) *secretTree {
+func newSecretTree(suite core.Suite, epoch uint64, leaves uint32, limits ratchetLimits, encryptionSecret core.Secret, ws *record.WriteSet) *secretTree {
 	t := loadSecretTree(suite, epoch, leaves, limits)
 	root := t.width - 1
 	t.nodes = t.nodes.With(root, encryptionSecret)
-	ws.put(RecordTreeNode, t.nodeKey(root), treeNodeRecord(encryptionSecret))
+	ws.Put(RecordTreeNode, t.nodeKey(root), treeNodeRecord(encryptionSecret))
 	return t
 }
 
@@ -60,7 +61,7 @@ func (t *secretTree) withFloor(kind ratchetKind, generation uint32) *secretTree 
 // seal calls use with the key of the next generation of our own ratchet. If use
 // succeeds it returns the next value, in which that key can never come again, and
 // writes to ws.
-func (t *secretTree) seal(ctx context.Context, fetch Fetch, ws *WriteSet, leaf LeafIndex, kind ratchetKind, use func(generation uint32, key, nonce core.Secret) error) (*secretTree, error) {
+func (t *secretTree) seal(ctx context.Context, fetch record.Fetch, ws *record.WriteSet, leaf LeafIndex, kind ratchetKind, use func(generation uint32, key, nonce core.Secret) error) (*secretTree, error) {
 	s := t.step()
 	r, err := s.reach(ctx, fetch, leaf, kind)
 	if err != nil {
@@ -85,7 +86,7 @@ func (t *secretTree) seal(ctx context.Context, fetch Fetch, ws *WriteSet, leaf L
 // open calls use with the key of a sender's generation. Only if use succeeds does
 // it return the next value, in which the key is gone, and write to ws (FS-2,
 // FS-3). A generation too far ahead is refused before anything is derived (FS-4).
-func (t *secretTree) open(ctx context.Context, fetch Fetch, ws *WriteSet, leaf LeafIndex, kind ratchetKind, generation uint32, use func(key, nonce core.Secret) error) (*secretTree, error) {
+func (t *secretTree) open(ctx context.Context, fetch record.Fetch, ws *record.WriteSet, leaf LeafIndex, kind ratchetKind, generation uint32, use func(key, nonce core.Secret) error) (*secretTree, error) {
 	s := t.step()
 	r, err := s.reach(ctx, fetch, leaf, kind)
 	if err != nil {
@@ -114,7 +115,7 @@ func (t *secretTree) open(ctx context.Context, fetch Fetch, ws *WriteSet, leaf L
 	return s.commit(ws), nil
 }
 
-// secrets lists all secrets in memory, for WriteSet.retire when the epoch ends.
+// secrets lists all secrets in memory, for Retire when the epoch ends.
 func (t *secretTree) secrets() (list []core.Secret) {
 	for _, secret := range t.nodes.All() {
 		list = append(list, secret)
@@ -126,24 +127,24 @@ func (t *secretTree) secrets() (list []core.Secret) {
 }
 
 // deleteEpoch removes the stored secrets of an epoch that leaves the window (FS-7).
-func deleteEpoch(ws *WriteSet, epoch uint64) {
-	ws.del(RecordRatchet, epochKey(epoch))
-	ws.del(RecordTreeNode, epochKey(epoch))
+func deleteEpoch(ws *record.WriteSet, epoch uint64) {
+	ws.Del(RecordRatchet, epochKey(epoch))
+	ws.Del(RecordTreeNode, epochKey(epoch))
 }
 
 // A treeStep gathers what one use of a ratchet changes. Nothing of it counts
 // before it is committed.
 type treeStep struct {
 	next   secretTree
-	writes WriteSet
+	writes record.WriteSet
 	fresh  []core.Secret // derived or loaded by this step
 }
 
 func (t *secretTree) step() *treeStep { return &treeStep{next: *t} }
 
 // commit hands out the changes.
-func (s *treeStep) commit(ws *WriteSet) *secretTree {
-	ws.follow(&s.writes)
+func (s *treeStep) commit(ws *record.WriteSet) *secretTree {
+	ws.Follow(&s.writes)
 	return &s.next
 }
 
@@ -167,12 +168,12 @@ func (s *treeStep) replace(leaf LeafIndex, kind ratchetKind, r, next *ratchet) {
 	}
 	s.next.ratchets = s.next.ratchets.With(ratchetID(leaf, kind), next)
 	s.writes.Puts = append(s.writes.Puts, s.next.ratchetRecord(leaf, kind, next))
-	s.writes.retire(r.dropped(next)...)
+	s.writes.Retire(r.dropped(next)...)
 }
 
 // reach finds a ratchet: in memory, or derived from a node in memory, or with one
 // fetch that asks for all places where it can be.
-func (s *treeStep) reach(ctx context.Context, fetch Fetch, leaf LeafIndex, kind ratchetKind) (*ratchet, error) {
+func (s *treeStep) reach(ctx context.Context, fetch record.Fetch, leaf LeafIndex, kind ratchetKind) (*ratchet, error) {
 	t := &s.next
 	if uint32(leaf) >= t.width {
 		return nil, breach("FR-6", "leaf %d of %d", leaf, t.width)
@@ -187,9 +188,9 @@ func (s *treeStep) reach(ctx context.Context, fetch Fetch, leaf LeafIndex, kind 
 		}
 	}
 
-	queries := []RecordQuery{{Kind: RecordRatchet, Prefix: t.ratchetKey(leaf, kind), Limit: 1}}
+	queries := []record.Query{{Kind: RecordRatchet, Prefix: t.ratchetKey(leaf, kind), Limit: 1}}
 	for _, n := range path {
-		queries = append(queries, RecordQuery{Kind: RecordTreeNode, Prefix: t.nodeKey(n.index), Limit: 1})
+		queries = append(queries, record.Query{Kind: RecordTreeNode, Prefix: t.nodeKey(n.index), Limit: 1})
 	}
 	answers, err := fetch(ctx, queries)
 	if err != nil {
@@ -230,7 +231,7 @@ func (s *treeStep) reach(ctx context.Context, fetch Fetch, leaf LeafIndex, kind 
 // the siblings on the way and the leaf's two ratchets.
 func (s *treeStep) derive(path []treePathNode, secret core.Secret, leaf LeafIndex, kind ratchetKind) (*ratchet, error) {
 	t := &s.next
-	s.writes.del(RecordTreeNode, t.nodeKey(path[0].index))
+	s.writes.Del(RecordTreeNode, t.nodeKey(path[0].index))
 	t.nodes = t.nodes.Without(path[0].index)
 	for i, n := range path[1:] {
 		var children [2]core.Secret
@@ -245,17 +246,17 @@ func (s *treeStep) derive(path []treePathNode, secret core.Secret, leaf LeafInde
 		if i > 0 {
 			secret.Wipe()
 		} else {
-			s.writes.retire(secret)
+			s.writes.Retire(secret)
 		}
 		secret = children[n.side]
 		sibling := children[1-n.side]
 		t.nodes = t.nodes.With(n.sibling, sibling)
-		s.writes.put(RecordTreeNode, t.nodeKey(n.sibling), treeNodeRecord(sibling))
+		s.writes.Put(RecordTreeNode, t.nodeKey(n.sibling), treeNodeRecord(sibling))
 	}
 	if len(path) > 1 {
 		defer secret.Wipe()
 	} else {
-		s.writes.retire(secret)
+		s.writes.Retire(secret)
 	}
 
 	var ratchets [2]*ratchet
@@ -304,8 +305,8 @@ func (t *secretTree) ratchetKey(leaf LeafIndex, kind ratchetKind) []byte {
 	return append(appendU32(epochKey(t.epoch), uint32(leaf)), byte(kind))
 }
 
-func (t *secretTree) ratchetRecord(leaf LeafIndex, kind ratchetKind, r *ratchet) Record {
-	return Record{Kind: RecordRatchet, Key: t.ratchetKey(leaf, kind), Value: r.append(nil)}
+func (t *secretTree) ratchetRecord(leaf LeafIndex, kind ratchetKind, r *ratchet) record.Record {
+	return record.Record{Kind: RecordRatchet, Key: t.ratchetKey(leaf, kind), Value: r.append(nil)}
 }
 
 func treeNodeRecord(secret core.Secret) []byte {

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 var testLimits = ratchetLimits{tolerance: 2, maxForward: 1000}
@@ -27,7 +28,7 @@ type ratchetRecords struct {
 	bytes   int // of the last write set: keys and values
 }
 
-func (m *ratchetRecords) apply(ws *WriteSet) {
+func (m *ratchetRecords) apply(ws *record.WriteSet) {
 	if m.values == nil {
 		m.values = map[string][]byte{}
 	}
@@ -49,20 +50,20 @@ func (m *ratchetRecords) apply(ws *WriteSet) {
 	}
 }
 
-func (m *ratchetRecords) fetch(_ context.Context, queries []RecordQuery) ([][]Record, error) {
+func (m *ratchetRecords) fetch(_ context.Context, queries []record.Query) ([][]record.Record, error) {
 	m.fetches++
-	answers := make([][]Record, len(queries))
+	answers := make([][]record.Record, len(queries))
 	for i, q := range queries {
 		for _, key := range slices.Sorted(maps.Keys(m.values)) {
 			if strings.HasPrefix(key, string(byte(q.Kind))+string(q.Prefix)) && (q.Limit == 0 || len(answers[i]) < q.Limit) {
-				answers[i] = append(answers[i], Record{Kind: q.Kind, Key: []byte(key[1:]), Value: bytes.Clone(m.values[key])})
+				answers[i] = append(answers[i], record.Record{Kind: q.Kind, Key: []byte(key[1:]), Value: bytes.Clone(m.values[key])})
 			}
 		}
 	}
 	return answers, nil
 }
 
-func (m *ratchetRecords) count(kind RecordKind) (n int) {
+func (m *ratchetRecords) count(kind record.Kind) (n int) {
 	for key := range m.values {
 		if key[0] == byte(kind) {
 			n++
@@ -82,14 +83,14 @@ type treeUser struct {
 
 func newTreeUser(t *testing.T, suite core.Suite, leaves uint32, limits ratchetLimits, secret []byte) *treeUser {
 	u := &treeUser{t: t}
-	var ws WriteSet
+	var ws record.WriteSet
 	u.tree = newSecretTree(suite, 3, leaves, limits, core.NewSecret(bytes.Clone(secret)), &ws)
 	u.store.apply(&ws)
 	return u
 }
 
 // done makes a step durable and wipes what it retired, as a client does.
-func (u *treeUser) done(next *secretTree, ws *WriteSet) {
+func (u *treeUser) done(next *secretTree, ws *record.WriteSet) {
 	u.tree = next
 	u.store.apply(ws)
 	for _, s := range ws.Retired {
@@ -107,7 +108,7 @@ func (u *treeUser) load() {
 }
 
 func (u *treeUser) seal(leaf LeafIndex, kind ratchetKind) (generation uint32, key []byte, err error) {
-	var ws WriteSet
+	var ws record.WriteSet
 	next, err := u.tree.seal(context.Background(), u.store.fetch, &ws, leaf, kind, func(g uint32, k, n core.Secret) error {
 		generation, key = g, slices.Concat(k.Bytes(), n.Bytes())
 		return nil
@@ -121,7 +122,7 @@ func (u *treeUser) seal(leaf LeafIndex, kind ratchetKind) (generation uint32, ke
 // open first tries with a use that refuses, which must not change anything.
 func (u *treeUser) open(leaf LeafIndex, kind ratchetKind, generation uint32) (key []byte, err error) {
 	ctx := context.Background()
-	var ws WriteSet
+	var ws record.WriteSet
 	var first []byte
 	next, err := u.tree.open(ctx, u.store.fetch, &ws, leaf, kind, generation, func(k, n core.Secret) error {
 		first = slices.Concat(k.Bytes(), n.Bytes())
@@ -377,7 +378,7 @@ func TestDroppedSecretsAreWiped(t *testing.T) {
 		refuse     bool
 	}{{3, 5, true}, {3, 5, false}, {3, 9, true}, {3, 9, false}, {3, 8, true}, {3, 8, false}, {2, 0, false}, {3, 12, false}} {
 		suite.made = nil
-		var ws WriteSet
+		var ws record.WriteSet
 		next, err := u.tree.open(context.Background(), u.store.fetch, &ws, step.leaf, applicationRatchet, step.generation, func(_, _ core.Secret) error {
 			if step.refuse {
 				return errRefused
@@ -415,8 +416,8 @@ func TestLastGeneration(t *testing.T) {
 			t.Fatal(err)
 		}
 		r := &ratchet{next: next, secret: core.NewSecret(make([]byte, 32))}
-		record := u.tree.ratchetRecord(1, applicationRatchet, r)
-		u.store.apply(&WriteSet{Puts: []Record{record}})
+		put := u.tree.ratchetRecord(1, applicationRatchet, r)
+		u.store.apply(&record.WriteSet{Puts: []record.Record{put}})
 		u.load()
 		sealing := *u
 		sealing.store = ratchetRecords{values: maps.Clone(u.store.values)}
@@ -506,7 +507,7 @@ func TestDamagedSecretTree(t *testing.T) {
 				delete(u.store.values, key)
 			}
 			leaf, kind := LeafIndex(4), applicationRatchet
-			if RecordKind(key[0]) == RecordRatchet {
+			if record.Kind(key[0]) == RecordRatchet {
 				leaf, kind = 1, ratchetKind(key[len(key)-1])
 			} else { // a leaf below the node
 				var node uint32
@@ -534,18 +535,18 @@ func TestDamagedSecretTree(t *testing.T) {
 		"skipped keys disorder": {next: 8, secret: core.NewSecret(make([]byte, 32)), skipped: []messageKey{at(7), at(6)}},
 	} {
 		u := fresh()
-		u.store.apply(&WriteSet{Puts: []Record{u.tree.ratchetRecord(1, applicationRatchet, r)}})
+		u.store.apply(&record.WriteSet{Puts: []record.Record{u.tree.ratchetRecord(1, applicationRatchet, r)}})
 		if _, err := u.open(1, applicationRatchet, 8); !errors.Is(err, core.ErrDamaged) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
 	u = fresh()
-	failing := func(context.Context, []RecordQuery) ([][]Record, error) { return nil, core.ErrUnavailable }
-	if _, err := u.tree.open(context.Background(), failing, &WriteSet{}, 0, handshakeRatchet, 0, nil); !errors.Is(err, core.ErrUnavailable) {
+	failing := func(context.Context, []record.Query) ([][]record.Record, error) { return nil, core.ErrUnavailable }
+	if _, err := u.tree.open(context.Background(), failing, &record.WriteSet{}, 0, handshakeRatchet, 0, nil); !errors.Is(err, core.ErrUnavailable) {
 		t.Errorf("a failing fetch: %v", err)
 	}
-	short := func(context.Context, []RecordQuery) ([][]Record, error) { return nil, nil }
-	if _, err := u.tree.open(context.Background(), short, &WriteSet{}, 0, handshakeRatchet, 0, nil); !errors.Is(err, core.ErrDamaged) {
+	short := func(context.Context, []record.Query) ([][]record.Record, error) { return nil, nil }
+	if _, err := u.tree.open(context.Background(), short, &record.WriteSet{}, 0, handshakeRatchet, 0, nil); !errors.Is(err, core.ErrDamaged) {
 		t.Errorf("a fetch without answers: %v", err)
 	}
 	for _, leaf := range []LeafIndex{8, 1 << 30, 1 << 31, math.MaxUint32} {
@@ -589,7 +590,7 @@ func TestUsedSecretsAreGone(t *testing.T) {
 			t.Fatal("a secret in use was wiped")
 		}
 	}
-	var ws WriteSet
+	var ws record.WriteSet
 	deleteEpoch(&ws, 2)
 	u.store.apply(&ws)
 	if len(u.store.values) == 0 {
@@ -614,10 +615,10 @@ func TestAbortedSteps(t *testing.T) {
 	}
 	for _, generation := range []uint32{0, 2, 1, 3} {
 		var dropped, kept []byte
-		if _, err := u.tree.open(ctx, nil, &WriteSet{}, 6, applicationRatchet, generation, keep(&dropped)); err != nil {
+		if _, err := u.tree.open(ctx, nil, &record.WriteSet{}, 6, applicationRatchet, generation, keep(&dropped)); err != nil {
 			t.Fatal(err)
 		}
-		var ws WriteSet
+		var ws record.WriteSet
 		next, err := u.tree.open(ctx, nil, &ws, 6, applicationRatchet, generation, keep(&kept))
 		if err != nil || !bytes.Equal(dropped, kept) {
 			t.Fatalf("generation %d: %x then %x, %v", generation, dropped, kept, err)
@@ -626,7 +627,7 @@ func TestAbortedSteps(t *testing.T) {
 	}
 	// Several steps in one write set leave what they leave one by one.
 	a, b := newTreeUser(t, suite, 8, testLimits, make([]byte, 32)), newTreeUser(t, suite, 8, testLimits, make([]byte, 32))
-	var together WriteSet
+	var together record.WriteSet
 	tree := a.tree
 	for i, leaf := range []LeafIndex{6, 7, 6, 0, 6} {
 		next, err := tree.open(ctx, nil, &together, leaf, applicationRatchet, uint32(i), keep(new([]byte)))

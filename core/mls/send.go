@@ -2,11 +2,15 @@
 
 package mls
 
-import "context"
+import (
+	"context"
+
+	"github.com/conclave-mls/conclave/core/record"
+)
 
 // protect frames a signed content of our own in the wire format that it was
 // signed for. For a PrivateMessage the next value has its generation spent (FS-1).
-func (g *Group) protect(ctx context.Context, env *Env, a *AuthenticatedContent, ws *WriteSet) (*Group, []byte, error) {
+func (g *Group) protect(ctx context.Context, env *Env, a *AuthenticatedContent, ws *record.WriteSet) (*Group, []byte, error) {
 	if a.WireFormat == WirePublicMessage {
 		m, err := protectPublic(g.suite, g.secrets.membership, g.contextBytes, a)
 		if err != nil {
@@ -36,7 +40,7 @@ func (g *Group) handshakeFormat() WireFormat {
 
 // Protect encrypts application data (RFC 9420 section 6.3). It is refused while
 // proposals wait, unless the configuration allows it (PRP-10).
-func (g *Group) Protect(ctx context.Context, env *Env, data, authenticatedData []byte) (_ *Group, _ []byte, _ *WriteSet, err error) {
+func (g *Group) Protect(ctx context.Context, env *Env, data, authenticatedData []byte) (_ *Group, _ []byte, _ *record.WriteSet, err error) {
 	defer tooLarge(&err)
 	if !g.active {
 		return nil, nil, nil, ErrInactive
@@ -62,7 +66,7 @@ func (g *Group) Protect(ctx context.Context, env *Env, data, authenticatedData [
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	ws := &WriteSet{}
+	ws := &record.WriteSet{}
 	next, message, err := g.protect(ctx, env, a, ws)
 	if err != nil {
 		return nil, nil, nil, err

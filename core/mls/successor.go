@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // A group can be followed by another that its resumption PSK ties to it: the
@@ -37,7 +38,7 @@ type SuccessorParams struct {
 // [Joined].Follows.
 //
 // It is core.ErrDenied if no commit has ended the group with a ReInit.
-func (g *Group) Reinitialize(ctx context.Context, env *Env, p SuccessorParams) (_ *Group, _ *PendingCommit, _ *WriteSet, err error) {
+func (g *Group) Reinitialize(ctx context.Context, env *Env, p SuccessorParams) (_ *Group, _ *PendingCommit, _ *record.WriteSet, err error) {
 	defer tooLarge(&err)
 	if g.reinit == nil {
 		return nil, nil, nil, fmt.Errorf("mls: no commit has re-initialised the group: %w", core.ErrDenied)
@@ -62,7 +63,7 @@ func (r *ReInit) canFollow(env *Env) error {
 // Branch makes a group of some of our members, with the same version and suite
 // (RE-5). The result is like that of Reinitialize; the old group goes on. Of a group
 // that has ended, or that we are not in any more, it is [ErrInactive].
-func (g *Group) Branch(ctx context.Context, env *Env, p SuccessorParams) (_ *Group, _ *PendingCommit, _ *WriteSet, err error) {
+func (g *Group) Branch(ctx context.Context, env *Env, p SuccessorParams) (_ *Group, _ *PendingCommit, _ *record.WriteSet, err error) {
 	defer tooLarge(&err)
 	if !g.active {
 		return nil, nil, nil, ErrInactive
@@ -70,7 +71,7 @@ func (g *Group) Branch(ctx context.Context, env *Env, p SuccessorParams) (_ *Gro
 	return g.succeed(ctx, env, ResumptionBranch, g.context.Suite, p)
 }
 
-func (g *Group) succeed(ctx context.Context, env *Env, usage ResumptionUsage, suiteID core.SuiteID, p SuccessorParams) (*Group, *PendingCommit, *WriteSet, error) {
+func (g *Group) succeed(ctx context.Context, env *Env, usage ResumptionUsage, suiteID core.SuiteID, p SuccessorParams) (*Group, *PendingCommit, *record.WriteSet, error) {
 	if err := g.tree.needAll(ctx, env.Fetch); err != nil {
 		return nil, nil, nil, err
 	}
@@ -118,7 +119,7 @@ func (g *Group) succeed(ctx context.Context, env *Env, usage ResumptionUsage, su
 			return nil, nil, nil, err
 		}
 	}
-	ws.follow(more)
+	ws.Follow(more)
 	return next, pending, ws, nil
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // next is the same client in the group that follows.
@@ -31,7 +32,7 @@ func (m *member) successorParams(others ...*member) mls.SuccessorParams {
 }
 
 // succeed takes what Reinitialize or Branch returned over, and returns the Welcome.
-func (m *member) succeed(g *mls.Group, _ *mls.PendingCommit, ws *mls.WriteSet, err error) ([]byte, error) {
+func (m *member) succeed(g *mls.Group, _ *mls.PendingCommit, ws *record.WriteSet, err error) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // firstSuite has one suite only; it counts what is asked of it.
@@ -43,7 +44,7 @@ func TestSuiteThatIsNotAtHand(t *testing.T) {
 	info := infoOf(t, alice.groupInfo())
 	env := &mls.Env{
 		Suites: &firstSuite{}, Auth: &judge{refuse: func(core.Credential, core.Purpose) bool { t.Error("the authenticator is asked"); return true }},
-		Fetch: func(context.Context, []mls.RecordQuery) ([][]mls.Record, error) {
+		Fetch: func(context.Context, []record.Query) ([][]record.Record, error) {
 			t.Error("the store is read")
 			return nil, core.ErrUnavailable
 		},

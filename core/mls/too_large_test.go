@@ -13,6 +13,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 	"github.com/conclave-mls/conclave/core/vlbytes"
 )
 
@@ -182,6 +183,6 @@ func TestOtherPanics(t *testing.T) {
 		}
 	}()
 	env := alice.env()
-	env.Fetch = func(context.Context, []mls.RecordQuery) ([][]mls.Record, error) { panic("of the application") }
+	env.Fetch = func(context.Context, []record.Query) ([][]record.Record, error) { panic("of the application") }
 	_, _, _, _ = alice.g().Commit(t.Context(), env, mls.CommitParams{})
 }

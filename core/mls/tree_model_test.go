@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // A crowd is a group without messages: the tree, its pages in a store, and the
@@ -85,7 +86,7 @@ func (c *crowd) context(treeHash []byte) []byte {
 
 func (c *crowd) enter(work *tree) {
 	c.epoch++
-	ws := &WriteSet{}
+	ws := &record.WriteSet{}
 	replaced := work.writePages(ws, c.epoch)
 	c.store.apply(c.t, ws)
 	c.dying[c.epoch-1] = replaced
@@ -94,11 +95,11 @@ func (c *crowd) enter(work *tree) {
 
 // forget deletes the page versions that ended with an epoch or before.
 func (c *crowd) forget(epoch uint64) {
-	ws := &WriteSet{}
+	ws := &record.WriteSet{}
 	for e := range c.dying {
 		if e <= epoch {
 			for _, v := range c.dying[e] {
-				ws.del(RecordPage, v.key())
+				ws.Del(RecordPage, v.key())
 			}
 			delete(c.dying, e)
 		}

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // The tree is cut into pages by subtrees, so that the path of a leaf crosses few
@@ -169,11 +170,11 @@ func readPageVersion(r *reader) pageVersion {
 // is shared from then on. It returns the versions that nobody needs who does not
 // look at an earlier epoch: those that were replaced, and the empty records that
 // hide a page which is gone.
-func (t *tree) writePages(ws *WriteSet, epoch uint64) (replaced []pageVersion) {
+func (t *tree) writePages(ws *record.WriteSet, epoch uint64) (replaced []pageVersion) {
 	t.hash()
 	bury := func(v pageVersion) {
 		v.epoch = epoch
-		ws.put(RecordPage, v.key(), nil)
+		ws.Put(RecordPage, v.key(), nil)
 		replaced = append(replaced, v)
 	}
 	for level, refs := range t.pages {
@@ -197,7 +198,7 @@ func (t *tree) writePages(ws *WriteSet, epoch uint64) (replaced []pageVersion) {
 				continue
 			}
 			v.epoch = epoch
-			ws.put(RecordPage, v.key(), t.appendPage(nil, level, index))
+			ws.Put(RecordPage, v.key(), t.appendPage(nil, level, index))
 			refs[index] = newPageRef(pageState{page: s.page, epoch: epoch, stored: true})
 		}
 	}
@@ -314,7 +315,7 @@ func loadTree(suite core.Suite, leafCount uint32, epoch uint64) *tree {
 
 // need loads the pages on the paths of the leaves, in one call of fetch. Leaves
 // out of range are passed over.
-func (t *tree) need(ctx context.Context, fetch Fetch, leaves ...LeafIndex) error {
+func (t *tree) need(ctx context.Context, fetch record.Fetch, leaves ...LeafIndex) error {
 	var want []pageID
 	for _, i := range leaves {
 		if uint32(i) >= t.size() {
@@ -330,7 +331,7 @@ func (t *tree) need(ctx context.Context, fetch Fetch, leaves ...LeafIndex) error
 }
 
 // needLeaf loads the page of one leaf.
-func (t *tree) needLeaf(ctx context.Context, fetch Fetch, i LeafIndex) error {
+func (t *tree) needLeaf(ctx context.Context, fetch record.Fetch, i LeafIndex) error {
 	if uint32(i) >= t.size() {
 		return nil
 	}
@@ -343,7 +344,7 @@ func (t *tree) needLeaf(ctx context.Context, fetch Fetch, i LeafIndex) error {
 }
 
 // needAll loads the whole tree.
-func (t *tree) needAll(ctx context.Context, fetch Fetch) error {
+func (t *tree) needAll(ctx context.Context, fetch record.Fetch) error {
 	var want []pageID
 	for level, refs := range t.pages {
 		for index := range refs {
@@ -358,7 +359,7 @@ func (t *tree) needAll(ctx context.Context, fetch Fetch) error {
 var errUnproven = errors.New("mls: missing tree page")
 
 // load fetches the pages that are not loaded.
-func (t *tree) load(ctx context.Context, fetch Fetch, want []pageID) error {
+func (t *tree) load(ctx context.Context, fetch record.Fetch, want []pageID) error {
 	want = slices.DeleteFunc(want, func(id pageID) bool {
 		ref := t.pages[id.level][id.index]
 		return ref == nil || ref.state.Load() != nil
@@ -428,13 +429,13 @@ type foundPage struct {
 const scanFrom = 32
 
 // fetchPages finds the newest version not later than its reference's epoch of each page.
-func (t *tree) fetchPages(ctx context.Context, fetch Fetch, want []pageID) (map[pageID]foundPage, error) {
-	queries := []RecordQuery{{Kind: RecordPage}}
+func (t *tree) fetchPages(ctx context.Context, fetch record.Fetch, want []pageID) (map[pageID]foundPage, error) {
+	queries := []record.Query{{Kind: RecordPage}}
 	if pages := 1 << max(t.depth-pageTop(0), 0); len(want) < scanFrom || 2*len(want) < pages {
 		queries = queries[:0]
 		for _, id := range want {
 			v := pageVersion{level: id.level, index: id.index, epoch: t.pages[id.level][id.index].asOf}
-			q := RecordQuery{Kind: RecordPage, Prefix: v.key()[:5], Limit: 1}
+			q := record.Query{Kind: RecordPage, Prefix: v.key()[:5], Limit: 1}
 			if v.epoch++; v.epoch != 0 { // the key before the one of the epoch itself
 				q.After = v.key()
 			}

@@ -14,24 +14,25 @@ import (
 	"testing"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // A pageStore answers as a store does.
 type pageStore struct {
-	records []Record // sorted by key
+	records []record.Record // sorted by key
 	calls   int
 	asked   int
 }
 
 func (s *pageStore) find(key []byte) (int, bool) {
-	return slices.BinarySearchFunc(s.records, key, func(r Record, key []byte) int { return bytes.Compare(r.Key, key) })
+	return slices.BinarySearchFunc(s.records, key, func(r record.Record, key []byte) int { return bytes.Compare(r.Key, key) })
 }
 
 // apply fails the test if a key is put twice.
-func (s *pageStore) apply(t testing.TB, ws *WriteSet) {
+func (s *pageStore) apply(t testing.TB, ws *record.WriteSet) {
 	t.Helper()
 	for _, d := range ws.Dels {
-		s.records = slices.DeleteFunc(s.records, func(r Record) bool { return bytes.HasPrefix(r.Key, d.Prefix) })
+		s.records = slices.DeleteFunc(s.records, func(r record.Record) bool { return bytes.HasPrefix(r.Key, d.Prefix) })
 	}
 	seen := map[string]bool{}
 	for _, r := range ws.Puts {
@@ -48,10 +49,10 @@ func (s *pageStore) apply(t testing.TB, ws *WriteSet) {
 	}
 }
 
-func (s *pageStore) fetch(_ context.Context, queries []RecordQuery) ([][]Record, error) {
+func (s *pageStore) fetch(_ context.Context, queries []record.Query) ([][]record.Record, error) {
 	s.calls++
 	s.asked += len(queries)
-	answers := make([][]Record, len(queries))
+	answers := make([][]record.Record, len(queries))
 	for k, q := range queries {
 		i, _ := s.find(q.Prefix)
 		for ; i < len(s.records) && bytes.HasPrefix(s.records[i].Key, q.Prefix); i++ {
@@ -172,7 +173,7 @@ func TestTreePagesAreFew(t *testing.T) {
 	ctx := context.Background()
 	s := &pageStore{}
 	tr := wideTree(testSuite(t, 1), 1000)
-	ws := &WriteSet{}
+	ws := &record.WriteSet{}
 	tr.writePages(ws, 7)
 	if len(ws.Puts) != 125+16+2+1 {
 		t.Errorf("%d pages", len(ws.Puts))
@@ -211,12 +212,12 @@ func TestTreePagesAreFew(t *testing.T) {
 	}
 	next := tr.edit()
 	next.updateLeaf(700, wideLeaf(7000))
-	ws = &WriteSet{}
+	ws = &record.WriteSet{}
 	replaced := next.writePages(ws, 8)
 	if len(ws.Puts) != 4 || len(replaced) != 4 || replaced[0].epoch != 7 {
 		t.Errorf("%d pages are written, %v replaced", len(ws.Puts), replaced)
 	}
-	ws = &WriteSet{}
+	ws = &record.WriteSet{}
 	if again := next.writePages(ws, 9); len(again) != 0 || len(ws.Puts) != 0 {
 		t.Error("pages that are written are written again")
 	}
@@ -229,7 +230,7 @@ func TestTreePagesLastEpoch(t *testing.T) {
 	for _, epoch := range []uint64{0, 5, math.MaxUint64} {
 		tr = tr.edit()
 		tr.updateLeaf(3, wideLeaf(int(epoch%1000)+50))
-		ws := &WriteSet{}
+		ws := &record.WriteSet{}
 		tr.writePages(ws, epoch)
 		s.apply(t, ws)
 	}
@@ -254,7 +255,7 @@ func TestTreePagesAreBuried(t *testing.T) {
 		epoch := uint64(0)
 		var all []pageVersion
 		write := func(tr *tree) *tree {
-			ws := &WriteSet{}
+			ws := &record.WriteSet{}
 			all = append(all, tr.writePages(ws, epoch)...)
 			s.apply(t, ws)
 			s.checkReload(t, tr, epoch, rand.New(rand.NewPCG(1, epoch)))
@@ -284,9 +285,9 @@ func TestTreePagesAreBuried(t *testing.T) {
 		if err := old.needAll(ctx, s.fetch); err != nil || !bytes.Equal(old.hash(), wideTree(suite, 200).hash()) {
 			t.Errorf("the first epoch is lost: %v", err)
 		}
-		ws := &WriteSet{}
+		ws := &record.WriteSet{}
 		for _, v := range all {
-			ws.del(RecordPage, v.key())
+			ws.Del(RecordPage, v.key())
 		}
 		s.apply(t, ws)
 		s.checkReload(t, tr, epoch-1, rand.New(rand.NewPCG(2, epoch)))
@@ -304,7 +305,7 @@ func TestTreePagesDamage(t *testing.T) {
 	for i := LeafIndex(9); i < 16; i++ {
 		tr.removeLeaf(i)
 	}
-	ws := &WriteSet{}
+	ws := &record.WriteSet{}
 	tr.writePages(ws, 3)
 	full := &pageStore{}
 	full.apply(t, ws)
@@ -345,7 +346,7 @@ func TestTreePagesDamage(t *testing.T) {
 		t.Errorf("leaves out of range: %v", err)
 	}
 	stop := errors.New("stop")
-	if err := fresh().needAll(ctx, func(context.Context, []RecordQuery) ([][]Record, error) { return nil, stop }); !errors.Is(err, stop) {
+	if err := fresh().needAll(ctx, func(context.Context, []record.Query) ([][]record.Record, error) { return nil, stop }); !errors.Is(err, stop) {
 		t.Error(err)
 	}
 }
@@ -384,7 +385,7 @@ func BenchmarkTreePathCommit(b *testing.B) {
 			for i := 0; i < n; i += 2 {
 				wideMerge(t, LeafIndex(i), 0)
 			}
-			t.writePages(&WriteSet{}, 1)
+			t.writePages(&record.WriteSet{}, 1)
 			written := 0
 			round := 1
 			for b.Loop() {
@@ -392,7 +393,7 @@ func BenchmarkTreePathCommit(b *testing.B) {
 				next := t.edit()
 				wideMerge(next, LeafIndex(round*7%n), round)
 				next.hash()
-				ws := &WriteSet{}
+				ws := &record.WriteSet{}
 				next.writePages(ws, uint64(round))
 				for _, r := range ws.Puts {
 					written += len(r.Key) + len(r.Value)
@@ -409,7 +410,7 @@ func BenchmarkTreeLoad(b *testing.B) {
 	for _, n := range []int{1000, 10000} {
 		b.Run(fmt.Sprintf("members=%d", n), func(b *testing.B) {
 			s := &pageStore{}
-			ws := &WriteSet{}
+			ws := &record.WriteSet{}
 			t := wideTree(testSuite(b, 1), n)
 			t.writePages(ws, 1)
 			s.apply(b, ws)

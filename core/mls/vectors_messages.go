@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // vectorLimits let a ratchet be asked for any generation of a vector.
@@ -41,14 +42,14 @@ func runSecretTree(ctx context.Context, env *vectorEnv, v *secretTreeVector) err
 	if err := sameKeyNonce(suite, s.Secret, s.Ciphertext, s.Key, s.Nonce); err != nil {
 		return err
 	}
-	tree := newSecretTree(suite, 0, uint32(len(v.Leaves)), vectorLimits, v.EncryptionSecret.secret(), &WriteSet{})
+	tree := newSecretTree(suite, 0, uint32(len(v.Leaves)), vectorLimits, v.EncryptionSecret.secret(), &record.WriteSet{})
 	for i, generations := range v.Leaves {
 		for _, g := range generations {
 			for kind, want := range map[ratchetKind][2]hexBytes{
 				handshakeRatchet:   {g.HandshakeKey, g.HandshakeNonce},
 				applicationRatchet: {g.ApplicationKey, g.ApplicationNonce},
 			} {
-				tree, err = tree.open(ctx, nil, &WriteSet{}, LeafIndex(i), kind, g.Generation, func(key, nonce core.Secret) error {
+				tree, err = tree.open(ctx, nil, &record.WriteSet{}, LeafIndex(i), kind, g.Generation, func(key, nonce core.Secret) error {
 					return errors.Join(sameBytes("key", key.Bytes(), want[0]), sameBytes("nonce", nonce.Bytes(), want[1]))
 				})
 				if err != nil {
@@ -224,7 +225,7 @@ func (p *framingCase) run(ctx context.Context, c *FramedContent, pub, priv []byt
 
 // tree is fresh for each message, as every file begins at generation 0.
 func (p *framingCase) tree() *secretTree {
-	return newSecretTree(p.suite, p.vector.Epoch, 2, vectorLimits, p.vector.EncryptionSecret.secret(), &WriteSet{})
+	return newSecretTree(p.suite, p.vector.Epoch, 2, vectorLimits, p.vector.EncryptionSecret.secret(), &record.WriteSet{})
 }
 
 func (p *framingCase) protect(ctx context.Context, c *FramedContent, format WireFormat) ([]byte, error) {
@@ -242,7 +243,7 @@ func (p *framingCase) protect(ctx context.Context, c *FramedContent, format Wire
 		}
 		return (&MLSMessage{PublicMessage: m}).Marshal(), nil
 	}
-	_, m, err := protectPrivate(ctx, nil, &WriteSet{}, p.tree(), p.vector.SenderDataSecret.secret(), a, Padding(32))
+	_, m, err := protectPrivate(ctx, nil, &record.WriteSet{}, p.tree(), p.vector.SenderDataSecret.secret(), a, Padding(32))
 	if err != nil {
 		return nil, err
 	}
@@ -277,6 +278,6 @@ func (p *framingCase) open(ctx context.Context, data []byte, want *FramedContent
 	if err != nil {
 		return fmt.Errorf("sender data: %w", err)
 	}
-	_, err = unprotectPrivate(ctx, nil, &WriteSet{}, p.tree(), m.PrivateMessage, d, check)
+	_, err = unprotectPrivate(ctx, nil, &record.WriteSet{}, p.tree(), m.PrivateMessage, d, check)
 	return err
 }

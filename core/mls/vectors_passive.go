@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // A passiveVector is a member that joins and then listens.
@@ -156,7 +157,7 @@ func (c *passiveCase) process(ctx context.Context, data []byte) error {
 }
 
 // store applies a write set and loads the group anew.
-func (c *passiveCase) store(ws *WriteSet) error {
+func (c *passiveCase) store(ws *record.WriteSet) error {
 	c.stored.apply(ws)
 	header := c.stored[RecordHeader]
 	if len(header) != 1 {
@@ -176,16 +177,16 @@ func (c *passiveCase) same(authenticator []byte) error {
 }
 
 // A passiveStore holds the records of one group, by key.
-type passiveStore map[RecordKind][]Record
+type passiveStore map[record.Kind][]record.Record
 
-func (s passiveStore) fetch(_ context.Context, queries []RecordQuery) ([][]Record, error) {
-	answers := make([][]Record, len(queries))
+func (s passiveStore) fetch(_ context.Context, queries []record.Query) ([][]record.Record, error) {
+	answers := make([][]record.Record, len(queries))
 	for i, q := range queries {
 		for _, r := range s[q.Kind] {
 			if !bytes.HasPrefix(r.Key, q.Prefix) || len(q.After) > 0 && bytes.Compare(r.Key, q.After) <= 0 {
 				continue
 			}
-			answers[i] = append(answers[i], Record{Kind: r.Kind, Key: r.Key, Value: bytes.Clone(r.Value)})
+			answers[i] = append(answers[i], record.Record{Kind: r.Kind, Key: r.Key, Value: bytes.Clone(r.Value)})
 			if len(answers[i]) == q.Limit {
 				break
 			}
@@ -194,16 +195,16 @@ func (s passiveStore) fetch(_ context.Context, queries []RecordQuery) ([][]Recor
 	return answers, nil
 }
 
-func (s passiveStore) apply(ws *WriteSet) {
+func (s passiveStore) apply(ws *record.WriteSet) {
 	for _, d := range ws.Dels {
-		s[d.Kind] = slices.DeleteFunc(s[d.Kind], func(r Record) bool { return bytes.HasPrefix(r.Key, d.Prefix) })
+		s[d.Kind] = slices.DeleteFunc(s[d.Kind], func(r record.Record) bool { return bytes.HasPrefix(r.Key, d.Prefix) })
 	}
 	for _, p := range ws.Puts {
-		i, found := slices.BinarySearchFunc(s[p.Kind], p, func(a, b Record) int { return bytes.Compare(a.Key, b.Key) })
+		i, found := slices.BinarySearchFunc(s[p.Kind], p, func(a, b record.Record) int { return bytes.Compare(a.Key, b.Key) })
 		if found {
 			s[p.Kind] = slices.Delete(s[p.Kind], i, i+1)
 		}
-		s[p.Kind] = slices.Insert(s[p.Kind], i, Record{Kind: p.Kind, Key: p.Key, Value: bytes.Clone(p.Value)})
+		s[p.Kind] = slices.Insert(s[p.Kind], i, record.Record{Kind: p.Kind, Key: p.Key, Value: bytes.Clone(p.Value)})
 	}
 	for _, secret := range ws.Retired {
 		secret.Wipe()

@@ -15,6 +15,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // A door is a Welcome of alice's for zoe, before it is closed: it can be changed.
@@ -62,7 +63,7 @@ func (d *door) forgeAs(signer core.Signer, info func(*mls.GroupInfo), secrets fu
 }
 
 // enter joins; find is zoe's key packages.
-func (d *door) enter(suites core.SuiteSource, message []byte, find func([]byte) (*mls.KeyPackageBundle, error)) (*mls.Group, *mls.Joined, *mls.WriteSet, error) {
+func (d *door) enter(suites core.SuiteSource, message []byte, find func([]byte) (*mls.KeyPackageBundle, error)) (*mls.Group, *mls.Joined, *record.WriteSet, error) {
 	d.t.Helper()
 	m, err := mls.UnmarshalMLSMessage(message)
 	if err != nil {
