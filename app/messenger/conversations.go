@@ -198,7 +198,7 @@ func (m *Messenger) Send(ctx context.Context, name string, text []byte) error {
 	if err != nil {
 		return err
 	}
-	var key client.MessageKey
+	var key client.IdempotencyKey
 	err = m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
 		c, err := tx.Conversation(ctx, id)
 		if err != nil {

@@ -73,7 +73,7 @@ func New(p Parts) *Messenger {
 type Notices struct {
 	mu   sync.Mutex
 	list []string
-	lost map[client.MessageKey]string // texts that will never arrive, and why
+	lost map[client.IdempotencyKey]string // texts that will never arrive, and why
 }
 
 // Observe is for client.Config.
@@ -84,7 +84,7 @@ func (n *Notices) Observe(e client.Event) {
 	switch e := e.(type) {
 	case client.Undelivered:
 		if n.lost == nil {
-			n.lost = map[client.MessageKey]string{}
+			n.lost = map[client.IdempotencyKey]string{}
 		}
 		n.lost[e.Key] = e.Reason
 		text = fmt.Sprintf("not delivered to %s: %q: %s", e.Conversation, e.Data, e.Reason)
@@ -109,7 +109,7 @@ func (n *Notices) Observe(e client.Event) {
 }
 
 // lostWhy tells, once, why a text of ours will never arrive, if so.
-func (n *Notices) lostWhy(key client.MessageKey) (reason string, lost bool) {
+func (n *Notices) lostWhy(key client.IdempotencyKey) (reason string, lost bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	reason, lost = n.lost[key]

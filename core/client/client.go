@@ -98,7 +98,7 @@ type Client struct {
 	observers  observers
 	signers    sync.Map // public key to core.Signer
 	read       sync.Map // conversation to an epoch: all messages of those before it were read
-	committing sync.Map // MessageKey to *waiter: commits whose outcome a caller waits for
+	committing sync.Map // IdempotencyKey to *waiter: commits whose outcome a caller waits for
 	mu         sync.Mutex
 	burnt      map[core.ConversationID]map[uint64][]mls.Floor
 	closed     bool

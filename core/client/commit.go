@@ -102,7 +102,7 @@ func (t *Transaction) commit(ctx context.Context, id core.ConversationID, change
 	if t.enqueued(id, outCommit) {
 		return nil, fmt.Errorf("a commit is staged in this transaction: %w", core.ErrInvalid)
 	}
-	in := intention{key: newMessageKey(), owner: c.process, changes: changes}
+	in := intention{key: newIdempotencyKey(), owner: c.process, changes: changes}
 	ctx, w, stop := c.await(ctx, in.key)
 	defer stop()
 	defer func() {

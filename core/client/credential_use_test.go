@@ -201,7 +201,7 @@ func TestRemoveCredentialOfStagedCommit(t *testing.T) {
 		w.add(alice, bob)
 		w.newCredential(alice, suite1, 0)
 		up := down(alice)
-		var key client.MessageKey
+		var key client.IdempotencyKey
 		w.in(alice, func(ctx context.Context, c *client.Conversation) (err error) {
 			if _, err := c.Send(ctx, []byte("before"), nil); err != nil {
 				return err

@@ -30,7 +30,7 @@ type HistoryClientCreated struct {
 // Undelivered: what Send accepted will never arrive.
 type Undelivered struct {
 	Conversation core.ConversationID
-	Key          MessageKey
+	Key          IdempotencyKey
 	Data         []byte
 	Reason       string
 }
@@ -38,7 +38,7 @@ type Undelivered struct {
 // Lapsed: a proposal of ours was dropped unsent or refused.
 type Lapsed struct {
 	Conversation core.ConversationID
-	Key          MessageKey
+	Key          IdempotencyKey
 	Reason       string
 }
 
@@ -46,7 +46,7 @@ type Lapsed struct {
 // was staged, or one whose outcome was unknown. Nothing was left to do if Own is false.
 type Committed struct {
 	Conversation core.ConversationID
-	Key          MessageKey // of StageCommit
+	Key          IdempotencyKey // of StageCommit
 	Result       *CommitResult
 }
 
@@ -54,7 +54,7 @@ type Committed struct {
 // has refused it, others won every time, or what it was for cannot be done.
 type CommitFailed struct {
 	Conversation core.ConversationID
-	Key          MessageKey // of StageCommit
+	Key          IdempotencyKey // of StageCommit
 	Err          error
 }
 

@@ -18,7 +18,7 @@ import (
 // until its turn comes, and beside the pending commit while there is one. Whoever
 // waits for the outcome is told by a result, anybody else by an event.
 type intention struct {
-	key     MessageKey
+	key     IdempotencyKey
 	changes Changes
 	tries   uint32 // commits made for it that others have overtaken
 	// The client that waits for the outcome. Others leave its commit, and an intention
@@ -93,7 +93,7 @@ func (c *Client) leftTo(in intention) time.Duration {
 
 // ended tells of an intention that came to its end: the caller who waits for it, by
 // outcome, or else the observers.
-func (t *Transaction) ended(id core.ConversationID, key MessageKey, result *CommitResult, err error) {
+func (t *Transaction) ended(id core.ConversationID, key IdempotencyKey, result *CommitResult, err error) {
 	switch {
 	case t.client.awaited(key):
 		t.ends = append(t.ends, end{key, result, err})
@@ -170,7 +170,7 @@ func (t *Transaction) requeue(ctx context.Context, h *held, first *intention) er
 }
 
 // queued finds an intention in the outbox.
-func (t *Transaction) queued(ctx context.Context, id core.ConversationID, key MessageKey) (at []byte, found bool, err error) {
+func (t *Transaction) queued(ctx context.Context, id core.ConversationID, key IdempotencyKey) (at []byte, found bool, err error) {
 	answers, err := t.segment.read(ctx, query{place: ofConversation(tableOutbox, id)})
 	if err != nil {
 		return nil, false, err
@@ -198,7 +198,7 @@ func (t *Transaction) queued(ctx context.Context, id core.ConversationID, key Me
 // wait for the new epoch are not replayed with it, see [Conversation.Replay].
 //
 // Proposals are to be made before the commit is staged, or when it is through.
-func (c *Conversation) StageCommit(ctx context.Context, changes Changes) (key MessageKey, err error) {
+func (c *Conversation) StageCommit(ctx context.Context, changes Changes) (key IdempotencyKey, err error) {
 	err = c.with(ctx, func(h *held) error {
 		if err := c.tx.client.canCommit(); err != nil {
 			return err
@@ -216,7 +216,7 @@ func (c *Conversation) StageCommit(ctx context.Context, changes Changes) (key Me
 				return err
 			}
 		}
-		key = newMessageKey()
+		key = newIdempotencyKey()
 		in := intention{key: key, changes: changes}
 		return c.tx.enqueue(ctx, h, outgoing{key: key, kind: outCommit, data: in.encode()})
 	})
@@ -226,7 +226,7 @@ func (c *Conversation) StageCommit(ctx context.Context, changes Changes) (key Me
 // DiscardStaged takes a staged commit out of the outbox; there is no event. It is
 // core.ErrNotFound if it is not there: because it is through, or because a commit was
 // made for it and waits for its answer, see [Conversation.DiscardPendingCommit].
-func (c *Conversation) DiscardStaged(ctx context.Context, key MessageKey) error {
+func (c *Conversation) DiscardStaged(ctx context.Context, key IdempotencyKey) error {
 	return c.with(ctx, func(h *held) error {
 		at, found, err := c.tx.queued(ctx, h.id, key)
 		if err != nil {

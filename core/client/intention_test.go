@@ -17,7 +17,7 @@ import (
 )
 
 // stage stages a commit on the chat.
-func (w *world) stage(d *clienttest.Device, changes client.Changes) (key client.MessageKey) {
+func (w *world) stage(d *clienttest.Device, changes client.Changes) (key client.IdempotencyKey) {
 	w.Helper()
 	w.in(d, func(ctx context.Context, c *client.Conversation) (err error) {
 		key, err = c.StageCommit(ctx, changes)
@@ -57,7 +57,7 @@ func TestStagedCommit(t *testing.T) {
 		if calls != 0 || w.epoch(alice) != before {
 			t.Fatalf("an aborted commit was made: %d calls", calls)
 		}
-		var key client.MessageKey
+		var key client.IdempotencyKey
 		w.in(alice, func(ctx context.Context, c *client.Conversation) (err error) {
 			if _, err = c.Send(ctx, []byte("one"), nil); err != nil {
 				return err

@@ -142,7 +142,7 @@ func TestDecryptMessagesFails(t *testing.T) {
 func TestFlatten(t *testing.T) {
 	t.Parallel()
 	delay := 15 * time.Second
-	renewed := []client.Proposed{{Key: client.MessageKey{1}}}
+	renewed := []client.Proposed{{Key: client.IdempotencyKey{1}}}
 	late := errors.New("late")
 	for name, c := range map[string]struct {
 		r    client.Received

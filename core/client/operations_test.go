@@ -53,7 +53,7 @@ type input struct {
 	Ref        []byte
 	Credential client.CredentialRef
 	Names      []core.ClientID // of keys
-	Key        client.MessageKey
+	Key        client.IdempotencyKey
 	Group      mls.Config // for who joins
 }
 

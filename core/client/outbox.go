@@ -16,16 +16,16 @@ import (
 	"github.com/conclave-mls/conclave/core/seal"
 )
 
-// A MessageKey names what Send accepted, for the delivery service and in events.
+// An IdempotencyKey names what Send accepted, for the delivery service and in events.
 // It stays the same when the message is encrypted again.
-type MessageKey [16]byte
+type IdempotencyKey [16]byte
 
-func newMessageKey() (k MessageKey) {
+func newIdempotencyKey() (k IdempotencyKey) {
 	_, _ = rand.Read(k[:]) // never fails, see crypto/rand
 	return k
 }
 
-func (k MessageKey) String() string { return hex.EncodeToString(k[:]) }
+func (k IdempotencyKey) String() string { return hex.EncodeToString(k[:]) }
 
 // outKind tells what lies in an outbox; it is in the key, too.
 type outKind uint8
@@ -39,7 +39,7 @@ const (
 // outgoing is an item of an outbox. Of a text the plaintext is kept until it is
 // delivered, because it may have to be encrypted again.
 type outgoing struct {
-	key     MessageKey
+	key     IdempotencyKey
 	kind    outKind
 	epoch   uint64 // that message is of
 	message []byte
@@ -85,13 +85,13 @@ func outboxKind(key []byte) outKind { return outKind(key[len(key)-1]) }
 // [Undelivered] event tells why not. The authenticated data travels in clear. It is
 // mls.ErrPendingProposals while proposals wait, unless the conversation's
 // configuration allows it.
-func (c *Conversation) Send(ctx context.Context, data, authenticatedData []byte) (key MessageKey, err error) {
+func (c *Conversation) Send(ctx context.Context, data, authenticatedData []byte) (key IdempotencyKey, err error) {
 	err = c.with(ctx, func(h *held) error {
 		g, message, ws, err := h.group.Protect(ctx, c.tx.own(h), data, authenticatedData)
 		if err != nil {
 			return err
 		}
-		key = newMessageKey()
+		key = newIdempotencyKey()
 		o := outgoing{key: key, kind: outText, epoch: g.Epoch(), message: message, data: data, aad: authenticatedData}
 		if err := c.tx.enqueue(ctx, h, o); err != nil {
 			return err
@@ -146,7 +146,7 @@ func (t *Transaction) afterwards(id core.ConversationID) {
 // outboxWaits says whether something durable waits to be sent before an intention: what
 // was there before a sequence number, and everything unless it is texts. Where others send
 // all the time an outbox may never be empty.
-func (t *Transaction) outboxWaits(ctx context.Context, id core.ConversationID, before MessageKey, sequence uint64) (bool, error) {
+func (t *Transaction) outboxWaits(ctx context.Context, id core.ConversationID, before IdempotencyKey, sequence uint64) (bool, error) {
 	p := ofConversation(tableOutbox, id)
 	answers, err := newSegment(t.client.store).read(ctx, query{place: p, limit: 1}, query{place: p, keysOnly: true})
 	if err != nil || len(answers[0]) == 0 {

@@ -121,7 +121,7 @@ func TestOvertaken(t *testing.T) {
 		for _, knows := range []bool{false, true} {
 			w, alice, bob, carol := trio(t, private, clienttest.Options{})
 			up := down(alice)
-			var key client.MessageKey
+			var key client.IdempotencyKey
 			w.in(alice, func(ctx context.Context, c *client.Conversation) (err error) {
 				if key, err = c.Send(ctx, []byte("late"), []byte("aad")); err != nil {
 					return err

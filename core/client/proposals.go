@@ -17,7 +17,7 @@ import (
 // without that.
 type Proposed struct {
 	Ref     mls.ProposalRef
-	Key     MessageKey
+	Key     IdempotencyKey
 	Message []byte // as it is sent
 }
 
@@ -80,7 +80,7 @@ func (c *Conversation) propose(ctx context.Context, make func(h *held) (mls.Prop
 		if err != nil {
 			return err
 		}
-		out, err = c.tx.proposed(ctx, h, newMessageKey(), g, sent, ws)
+		out, err = c.tx.proposed(ctx, h, newIdempotencyKey(), g, sent, ws)
 		return err
 	})
 	return out, err
@@ -108,7 +108,7 @@ func (c *Conversation) ProposeUpdate(ctx context.Context, rotate CredentialRef) 
 				return err
 			}
 		}
-		out, err = c.tx.proposed(ctx, h, newMessageKey(), g, sent, ws)
+		out, err = c.tx.proposed(ctx, h, newIdempotencyKey(), g, sent, ws)
 		return err
 	})
 	return out, err
@@ -135,7 +135,7 @@ func (t *Transaction) noCommitWaits(ctx context.Context, h *held) error {
 	return fmt.Errorf("a commit waits to be sent first: %w", core.ErrConflict)
 }
 
-func (t *Transaction) proposed(ctx context.Context, h *held, key MessageKey, g *mls.Group, sent *mls.SentProposal, ws *record.WriteSet) (Proposed, error) {
+func (t *Transaction) proposed(ctx context.Context, h *held, key IdempotencyKey, g *mls.Group, sent *mls.SentProposal, ws *record.WriteSet) (Proposed, error) {
 	if err := t.enqueue(ctx, h, outgoing{key: key, kind: outProposal, epoch: g.Epoch(), message: sent.Message, ref: sent.Ref}); err != nil {
 		return Proposed{}, err
 	}

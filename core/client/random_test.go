@@ -27,8 +27,8 @@ type actor struct {
 	store  *memory.Store
 	faulty *coretest.Faulty
 	dead   *bool
-	sent   []client.MessageKey // Send and the transaction returned nil
-	lost   map[client.MessageKey]bool
+	sent   []client.IdempotencyKey // Send and the transaction returned nil
+	lost   map[client.IdempotencyKey]bool
 	fate   int // calls until the process ends; 0: it does not
 	faults int // of the store, so far
 }
@@ -159,7 +159,7 @@ func (d *drama) act(a *actor) {
 		}
 		return
 	}
-	var sent []client.MessageKey
+	var sent []client.IdempotencyKey
 	switch what {
 	case 0, 1, 2:
 		err = in(ctx, a.Device, func(ctx context.Context, c *client.Conversation) error {
@@ -409,7 +409,7 @@ func TestRandomRuns(t *testing.T) {
 				}
 			}()
 			for _, id := range []core.ClientID{"alice", "bob", "carol"} {
-				a := &actor{id: id, store: memory.New(), lost: map[client.MessageKey]bool{}}
+				a := &actor{id: id, store: memory.New(), lost: map[client.IdempotencyKey]bool{}}
 				d.open(a)
 				w.do(a.Device, func(ctx context.Context, tx *client.Transaction) error { return tx.InitMLS(ctx, id, suite1) })
 				d.actors = append(d.actors, a)

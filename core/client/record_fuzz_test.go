@@ -52,8 +52,8 @@ func storedRecords() []stored {
 			h, err := decodeHead(v)
 			return h.encode(), err
 		}},
-		{"outbox", outgoing{key: MessageKey{1}, kind: outText, epoch: 2, message: []byte("message"), ref: mls.ProposalRef("ref"), data: []byte("data"), aad: []byte("aad"), stamp: 3}.encode(), encodes(decodeOutgoing)},
-		{"intention", intention{key: MessageKey{1}, tries: 2, owner: [16]byte{3}, until: at, changes: Changes{
+		{"outbox", outgoing{key: IdempotencyKey{1}, kind: outText, epoch: 2, message: []byte("message"), ref: mls.ProposalRef("ref"), data: []byte("data"), aad: []byte("aad"), stamp: 3}.encode(), encodes(decodeOutgoing)},
+		{"intention", intention{key: IdempotencyKey{1}, tries: 2, owner: [16]byte{3}, until: at, changes: Changes{
 			Add: [][]byte{[]byte("add")}, Remove: []core.ClientID{"bob"}, PSKs: [][]byte{[]byte("psk")}, Update: true, Rotate: 7,
 			Extensions: &[]mls.Extension{{Type: 1, Data: []byte("data")}}, AuthenticatedData: []byte("aad"),
 		}}.encode(), encodes(decodeIntention)},

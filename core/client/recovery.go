@@ -181,7 +181,7 @@ func (t *Transaction) clear(ctx context.Context, h *held) error {
 		return nil
 	}
 	const reason = "the store was put back; it may have been sent before"
-	failed := func(key MessageKey) {
+	failed := func(key IdempotencyKey) {
 		t.events = append(t.events, CommitFailed{Conversation: h.id, Key: key, Err: fmt.Errorf("%s: %w", reason, ErrRecovering)})
 	}
 	unsent, _, err := t.takeOut(ctx, h, func(outgoing) bool { return true })

@@ -68,7 +68,7 @@ func TestReInitCommitted(t *testing.T) {
 		late := w.service.Log(chat)
 		bob.Link.Before = func(string) error { return errors.New("not now") }
 		var own client.Proposed
-		var staged client.MessageKey
+		var staged client.IdempotencyKey
 		w.in(bob, func(ctx context.Context, c *client.Conversation) (err error) {
 			if _, err = c.Send(ctx, []byte("never"), nil); err != nil {
 				return err

@@ -87,7 +87,7 @@ func (t *Transaction) renew(ctx context.Context, h *held, c *CommitResult, left 
 		}
 	}
 	for _, p := range left {
-		key := newMessageKey()
+		key := newIdempotencyKey()
 		was := slices.IndexFunc(unsent, func(o outgoing) bool { return slices.Equal(o.ref, p.ref) })
 		if was >= 0 {
 			key = unsent[was].key
@@ -123,7 +123,7 @@ func (t *Transaction) renew(ctx context.Context, h *held, c *CommitResult, left 
 // errAchieved: the commit has done what a proposal wanted.
 var errAchieved = errors.New("done already")
 
-func (t *Transaction) proposeAgain(ctx context.Context, h *held, own ownProposal, key MessageKey) (Proposed, error) {
+func (t *Transaction) proposeAgain(ctx context.Context, h *held, own ownProposal, key IdempotencyKey) (Proposed, error) {
 	if t.client.noRenewal {
 		return Proposed{}, fmt.Errorf("renewal is off: %w", core.ErrUnsupported)
 	}

@@ -101,8 +101,8 @@ type process struct {
 	calls  *rpc.Client
 }
 
-// messageKey is in errors that are counted.
-var messageKey = regexp.MustCompile(`message [0-9a-f]{32}`)
+// keyInText is an IdempotencyKey in errors that are counted.
+var keyInText = regexp.MustCompile(`message [0-9a-f]{32}`)
 
 type pipes struct {
 	io.Reader
@@ -268,7 +268,7 @@ func (f *fleet) do(p *process, task Task) (done Done) {
 		f.trouble["message passed over: "+e]++
 	}
 	if done.Outcome != "done" && done.Outcome != "nothing to do" {
-		f.trouble[done.Outcome+": "+messageKey.ReplaceAllString(done.Err, "message")]++
+		f.trouble[done.Outcome+": "+keyInText.ReplaceAllString(done.Err, "message")]++
 	}
 	if done.Outcome == "wrong" {
 		f.wrong("process %d: %s: %s", number, task.Op, done.Err)

@@ -20,16 +20,16 @@ type waiter struct {
 
 // An end is what has become of an intention, once that is durable.
 type end struct {
-	key    MessageKey
+	key    IdempotencyKey
 	result *CommitResult
 	err    error
 }
 
 // waiterKey marks the context of whoever waits for a commit.
-type waiterKey struct{ key MessageKey }
+type waiterKey struct{ key IdempotencyKey }
 
 // await is for a caller that is about to commit.
-func (c *Client) await(ctx context.Context, key MessageKey) (_ context.Context, w *waiter, stop func()) {
+func (c *Client) await(ctx context.Context, key IdempotencyKey) (_ context.Context, w *waiter, stop func()) {
 	w = &waiter{done: make(chan struct{})}
 	c.committing.Store(key, w)
 	return context.WithValue(ctx, waiterKey{key}, true), w, func() {
@@ -39,7 +39,7 @@ func (c *Client) await(ctx context.Context, key MessageKey) (_ context.Context, 
 }
 
 // awaited says that a caller in this process gets the outcome.
-func (c *Client) awaited(key MessageKey) bool {
+func (c *Client) awaited(key IdempotencyKey) bool {
 	_, ok := c.committing.Load(key)
 	return ok
 }
@@ -74,7 +74,7 @@ func (c *Client) committer(ctx context.Context, id core.ConversationID) (w *wait
 	if err != nil {
 		return nil, 0, err
 	}
-	var keys []MessageKey
+	var keys []IdempotencyKey
 	for _, r := range answers[0] {
 		in, err := decodeIntention(r.Value)
 		if err != nil {
