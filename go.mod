@@ -3,6 +3,7 @@ module github.com/conclave-mls/conclave
 go 1.26.0
 
 require (
+	filippo.io/edwards25519 v1.2.0
 	github.com/BurntSushi/toml v1.6.0
 	github.com/ThalesIgnite/crypto11 v1.2.5
 	github.com/cloudflare/circl v1.6.5

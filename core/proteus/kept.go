@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proteus
+
+import (
+	"math/bits"
+	"slices"
+
+	"github.com/conclave-mls/conclave/core"
+)
+
+// The limits of both implementations, for each receive chain.
+const (
+	maxGap  = 1000 // messages that may be missing before one
+	maxKept = 1000 // keys that are kept for those that are
+)
+
+// kept are the keys of messages that were passed over, in pages of 32 counters, ascending.
+// Which there are is known; the keys are records of their own, read when they are needed,
+// so that a message writes a page at most where it comes late, and else nothing of this.
+type kept []page
+
+// A page has the keys of the counters from 32 × number on.
+type page struct {
+	number uint32
+	has    uint32      // bit i: the key of counter 32 × number + i
+	keys   core.Secret // 64 bytes for each: cipher key, MAC key; zero: in the store
+}
+
+const pageKeySize = 64
+
+// A loadPage reads the keys of a page from the store.
+type loadPage func(number uint32) (core.Secret, error)
+
+func (p page) load(load loadPage) (core.Secret, error) {
+	if !p.keys.IsZero() {
+		return p.keys, nil
+	}
+	return load(p.number)
+}
+
+func (k kept) count() (n int) {
+	for _, p := range k {
+		n += bits.OnesCount32(p.has)
+	}
+	return n
+}
+
+// first is the lowest counter, of which there must be one.
+func (k kept) first() uint32 { return k[0].number<<5 + uint32(bits.TrailingZeros32(k[0].has)) }
+
+// find gives the page that has the key of a counter.
+func (k kept) find(counter uint32) (i int, ok bool) {
+	i, ok = slices.BinarySearchFunc(k, counter>>5, func(p page, number uint32) int {
+		return int(int64(p.number) - int64(number))
+	})
+	return i, ok && k[i].has&(1<<(counter&31)) != 0
+}
+
+// get gives the keys of a counter, which find has found on page i.
+func (k kept) get(i int, counter uint32, load loadPage) (messageKeys, error) {
+	keys, err := k[i].load(load)
+	if err != nil {
+		return messageKeys{}, err
+	}
+	at := pageKeySize * bits.OnesCount32(k[i].has&(1<<(counter&31)-1))
+	b := slices.Clone(keys.Bytes()[at : at+pageKeySize])
+	return messageKeys{core.NewSecret(b[:32:32]), core.NewSecret(b[32:]), counter}, nil
+}
+
+// without is k without a counter, which find has found on page i.
+func (k kept) without(i int, counter uint32, load loadPage) (kept, error) {
+	p := k[i]
+	keys, err := p.load(load)
+	if err != nil {
+		return nil, err
+	}
+	if p.has &^= 1 << (counter & 31); p.has == 0 {
+		return slices.Delete(slices.Clone(k), i, i+1), nil
+	}
+	at := pageKeySize * bits.OnesCount32(p.has&(1<<(counter&31)-1))
+	p.keys = core.NewSecret(slices.Concat(keys.Bytes()[:at], keys.Bytes()[at+pageKeySize:]))
+	k = slices.Clone(k)
+	k[i] = p
+	return k, nil
+}
+
+// with is k with the keys of later counters, ascending, and without the oldest that are
+// then too many. It takes the keys over.
+func (k kept) with(later []messageKeys, load loadPage) (kept, error) {
+	k = slices.Clone(k)
+	for over := k.count() + len(later) - maxKept; over > 0; {
+		n := bits.OnesCount32(k[0].has)
+		if n <= over {
+			k, over = k[1:], over-n
+			continue
+		}
+		keys, err := k[0].load(load)
+		if err != nil {
+			return nil, err
+		}
+		for ; over > 0; over-- {
+			k[0].has &= k[0].has - 1 // the lowest bit
+			n--
+		}
+		b := keys.Bytes()
+		k[0].keys = core.NewSecret(slices.Clone(b[len(b)-n*pageKeySize:]))
+	}
+	for len(later) > 0 {
+		p := page{number: later[0].counter >> 5}
+		var before core.Secret
+		if last := len(k) - 1; last >= 0 && k[last].number == p.number {
+			var err error
+			if before, err = k[last].load(load); err != nil {
+				return nil, err
+			}
+			p.has, k = k[last].has, k[:last]
+		}
+		n := 0
+		for n < len(later) && later[n].counter>>5 == p.number {
+			p.has |= 1 << (later[n].counter & 31)
+			n++
+		}
+		keys := make([]byte, 0, before.Len()+n*pageKeySize)
+		keys = append(keys, before.Bytes()...)
+		for _, m := range later[:n] {
+			keys = append(append(keys, m.cipher.Bytes()...), m.mac.Bytes()...)
+			m.wipe()
+		}
+		p.keys = core.NewSecret(keys)
+		k, later = append(k, p), later[n:]
+	}
+	return k, nil
+}
