@@ -17,13 +17,18 @@ import (
 // states ordered by their tags. Keys that are in the store are read by env. ErrExhausted if
 // a chain is at its end, which the encoding has no number for.
 func (s *Session) Marshal(ctx context.Context, env *Env) ([]byte, error) {
+	return s.marshal(ctx, env, slices.SortedFunc(slices.Values(s.states), func(t, u taggedState) int {
+		return bytes.Compare(t.tag[:], u.tag[:])
+	}))
+}
+
+func (s *Session) marshal(ctx context.Context, env *Env, states []taggedState) ([]byte, error) {
 	b := appendUint(append(appendMap(nil, 6), 0), version)
 	b = appendBytes(append(b, 1), s.current[:])
 	b = s.local.appendIdentity(append(b, 2))
 	b = s.remote.appendIdentity(append(b, 3))
 	b = s.pending.append(append(b, 4))
-	b = appendMap(append(b, 5), len(s.states))
-	states := slices.SortedFunc(slices.Values(s.states), func(t, u taggedState) int { return bytes.Compare(t.tag[:], u.tag[:]) })
+	b = appendMap(append(b, 5), len(states))
 	for _, t := range states {
 		b = appendBytes(b, t.tag[:])
 		var err error
@@ -98,7 +103,7 @@ func (c receiveChain) append(b []byte, load func(chain uint32) loadPage) ([]byte
 		}
 		k := keys.Bytes()
 		for has := p.has; has != 0; has &= has - 1 {
-			b = appendWrapped(append(appendMap(append(appendMap(b, 3), 0), 1), 0), k[:32])
+			b = appendWrapped(append(appendMap(b, 3), 0), k[:32])
 			b = appendWrapped(append(b, 1), k[32:64])
 			b = appendUint(append(b, 2), uint64(p.number)<<5+uint64(bits.TrailingZeros32(has)))
 			k = k[pageKeySize:]
@@ -294,7 +299,7 @@ func (r *reader) kept() (k kept) {
 		r.fields([]uint64{0, 1, 2}, func(key uint64) bool {
 			switch key {
 			case 0:
-				m.cipher = r.rootKey()
+				m.cipher = r.secretOf32()
 			case 1:
 				m.mac = r.secretOf32()
 			case 2:
