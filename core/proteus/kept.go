@@ -3,6 +3,7 @@
 package proteus
 
 import (
+	"fmt"
 	"math/bits"
 	"slices"
 
@@ -32,11 +33,14 @@ const pageKeySize = 64
 // A loadPage reads the keys of a page from the store.
 type loadPage func(number uint32) (core.Secret, error)
 
-func (p page) load(load loadPage) (core.Secret, error) {
+func (p page) load(load loadPage) (keys core.Secret, err error) {
 	if !p.keys.IsZero() {
 		return p.keys, nil
 	}
-	return load(p.number)
+	if keys, err = load(p.number); err == nil && keys.Len() != pageKeySize*bits.OnesCount32(p.has) {
+		return core.Secret{}, damaged("kept keys", fmt.Errorf("page of %d bytes", keys.Len()))
+	}
+	return keys, err
 }
 
 func (k kept) count() (n int) {

@@ -118,6 +118,30 @@ func (k keyPair) append(b []byte) []byte {
 	return appendWrapped(append(b, 1), k.public[:])
 }
 
+// appendSeed writes a pair for our records, where nobody checks that its halves fit: that
+// takes longer than all else about a record.
+func (k keyPair) appendSeed(b []byte) []byte {
+	b = appendBytes(append(appendMap(b, 2), 0), k.seed.Bytes())
+	return appendWrapped(append(b, 1), k.public[:])
+}
+
+func (r *reader) seedAndPublic() (k keyPair) {
+	r.fields([]uint64{0, 1}, func(key uint64) bool {
+		switch key {
+		case 0:
+			seed := make([]byte, 32)
+			r.fixed(seed)
+			k.seed = core.NewSecret(seed)
+		case 1:
+			k.public = r.public()
+		default:
+			return false
+		}
+		return true
+	})
+	return k
+}
+
 // secret reads a SecretKey. Its second half has to be the public key of the first.
 func (r *reader) secret() core.Secret {
 	var secret [64]byte

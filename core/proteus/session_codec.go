@@ -60,7 +60,11 @@ func (s *state) append(b []byte, load func(chain uint32) loadPage) ([]byte, erro
 		return nil, failed(CodeExhausted, "sending")
 	}
 	b = s.send.chain.append(append(appendMap(append(b, 1), 2), 0))
-	b = s.send.pair.append(append(b, 1))
+	if b = append(b, 1); load == nil {
+		b = s.send.pair.appendSeed(b)
+	} else {
+		b = s.send.pair.append(b)
+	}
 	b = appendWrapped(append(appendMap(append(b, 2), 1), 0), s.root.Bytes())
 	return appendUint(append(b, 3), uint64(s.previous)), nil
 }
@@ -191,7 +195,7 @@ func (r *reader) state(stored bool) *state {
 		case 0:
 			s.receive = r.receiveChains(stored)
 		case 1:
-			s.send = r.sendChain()
+			s.send = r.sendChain(stored)
 		case 2:
 			s.root = r.rootKey()
 		case 3:
@@ -242,13 +246,17 @@ func (r *reader) receiveChains(stored bool) (chains []receiveChain) {
 	return chains
 }
 
-func (r *reader) sendChain() (s sendChain) {
+func (r *reader) sendChain(stored bool) (s sendChain) {
 	r.fields([]uint64{0, 1}, func(key uint64) bool {
 		switch key {
 		case 0:
 			s.chain = r.chainKey()
 		case 1:
-			s.pair = r.keyPair()
+			if stored {
+				s.pair = r.seedAndPublic()
+			} else {
+				s.pair = r.keyPair()
+			}
 		default:
 			return false
 		}

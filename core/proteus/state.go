@@ -146,11 +146,16 @@ func (s *state) open(random io.Reader, e *envelope, load func(chain uint32) load
 }
 
 // turn is a step of the ratchet: the chain of the peer's turn, and that of ours after it.
-func (s *state) turn(random io.Reader, theirs PublicKey) error {
+func (s *state) turn(random io.Reader, theirs PublicKey) (err error) {
 	fresh, err := generate(random)
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil {
+			fresh.seed.Wipe()
+		}
+	}()
 	root, receive, err := rootStep(s.root, s.send.pair, theirs)
 	if err != nil {
 		return err
