@@ -5,6 +5,8 @@ package proteus
 import (
 	"fmt"
 	"io"
+
+	"github.com/conclave-mls/conclave/core"
 )
 
 // An IdentityKeyPair is what a device is known by. It is never replaced.
@@ -66,4 +68,29 @@ func (r *reader) identityPair() *IdentityKeyPair {
 		return true
 	})
 	return i
+}
+
+// UnmarshalIdentityFile reads the identity file of Wire's native cryptobox: a number, then a
+// map with the pair. core.ErrNotFound if it has the public key only.
+func UnmarshalIdentityFile(data []byte) (*IdentityKeyPair, error) {
+	r := &reader{rest: data}
+	var i *IdentityKeyPair
+	switch kind := r.uint(1); {
+	case r.err != nil:
+	case kind == 2:
+		return nil, fmt.Errorf("proteus: identity file without the secret key: %w", core.ErrNotFound)
+	case kind != 1:
+		r.fail(CodeMalformed, "kind %d", kind)
+	default:
+		r.fields([]uint64{0}, func(key uint64) bool {
+			if key == 0 {
+				i = r.identityPair()
+			}
+			return key == 0
+		})
+	}
+	if err := r.end("identity file"); err != nil {
+		return nil, err
+	}
+	return i, nil
 }
