@@ -18,6 +18,8 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/proteus"
+	"github.com/conclave-mls/conclave/core/proteus/cryptobox"
 	"github.com/conclave-mls/conclave/core/vectors"
 	"github.com/conclave-mls/conclave/providers/pure"
 )
@@ -29,12 +31,12 @@ func (p *program) vectors() *cobra.Command {
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveDefault
 		},
-		Short: "Run test vectors through the engine",
-		Long: `Run files of test vectors through the engine: a self-test of this very program.
-They are those of the MLS working group, and others in the same shapes. The type of a
-file is known by its fields. Of a folder, every *.json in and below it is run, but for
+		Short: "Run test vectors through the engines",
+		Long: `Run files of test vectors through the engines: a self-test of this very program.
+They are those of the MLS working group, and others in the same shapes, and recorded
+conversations and stores of Proteus. The type of a file is known by its fields. Of a folder, every *.json in and below it is run, but for
 those of drafts that the engine does not have (pq/, targeted-messages.json). Without a
-path it is the folder vectors/mls in ./shared or else in ../shared.
+path it is the folders vectors/mls and vectors/proteus in ./shared or else in ../shared.
 
 The exit code is 1 if a case failed or none was run. A case is skipped only for
 what the engine does not implement, or if a part of it is proven to be stale while
@@ -67,6 +69,16 @@ type vectorEngine struct {
 // vectorEngines are asked in this order what a file is.
 var vectorEngines = []vectorEngine{
 	{"mls", mls.RunVectors},
+	{"proteus", runProteusVectors},
+}
+
+// runProteusVectors is for both kinds of files; Proteus brings its own cryptography.
+func runProteusVectors(ctx context.Context, _ core.SuiteSource, _ core.CryptoProvider, file []byte) (*vectors.Report, error) {
+	report, err := proteus.RunVectors(ctx, file)
+	if errors.Is(err, core.ErrUnsupported) {
+		return cryptobox.RunVectors(ctx, file)
+	}
+	return report, err
 }
 
 // runVectorFile runs a file through the engine that knows its type.
@@ -74,10 +86,10 @@ func runVectorFile(ctx context.Context, engines []vectorEngine, file []byte) (re
 	software := pure.New()
 	for _, e := range engines {
 		if report, err = e.run(ctx, software, software, file); !errors.Is(err, core.ErrUnsupported) {
-			break
+			return report, err
 		}
 	}
-	return report, err
+	return nil, fmt.Errorf("test vectors of unknown type: %w", core.ErrUnsupported)
 }
 
 // sharedVectors finds the folders where a checkout has its test data.

@@ -43,6 +43,13 @@ func (p page) load(load loadPage) (keys core.Secret, err error) {
 	return keys, err
 }
 
+// done erases keys that load has read from the store.
+func (p page) done(keys core.Secret) {
+	if p.keys.IsZero() {
+		keys.Wipe()
+	}
+}
+
 func (k kept) count() (n int) {
 	for _, p := range k {
 		n += bits.OnesCount32(p.has)
@@ -67,6 +74,7 @@ func (k kept) get(i int, counter uint32, load loadPage) (messageKeys, error) {
 	if err != nil {
 		return messageKeys{}, err
 	}
+	defer k[i].done(keys)
 	at := pageKeySize * bits.OnesCount32(k[i].has&(1<<(counter&31)-1))
 	b := slices.Clone(keys.Bytes()[at : at+pageKeySize])
 	return messageKeys{core.NewSecret(b[:32:32]), core.NewSecret(b[32:]), counter}, nil
@@ -79,6 +87,7 @@ func (k kept) without(i int, counter uint32, load loadPage) (kept, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer p.done(keys)
 	if p.has &^= 1 << (counter & 31); p.has == 0 {
 		return slices.Delete(slices.Clone(k), i, i+1), nil
 	}
@@ -107,18 +116,21 @@ func (k kept) with(later []messageKeys, load loadPage) (kept, error) {
 			k[0].has &= k[0].has - 1 // the lowest bit
 			n--
 		}
-		b := keys.Bytes()
+		b, old := keys.Bytes(), k[0]
 		k[0].keys = core.NewSecret(slices.Clone(b[len(b)-n*pageKeySize:]))
+		old.done(keys)
 	}
 	for len(later) > 0 {
 		p := page{number: later[0].counter >> 5}
 		var before core.Secret
+		var old page
 		if last := len(k) - 1; last >= 0 && k[last].number == p.number {
 			var err error
 			if before, err = k[last].load(load); err != nil {
 				return nil, err
 			}
-			p.has, k = k[last].has, k[:last]
+			old, k = k[last], k[:last]
+			p.has = old.has
 		}
 		n := 0
 		for n < len(later) && later[n].counter>>5 == p.number {
@@ -127,6 +139,7 @@ func (k kept) with(later []messageKeys, load loadPage) (kept, error) {
 		}
 		keys := make([]byte, 0, before.Len()+n*pageKeySize)
 		keys = append(keys, before.Bytes()...)
+		old.done(before)
 		for _, m := range later[:n] {
 			keys = append(append(keys, m.cipher.Bytes()...), m.mac.Bytes()...)
 			m.wipe()

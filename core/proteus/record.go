@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // The engine has no store. A session is stored as records that change apart: saving it after a
@@ -19,9 +20,9 @@ import (
 
 // The kinds of records of a session, with their keys. Integers are big-endian.
 const (
-	RecordHead  RecordKind = iota + 1 // no key: identities, pending prekey, the tags of the states
-	RecordState                       // tag [16]: a state without the keys that it keeps
-	RecordKept                        // tag [16], chain u32, page u32: kept message keys
+	RecordHead  record.Kind = iota + 1 // no key: identities, pending prekey, the tags of the states
+	RecordState                        // tag [16]: a state without the keys that it keeps
+	RecordKept                         // tag [16], chain u32, page u32: kept message keys
 )
 
 // recordFormat is the format version that every stored record begins with.
@@ -39,8 +40,8 @@ func pageRecord(tag Tag, chain, number uint32) []byte {
 
 // LoadSession makes a session of its records. The keys that it keeps are read by
 // operations that need them.
-func LoadSession(ctx context.Context, fetch Fetch) (*Session, error) {
-	answers, err := fetch(ctx, []RecordQuery{{Kind: RecordHead}, {Kind: RecordState}})
+func LoadSession(ctx context.Context, fetch record.Fetch) (*Session, error) {
+	answers, err := fetch(ctx, SessionQueries())
 	if err != nil {
 		return nil, err
 	}
@@ -49,11 +50,11 @@ func LoadSession(ctx context.Context, fetch Fetch) (*Session, error) {
 
 // SessionQueries are what DecodeSession wants the answers of: for whoever reads many
 // sessions at once.
-func SessionQueries() []RecordQuery { return []RecordQuery{{Kind: RecordHead}, {Kind: RecordState}} }
+func SessionQueries() []record.Query { return []record.Query{{Kind: RecordHead}, {Kind: RecordState}} }
 
 // DecodeSession makes a session of the answers to [SessionQueries]: core.ErrNotFound if
 // there are no records.
-func DecodeSession(answers [][]Record) (*Session, error) {
+func DecodeSession(answers [][]record.Record) (*Session, error) {
 	if len(answers) != 2 || len(answers[0]) == 0 {
 		return nil, failed(CodeSessionNotFound, "nothing is stored")
 	}
@@ -62,7 +63,7 @@ func DecodeSession(answers [][]Record) (*Session, error) {
 		return nil, err
 	}
 	for _, tag := range tags {
-		i := slices.IndexFunc(answers[1], func(r Record) bool { return bytes.Equal(r.Key, tag[:]) })
+		i := slices.IndexFunc(answers[1], func(r record.Record) bool { return bytes.Equal(r.Key, tag[:]) })
 		if i < 0 {
 			return nil, damaged("session", fmt.Errorf("no state %v", tag))
 		}
@@ -132,37 +133,36 @@ func (e *Env) pages(ctx context.Context, tag Tag) func(chain uint32) loadPage {
 			if e == nil || e.Fetch == nil {
 				return core.Secret{}, damaged("kept keys", fmt.Errorf("there is no store"))
 			}
-			answers, err := e.Fetch(ctx, []RecordQuery{{Kind: RecordKept, Prefix: pageRecord(tag, chain, number), Limit: 1}})
+			value, err := e.Fetch.One(ctx, RecordKept, pageRecord(tag, chain, number))
 			if err != nil {
 				return core.Secret{}, err
 			}
-			if len(answers) != 1 || len(answers[0]) != 1 {
+			if value == nil {
 				return core.Secret{}, damaged("kept keys", fmt.Errorf("page %d is missing", number))
 			}
-			value := answers[0][0].Value
-			if len(value) < 1 || value[0] != recordFormat {
+			if len(value) == 0 || value[0] != recordFormat {
 				return core.Secret{}, damaged("kept keys", fmt.Errorf("unknown format"))
 			}
-			return core.NewSecret(slices.Clone(value[1:])), nil
+			return core.NewSecret(value[1:]), nil
 		}
 	}
 }
 
 // Changes says what is to be written where before is stored and s is to be, and which
 // secrets retire with before. before is nil if nothing of the session is stored.
-func (s *Session) Changes(before *Session) *WriteSet {
-	w := new(WriteSet)
+func (s *Session) Changes(before *Session) *record.WriteSet {
+	w := new(record.WriteSet)
 	if before == nil {
 		before = new(Session)
 	}
 	head := s.head()
 	if len(before.states) == 0 || !bytes.Equal(head, before.head()) {
-		w.put(RecordHead, nil, head)
+		w.Put(RecordHead, nil, head)
 	}
 	for _, t := range before.states {
 		if s.find(t.tag) < 0 {
-			w.del(RecordState, stateKey(t.tag))
-			w.del(RecordKept, stateKey(t.tag))
+			w.Del(RecordState, stateKey(t.tag))
+			w.Del(RecordKept, stateKey(t.tag))
 		}
 	}
 	for _, t := range s.states {
@@ -177,15 +177,15 @@ func (s *Session) Changes(before *Session) *WriteSet {
 		if err != nil {
 			panic(err) // only an encoding for others can fail
 		}
-		w.put(RecordState, stateKey(t.tag), value)
+		w.Put(RecordState, stateKey(t.tag), value)
 		t.state.changedKept(w, t.tag, was)
 	}
-	w.retire(unshared(before.secrets(), s.secrets())...)
+	w.Retire(unshared(before.secrets(), s.secrets())...)
 	return w
 }
 
 // changedKept adds what differs in the kept keys of two values of a state.
-func (s *state) changedKept(w *WriteSet, tag Tag, was *state) {
+func (s *state) changedKept(w *record.WriteSet, tag Tag, was *state) {
 	chain := func(chains []receiveChain, number uint32) receiveChain {
 		if i := slices.IndexFunc(chains, func(c receiveChain) bool { return c.number == number }); i >= 0 {
 			return chains[i]
@@ -195,12 +195,12 @@ func (s *state) changedKept(w *WriteSet, tag Tag, was *state) {
 	for _, c := range was.receive {
 		stay := chain(s.receive, c.number).kept
 		if len(stay) == 0 && len(c.kept) > 0 {
-			w.del(RecordKept, chainRecords(tag, c.number))
+			w.Del(RecordKept, chainRecords(tag, c.number))
 			continue
 		}
 		for _, p := range c.kept {
 			if !slices.ContainsFunc(stay, func(q page) bool { return q.number == p.number }) {
-				w.del(RecordKept, pageRecord(tag, c.number, p.number))
+				w.Del(RecordKept, pageRecord(tag, c.number, p.number))
 			}
 		}
 	}
@@ -208,7 +208,7 @@ func (s *state) changedKept(w *WriteSet, tag Tag, was *state) {
 		had := chain(was.receive, c.number).kept
 		for _, p := range c.kept {
 			if !p.keys.IsZero() && !slices.ContainsFunc(had, func(q page) bool { return q.number == p.number && same(q.keys, p.keys) }) {
-				w.put(RecordKept, pageRecord(tag, c.number, p.number), append([]byte{recordFormat}, p.keys.Bytes()...))
+				w.Put(RecordKept, pageRecord(tag, c.number, p.number), append([]byte{recordFormat}, p.keys.Bytes()...))
 			}
 		}
 	}

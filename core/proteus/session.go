@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 )
 
 // maxStates is how many states a session may have; at the hundredth the oldest goes.
@@ -23,7 +24,7 @@ type Env struct {
 	PreKey func(ctx context.Context, id uint16) (*PreKey, error)
 	// Fetch reads the records of the session that the operation is called on; nil if it
 	// was never stored.
-	Fetch Fetch
+	Fetch record.Fetch
 	// Random is where seeds and tags come from, in the order in which the description of
 	// each operation says; nil: crypto/rand.
 	Random io.Reader

@@ -16,6 +16,7 @@ import (
 	"strconv"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/record"
 	"github.com/conclave-mls/conclave/core/vectors"
 )
 
@@ -71,7 +72,7 @@ type party struct {
 }
 
 // records are a session as a store has it.
-type records struct{ list []Record }
+type records struct{ list []record.Record }
 
 func runConversationVectors(ctx context.Context, file []byte, report *vectors.Report) error {
 	var v struct{ Conversations []conversationVector }
@@ -312,10 +313,10 @@ func (r *records) whole(s *Session) error {
 }
 
 // apply changes the records as a store does.
-func (r *records) apply(w *WriteSet) {
-	r.list = slices.DeleteFunc(r.list, func(old Record) bool {
-		return slices.ContainsFunc(w.Dels, func(d RecordRange) bool { return d.Kind == old.Kind && bytes.HasPrefix(old.Key, d.Prefix) }) ||
-			slices.ContainsFunc(w.Puts, func(p Record) bool { return p.Kind == old.Kind && bytes.Equal(old.Key, p.Key) })
+func (r *records) apply(w *record.WriteSet) {
+	r.list = slices.DeleteFunc(r.list, func(old record.Record) bool {
+		return slices.ContainsFunc(w.Dels, func(d record.Range) bool { return d.Kind == old.Kind && bytes.HasPrefix(old.Key, d.Prefix) }) ||
+			slices.ContainsFunc(w.Puts, func(p record.Record) bool { return p.Kind == old.Kind && bytes.Equal(old.Key, p.Key) })
 	})
 	r.list = append(r.list, w.Puts...)
 	for _, s := range w.Retired {
@@ -324,15 +325,16 @@ func (r *records) apply(w *WriteSet) {
 }
 
 // fetch is a [Fetch].
-func (r *records) fetch(_ context.Context, queries []RecordQuery) ([][]Record, error) {
-	answers := make([][]Record, len(queries))
+func (r *records) fetch(_ context.Context, queries []record.Query) ([][]record.Record, error) {
+	answers := make([][]record.Record, len(queries))
 	for i, q := range queries {
-		for _, record := range r.list {
-			if record.Kind == q.Kind && bytes.HasPrefix(record.Key, q.Prefix) {
-				answers[i] = append(answers[i], record)
+		for _, one := range r.list {
+			if one.Kind == q.Kind && bytes.HasPrefix(one.Key, q.Prefix) {
+				one.Value = bytes.Clone(one.Value)
+				answers[i] = append(answers[i], one)
 			}
 		}
-		slices.SortFunc(answers[i], func(a, b Record) int { return bytes.Compare(a.Key, b.Key) })
+		slices.SortFunc(answers[i], func(a, b record.Record) int { return bytes.Compare(a.Key, b.Key) })
 	}
 	return answers, nil
 }
