@@ -189,32 +189,6 @@ func (s *Session) Format(f fmt.State, _ rune) {
 	_, _ = io.WriteString(f, "Session("+s.remote.Fingerprint()+")")
 }
 
-// Burn is the session with the send chains as far as other has brought them, which begins
-// at s and was dropped: what it has encrypted may have left the process, so that none of
-// these keys may be used again. It is s itself if nothing was encrypted.
-func (s *Session) Burn(other *Session) *Session {
-	next := *s
-	next.states = slices.Clone(s.states)
-	burnt := false
-	for i, t := range next.states {
-		j := other.find(t.tag)
-		if j < 0 {
-			continue
-		}
-		ahead := other.states[j].state.send
-		if send := t.state.send; ahead.pair.public == send.pair.public && ahead.chain.index > send.chain.index {
-			state := *t.state
-			state.send.chain = ahead.chain
-			next.states[i].state = &state
-			burnt = true
-		}
-	}
-	if !burnt {
-		return s
-	}
-	return &next
-}
-
 // secrets are all that the session holds in memory.
 func (s *Session) secrets() (out []core.Secret) {
 	for _, t := range s.states {

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proteus
+
+import (
+	"slices"
+
+	"github.com/conclave-mls/conclave/core"
+)
+
+// A Floor says from which counter on a send chain may be used. What was encrypted in a
+// value of a session that was then dropped may have left the process: its keys are burnt,
+// for a key and a counter must never encrypt twice.
+type Floor struct {
+	Ratchet PublicKey // of the turn
+	Index   uint64    // the next counter; 2^32: none is left
+}
+
+// Burnt gives the floors of the send chains of s that were used in dropped, a later value of it. A
+// chain that s does not have needs none: its ratchet key is random and never comes again.
+func (s *Session) Burnt(dropped *Session) (floors []Floor) {
+	for _, t := range s.states {
+		i := dropped.find(t.tag)
+		if i < 0 {
+			continue
+		}
+		was, is := t.state.send, dropped.states[i].state.send
+		if was.pair.public == is.pair.public && was.chain.index < is.chain.index {
+			floors = append(floors, Floor{is.pair.public, is.chain.index})
+		}
+	}
+	return floors
+}
+
+// Above is the session with its send chains at or above the floors, and what of these it
+// needed: the others are of chains that it does not have any more, or are below.
+func (s *Session) Above(floors []Floor) (*Session, []Floor) {
+	next := *s
+	next.states = slices.Clone(s.states)
+	var needed []Floor
+	for _, f := range floors {
+		for i, t := range next.states {
+			if t.state.send.pair.public != f.Ratchet || t.state.send.chain.index >= f.Index || f.Index > maxIndex+1 {
+				continue
+			}
+			state := *t.state
+			state.send.chain.key = core.NewSecret(slices.Clone(state.send.chain.key.Bytes()))
+			for state.send.chain.index < f.Index {
+				state.send.chain.step()
+			}
+			next.states[i].state = &state
+			needed = append(needed, f)
+		}
+	}
+	if needed == nil {
+		return s, nil
+	}
+	return &next, needed
+}
