@@ -36,6 +36,9 @@ func (f *fake) add(s cryptoki.Session, attributes map[cryptoki.Attribute][]byte,
 	case !f.sessions[s]:
 		return nil, cryptoki.ErrSessionReadOnly
 	}
+	if f.crossed && len(f.objects) > 0 {
+		o.handle = f.objects[0].handle
+	}
 	f.objects = append(f.objects, o)
 	return o, nil
 }
@@ -123,6 +126,7 @@ func (f *fake) Destroy(s cryptoki.Session, h cryptoki.Object) error {
 		if err != nil {
 			return err
 		}
+		f.crossed = f.crossed || f.crosses && o == f.objects[0]
 		f.objects = slices.DeleteFunc(f.objects, func(other *object) bool { return o == other })
 		return nil
 	})

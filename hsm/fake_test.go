@@ -53,6 +53,8 @@ type fake struct {
 	extractable  bool // all keys are
 	eachTime     bool // private keys want the PIN
 	stays        bool // has no keys of a session
+	crosses      bool // once the first object is deleted, new ones get the handle of the next
+	crossed      bool // that has happened since the start
 	withoutAAD   bool // GCM leaves it out
 	printable    bool // takes no object identifier for a curve
 	montgomery   bool // has the generator of its own for X25519
@@ -206,6 +208,7 @@ func (f *fake) foreignLogout() {
 }
 
 func (f *fake) renumber() {
+	f.crossed = false
 	for _, o := range f.objects {
 		f.last++
 		o.handle = cryptoki.Object(f.last)

@@ -220,18 +220,12 @@ func (k *kek) find(s *session) (keys kekKeys, check [checkLen]byte, err error) {
 
 // findSecret looks for the one secret key of an id, a label and a type, as far as given.
 func (t *Token) findSecret(s *session, id []byte, label string, keyType *uint) (cryptoki.Object, error) {
-	template := cryptoki.Template{{Attribute: cryptoki.CKAClass, Value: cryptoki.ClassSecretKey}}
+	template := named(cryptoki.ClassSecretKey, id, label)
 	if keyType != nil {
 		template = append(template, cryptoki.Value{Attribute: cryptoki.CKAKeyType, Value: *keyType})
 	}
-	if len(id) > 0 {
-		template = append(template, cryptoki.Value{Attribute: cryptoki.CKAID, Value: id})
-	}
-	if label != "" {
-		template = append(template, cryptoki.Value{Attribute: cryptoki.CKALabel, Value: label})
-	}
 	name := URI{ID: id, Object: label, Type: "secret-key"}.String()
-	all, err := s.p.Find(s.handle, template, maxListed)
+	all, err := t.find(s, template)
 	switch {
 	case err != nil:
 		return 0, err

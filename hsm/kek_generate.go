@@ -140,9 +140,7 @@ func (t *Token) deleteKEK(ctx context.Context, id []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, drainTime)
 	defer cancel()
 	return t.use(ctx, "delete kek", true, retryOnce, func(s *session) error {
-		all, err := s.p.Find(s.handle, cryptoki.Template{
-			{Attribute: cryptoki.CKAClass, Value: cryptoki.ClassSecretKey}, {Attribute: cryptoki.CKAID, Value: id},
-		}, maxListed)
+		all, err := t.find(s, named(cryptoki.ClassSecretKey, id, ""))
 		for _, o := range all {
 			if gone := s.p.Destroy(s.handle, o); err == nil {
 				err = gone

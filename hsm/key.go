@@ -100,7 +100,7 @@ func (f foundKey) algorithm() core.KeyAlgorithm {
 // only if the token answers as a healthy one that we are logged in to.
 func (t *Token) findKey(s *session, id []byte, label string) (f foundKey, err error) {
 	name := URI{ID: id, Object: label}.String()
-	all, err := s.p.Find(s.handle, named(cryptoki.ClassPrivateKey, id, label), maxListed)
+	all, err := t.find(s, named(cryptoki.ClassPrivateKey, id, label))
 	switch {
 	case err != nil:
 		return f, err
@@ -152,6 +152,39 @@ func (t *Token) findKey(s *session, id []byte, label string) (f foundKey, err er
 // maxListed bounds what is listed of objects that should be one.
 const maxListed = 16
 
+// errCrossed: see find. A restart of the module helps.
+var errCrossed = fmt.Errorf("a handle of the module is that of another object: %w", cryptoki.ErrObjectHandleInvalid)
+
+// find lists objects, at most maxListed, if the module means them: after the first of its
+// objects was deleted, tpm2-pkcs11 gives new ones handles that are others' already. Who
+// used one would sign with another key, or delete it.
+func (t *Token) find(s *session, want cryptoki.Template) ([]cryptoki.Object, error) {
+	all, err := s.p.Find(s.handle, want, maxListed)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range all {
+		if err := t.is(s, o, want); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// is fails unless an object is what it was asked for by, as far as it says.
+func (t *Token) is(s *session, o cryptoki.Object, want cryptoki.Template) error {
+	for _, v := range want {
+		got, err := s.p.Attribute(s.handle, o, v.Attribute)
+		if err != nil && kindOf(resultOf(err)) == nil {
+			return err
+		}
+		if err == nil && !v.Is(got) {
+			return errCrossed
+		}
+	}
+	return nil
+}
+
 func (t *Token) flag(s *session, o cryptoki.Object, a cryptoki.Attribute) (bool, error) {
 	v, err := s.p.Attribute(s.handle, o, a)
 	if resultOf(err) == cryptoki.ErrAttributeTypeInvalid {
@@ -181,7 +214,7 @@ func (t *Token) publicKey(s *session, f foundKey, name string) ([]byte, error) {
 		objects := []cryptoki.Object{f.private}
 		if class != cryptoki.ClassPrivateKey {
 			var err error
-			objects, err = s.p.Find(s.handle, cryptoki.Template{{Attribute: cryptoki.CKAClass, Value: class}, {Attribute: cryptoki.CKAID, Value: f.id}}, maxListed)
+			objects, err = t.find(s, cryptoki.Template{{Attribute: cryptoki.CKAClass, Value: class}, {Attribute: cryptoki.CKAID, Value: f.id}})
 			if err != nil {
 				return nil, err
 			}

@@ -177,6 +177,10 @@ func (t *Token) tried(ctx context.Context, name string, attempt func(s *session,
 	if err == nil {
 		return a, nil
 	}
+	var e *Error
+	if errors.As(err, &e) {
+		a.result = e.Result
+	}
 	if !errors.Is(err, core.ErrUnsupported) && !errors.Is(err, core.ErrInvalid) && !errors.Is(err, core.ErrTooLarge) {
 		return a, err
 	}
@@ -186,9 +190,8 @@ func (t *Token) tried(ctx context.Context, name string, attempt func(s *session,
 		a.State = Fails
 	default:
 	}
-	var e *Error
-	if errors.As(err, &e) {
-		if a.Why, a.result = e.Detail, e.Result; e.Result != 0 {
+	if e != nil {
+		if a.Why = e.Detail; e.Result != 0 {
 			a.Why = e.Result.Name()
 		}
 		if e.Result == cryptoki.ErrDeviceMemory {
@@ -213,9 +216,9 @@ func (t *Token) ability(ctx context.Context, a core.KeyAlgorithm) (Ability, erro
 	}
 	passing := false
 	for _, stored := range []bool{false, true} {
-		for range 3 { // another process that tries the same deletes the key
+		for range 3 { // another process that tries the same deletes the key, or the module was restarted
 			can, err = t.tried(ctx, string(a), func(s *session, made func()) error { return t.try(s, made, a, stored) })
-			if err != nil || !stored || !stale(can.result) {
+			if !stored || !stale(can.result) {
 				break
 			}
 		}
@@ -250,6 +253,12 @@ func (t *Token) try(s *session, made func(), a core.KeyAlgorithm, stored bool) (
 	public, private, err := t.make(s, c, spec, stored)
 	if err != nil {
 		return err
+	}
+	if stored { // nothing else is to be destroyed
+		err := errors.Join(t.is(s, private, named(cryptoki.ClassPrivateKey, spec.ID[:], "")), t.is(s, public, named(cryptoki.ClassPublicKey, spec.ID[:], "")))
+		if err != nil {
+			return err
+		}
 	}
 	made()
 	defer destroy(s, &err, private, public)
@@ -326,7 +335,7 @@ func (t *Token) secret(s *session, keyType uint, usage ...cryptoki.Attribute) (c
 	o, err := s.p.GenerateKey(s.handle, w.mechanism, w.template(false))
 	if resultOf(err) == cryptoki.ErrAttributeValueInvalid {
 		w.id = probeID(fmt.Sprint(keyType, usage)) // another for each that is there at once
-		left, err := s.p.Find(s.handle, named(cryptoki.ClassSecretKey, w.id, probeLabel), maxListed)
+		left, err := t.find(s, named(cryptoki.ClassSecretKey, w.id, probeLabel))
 		if err != nil {
 			return 0, err
 		}

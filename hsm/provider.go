@@ -140,7 +140,7 @@ func (p *Provider) DeleteKey(ctx context.Context, ref core.KeyRef) error {
 // a public key goes only with a private one of the same id and label.
 func (t *Token) delete(s *session, id []byte, label string) error {
 	chosen := len(id) == len(core.KeySpec{}.ID) && label == ""
-	all, err := s.p.Find(s.handle, named(cryptoki.ClassPrivateKey, id, label), maxListed)
+	all, err := t.find(s, named(cryptoki.ClassPrivateKey, id, label))
 	switch {
 	case err != nil:
 		return err
@@ -160,7 +160,6 @@ func (t *Token) delete(s *session, id []byte, label string) error {
 		}
 		label = string(of)
 	}
-	public := named(cryptoki.ClassPublicKey, id, label)
 	for _, o := range all {
 		if err := s.p.Destroy(s.handle, o); err != nil {
 			return err
@@ -169,7 +168,7 @@ func (t *Token) delete(s *session, id []byte, label string) error {
 	if !chosen && (len(all) == 0 || len(id) == 0) {
 		return nil
 	}
-	if all, err = s.p.Find(s.handle, public, maxListed); err != nil {
+	if all, err = t.find(s, named(cryptoki.ClassPublicKey, id, label)); err != nil {
 		return err
 	}
 	for _, o := range all {
@@ -234,19 +233,28 @@ func pair(c *curve, m maker, params []byte, spec core.KeySpec, stored bool) (pub
 // generate makes a key pair, in the first of the ways that the token takes. It is never
 // tried again after an error that may mean that there is one.
 func (t *Token) generate(ctx context.Context, c *curve, spec core.KeySpec) error {
-	return t.roomless(t.use(ctx, "generate", true, retryNever, func(s *session) error {
+	err := t.use(ctx, "generate", true, retryNever, func(s *session) error {
 		if err := t.delete(s, spec.ID[:], ""); err != nil { // half a key
 			return err
 		}
-		_, private, err := t.make(s, c, spec, true)
+		_, _, err := t.make(s, c, spec, true)
+		return err
+	})
+	if err != nil {
+		return t.roomless(err)
+	}
+	return t.use(ctx, "generate", true, retryOnce, func(s *session) error {
+		all, err := t.find(s, named(cryptoki.ClassPrivateKey, spec.ID[:], ""))
 		if err != nil {
 			return err
 		}
-		if err := t.keeps(s, private); err != nil {
-			return errors.Join(err, t.delete(s, spec.ID[:], ""))
+		for _, private := range all {
+			if err := t.keeps(s, private); err != nil {
+				return errors.Join(err, t.delete(s, spec.ID[:], ""))
+			}
 		}
 		return nil
-	}))
+	})
 }
 
 func (t *Token) make(s *session, c *curve, spec core.KeySpec, stored bool) (public, private cryptoki.Object, err error) {

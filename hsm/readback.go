@@ -48,14 +48,7 @@ func (t *Token) ReadBack(ctx context.Context, uri string) (ReadBack, error) {
 	err = t.use(ctx, "read back", false, retryOnce, func(s *session) error {
 		var found []cryptoki.Object
 		for _, class := range []uint{cryptoki.ClassPrivateKey, cryptoki.ClassSecretKey} {
-			template := cryptoki.Template{{Attribute: cryptoki.CKAClass, Value: class}}
-			if len(u.ID) > 0 {
-				template = append(template, cryptoki.Value{Attribute: cryptoki.CKAID, Value: u.ID})
-			}
-			if u.Object != "" {
-				template = append(template, cryptoki.Value{Attribute: cryptoki.CKALabel, Value: u.Object})
-			}
-			all, err := s.p.Find(s.handle, template, maxListed)
+			all, err := t.find(s, named(class, u.ID, u.Object))
 			if err != nil {
 				return err
 			}

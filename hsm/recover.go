@@ -56,7 +56,7 @@ func (t *Token) use(ctx context.Context, op string, readWrite bool, r retry, f w
 		case errors.Is(trouble, ErrSessionsExhausted), errors.Is(trouble, core.ErrClosed): // which says nothing of the token
 			return &Error{Op: op, Token: t.name, Kind: ErrTokenUnavailable, Result: result}
 		}
-		well := trouble == nil
+		well := trouble == nil && !errors.Is(err, errCrossed)
 		if !well {
 			if err := t.recover(ctx, since); err != nil {
 				return err

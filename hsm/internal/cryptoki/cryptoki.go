@@ -10,8 +10,11 @@
 package cryptoki
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Handles of a module. They mean nothing after Finalize.
@@ -109,6 +112,25 @@ type Value struct {
 	Attribute Attribute
 	Value     any
 }
+
+// Is says whether that is the value, as a module gives it; some pad text.
+func (v Value) Is(got []byte) bool {
+	switch x := v.Value.(type) {
+	case bool:
+		return len(got) == 1 && (got[0] != 0) == x
+	case uint:
+		return len(got) == 8 && binary.NativeEndian.Uint64(got) == uint64(x) ||
+			len(got) == 4 && uint64(binary.NativeEndian.Uint32(got)) == uint64(x)
+	case string:
+		return unpadded(string(got)) == unpadded(x)
+	case []byte:
+		return bytes.Equal(got, x)
+	}
+	return false
+}
+
+// unpadded is text as RFC 7512 compares it; some modules pad with zeros.
+func unpadded(s string) string { return strings.TrimRight(s, " \x00") }
 
 // ErrNotBuilt: Load cannot be there without cgo or with the build tag nohsm.
 var ErrNotBuilt = errors.New("built without PKCS#11 support")

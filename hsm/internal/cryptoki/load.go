@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"unsafe"
 
 	"github.com/miekg/pkcs11"
@@ -89,9 +88,6 @@ func (m *module) TokenInfo(s Slot) (TokenInfo, error) {
 	}
 	return t, failed(err)
 }
-
-// unpadded is a field as RFC 7512 compares it; some modules pad with zeros.
-func unpadded(s string) string { return strings.TrimRight(s, " \x00") }
 
 func (m *module) Mechanisms(s Slot) (map[Mechanism]MechanismInfo, error) {
 	list, err := m.c.GetMechanismList(uint(s))
