@@ -34,17 +34,21 @@ func apart(t *testing.T) bool {
 // child runs a test in another process, with these in its environment (NAME=VALUE).
 func child(t *testing.T, name string, with ...string) {
 	t.Helper()
-	childBy(t, exec.Command, name, append(with, childTest+"="+name, soakToken+"="+os.Getenv(soakToken))...)
+	childBy(t, plain, name, append(with, childTest+"="+name, soakToken+"="+os.Getenv(soakToken))...)
+}
+
+func plain(_ testing.TB, program string, args ...string) *exec.Cmd {
+	return exec.Command(program, args...)
 }
 
 // childBy is child with a process that the command makes.
-func childBy(t *testing.T, command func(program string, args ...string) *exec.Cmd, name string, with ...string) {
+func childBy(t *testing.T, command func(t testing.TB, program string, args ...string) *exec.Cmd, name string, with ...string) {
 	t.Helper()
 	var pattern []string
 	for part := range strings.SplitSeq(name, "/") {
 		pattern = append(pattern, "^"+regexp.QuoteMeta(part)+"$")
 	}
-	cmd := command(os.Args[0], "-test.run="+strings.Join(pattern, "/"), "-test.v", "-test.count=1", "-load="+load.String(), fmt.Sprintf("-update=%v", *update))
+	cmd := command(t, os.Args[0], "-test.run="+strings.Join(pattern, "/"), "-test.v", "-test.count=1", "-load="+load.String(), fmt.Sprintf("-update=%v", *update))
 	cmd.Env = append(os.Environ(), with...)
 	var text bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &text, &text

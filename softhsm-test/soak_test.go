@@ -5,6 +5,7 @@
 package softhsmtest_test
 
 import (
+	"bytes"
 	"errors"
 	"flag"
 	"fmt"
@@ -37,22 +38,69 @@ func chosen(or ...kind) []kind {
 }
 
 // on runs tests on one of the others, each in a process of its own.
-func on(t *testing.T, token string, command func(string, ...string) *exec.Cmd, tests ...string) {
+func on(t *testing.T, token string, command func(testing.TB, string, ...string) *exec.Cmd, tests ...string) {
 	t.Helper()
 	for _, name := range tests {
 		t.Run(name, func(t *testing.T) { childBy(t, command, name, soakToken+"="+token) })
 	}
 }
 
-// A TPM is slow, has 1024 sessions and few algorithms: no P-521, of which the module writes
-// the public key wrongly; no Ed25519; no agreement; and nothing that encrypts.
+// A TPM is slow, has 1024 sessions and few algorithms: the tables have P-256 and P-384, no
+// agreement, and nothing that encrypts, so no KEK.
 func TestTPM(t *testing.T) {
 	if !*soak {
 		return
 	}
-	on(t, "tpm", exec.Command, "TestProbe", "TestSuites", "TestLocalCA/tpm/p11", "TestLocalCA/tpm/crypto11", "TestKEK",
-		"TestManyGoroutines", "TestFewSessions", "TestWrongPIN", "TestLocked", "TestSpy", "TestRemove", "TestVanish",
-		"TestConversationWithoutToken/tpm,_handshake_1", "TestConversationWithoutToken/tpm,_handshake_2")
+	on(t, "tpm", plain, "TestProbe", "TestProvider", "TestSuites", "TestLocalCA/tpm/p11", "TestLocalCA/tpm/crypto11", "TestKEK",
+		"TestManyGoroutines", "TestFewSessions", "TestWrongPIN", "TestLocked", "TestTokens/tpm", "TestSpy", "TestRemove", "TestVanish",
+		"TestConversationWithoutToken/tpm,_handshake_1", "TestConversationWithoutToken/tpm,_handshake_2", "TestFaultsOfTPM")
+}
+
+// What is wrong with the module of the TPM, by bare calls: why package hsm does as it does,
+// and why not all tests can be run. A version that is better fails here.
+func TestFaultsOfTPM(t *testing.T) {
+	if kinds[0].name != "tpm" {
+		return
+	}
+	k := softhsmtest.TPM(t)
+	b := login(t, k)
+
+	// New keys have the handles of others once the first one is deleted, until a restart.
+	public, private, _ := b.pair(t, oidP256, "first", []byte{1})
+	second, _, point := b.pair(t, oidP256, "second", []byte{2})
+	if err := errors.Join(b.DestroyObject(b.session, private), b.DestroyObject(b.session, public)); err != nil {
+		t.Fatal(err)
+	}
+	third, _, same := b.pair(t, oidP256, "third", []byte{3})
+	if third != second || !bytes.Equal(same, point) {
+		t.Errorf("keys have the handles %d and %d: it is well now", second, third)
+	}
+
+	// A restart helps, and shows keys that another process has made.
+	tool(t, k, "--keypairgen", "--key-type", "EC:prime256v1", "--id", "04", "--label", "fourth")
+	if ids := b.ids(t, pkcs11.CKO_PRIVATE_KEY); slices.Contains(ids, "04") {
+		t.Errorf("keys of another process are seen at once: it is well now: %v", ids)
+	}
+	if err := b.Finalize(); err != nil {
+		t.Fatal(err)
+	}
+	b = login(t, k)
+	if ids := b.ids(t, pkcs11.CKO_PRIVATE_KEY); !slices.Equal(ids, []string{"02", "03", "04"}) {
+		t.Errorf("after a restart the keys are %v", ids)
+	}
+
+	// Of P-521 the length of the point is wrong, no such key signs, and one that was to sign
+	// cannot be deleted.
+	_, private, point = b.pair(t, oidP521, "P-521", []byte{5})
+	if len(point) != 135 || point[0] != 4 || point[1] != 0x85 {
+		t.Errorf("the point is %x: it is well now", point)
+	}
+	if _, err := b.sign(private, make([]byte, 64)); !errors.Is(err, pkcs11.Error(pkcs11.CKR_HOST_MEMORY)) {
+		t.Errorf("a signature of P-521: %v", err)
+	}
+	if err := b.DestroyObject(b.session, private); !errors.Is(err, pkcs11.Error(pkcs11.CKR_FUNCTION_FAILED)) {
+		t.Errorf("to delete a key that could not sign: %v", err)
+	}
 }
 
 // The software token of opencryptoki has no elliptic curves in Debian 12, thus no key of MLS
@@ -61,8 +109,7 @@ func TestOpenCryptoki(t *testing.T) {
 	if !*soak {
 		return
 	}
-	on(t, "opencryptoki", func(program string, args ...string) *exec.Cmd { return softhsmtest.Isolated(t, program, args...) },
-		"TestProbe", "TestSuites", "TestLocalCA", "TestKEK", "TestKEKForged", "TestKEKTemplate", "TestWrongPIN", "TestLocked")
+	on(t, "opencryptoki", softhsmtest.Isolated, "TestProbe", "TestSuites", "TestLocalCA", "TestKEK", "TestKEKForged", "TestKEKTemplate", "TestWrongPIN", "TestLocked")
 }
 
 // Others have all the sessions of a token that has few.

@@ -101,15 +101,18 @@ func login(t testing.TB, k *softhsmtest.Token) bare {
 	return b
 }
 
-var oidP256 = []byte{0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07}
+var (
+	oidP256 = []byte{0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07}
+	oidP521 = []byte{0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23}
+)
 
-// generate makes a P-256 key on the token and gives its public key, which is read from it.
-func (b bare) generate(t testing.TB, label string, id []byte) (pkcs11.ObjectHandle, *ecdsa.PublicKey) {
+// pair makes a key on the token and gives its halves, and the point as it is read.
+func (b bare) pair(t testing.TB, curve []byte, label string, id []byte) (public, private pkcs11.ObjectHandle, point []byte) {
 	t.Helper()
 	attribute := pkcs11.NewAttribute
 	public, private, err := b.GenerateKeyPair(b.session, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_EC_KEY_PAIR_GEN, nil)},
 		[]*pkcs11.Attribute{
-			attribute(pkcs11.CKA_TOKEN, true), attribute(pkcs11.CKA_VERIFY, true), attribute(pkcs11.CKA_EC_PARAMS, oidP256),
+			attribute(pkcs11.CKA_TOKEN, true), attribute(pkcs11.CKA_VERIFY, true), attribute(pkcs11.CKA_EC_PARAMS, curve),
 			attribute(pkcs11.CKA_LABEL, label), attribute(pkcs11.CKA_ID, id),
 		},
 		[]*pkcs11.Attribute{
@@ -124,7 +127,13 @@ func (b bare) generate(t testing.TB, label string, id []byte) (pkcs11.ObjectHand
 	if err != nil {
 		t.Fatal(err)
 	}
-	point := values[0].Value
+	return public, private, values[0].Value
+}
+
+// generate makes a P-256 key on the token and gives its public key, which is read from it.
+func (b bare) generate(t testing.TB, label string, id []byte) (pkcs11.ObjectHandle, *ecdsa.PublicKey) {
+	t.Helper()
+	_, private, point := b.pair(t, oidP256, label, id)
 	if len(point) != 67 || point[0] != 4 || point[1] != 65 {
 		t.Fatalf("the point is %x", point)
 	}
