@@ -20,21 +20,21 @@ type ConversationConfig struct {
 	Credential      core.CredentialType
 	CredentialRef   CredentialRef        // not 0: this one of ours, instead of the newest of the type
 	ExternalSenders []mls.ExternalSender // who may propose from outside; see ParseExternalSenders
-	Group           mls.Config           // what is left out is as in mls.DefaultConfig
+	Group           mls.Config           // zero: mls.DefaultConfig; else as it is, and without MaxForward or Handshake core.ErrInvalid
 }
 
-// orDefault completes a configuration. One by which no sender may jump ahead would lose
-// messages for ever: its numbers were not chosen, and are those of mls.DefaultConfig.
-func orDefault(c mls.Config) mls.Config {
-	d := mls.DefaultConfig
-	if c.Handshake == 0 {
-		c.Handshake = d.Handshake
+// groupConfig is what was chosen for a group, or mls.DefaultConfig if nothing was. A choice
+// by which no sender may jump ahead would lose messages for ever, and one without a format
+// for handshakes would have the others refuse them: who makes one has not begun with
+// mls.DefaultConfig.
+func groupConfig(c mls.Config) (mls.Config, error) {
+	switch {
+	case c == mls.Config{}:
+		return mls.DefaultConfig, nil
+	case c.MaxForward == 0 || c.Handshake != mls.HandshakePublic && c.Handshake != mls.HandshakePrivate:
+		return mls.Config{}, errGroupConfig
 	}
-	if c.MaxForward == 0 {
-		c.MaxPastEpochs, c.ResumptionEpochs, c.OutOfOrder, c.MaxForward, c.PadTo =
-			d.MaxPastEpochs, d.ResumptionEpochs, d.OutOfOrder, d.MaxForward, d.PadTo
-	}
-	return c
+	return c, nil
 }
 
 // A Conversation is a group as a transaction sees it, with all that a [View] can be
@@ -84,6 +84,10 @@ func (t *Transaction) NewConversation(ctx context.Context, id core.ConversationI
 }
 
 func (t *Transaction) newConversation(ctx context.Context, id core.ConversationID, cfg ConversationConfig) (*Conversation, error) {
+	config, err := groupConfig(cfg.Group)
+	if err != nil {
+		return nil, err
+	}
 	h, err := t.hold(ctx, id)
 	if err != nil {
 		return nil, err
@@ -115,7 +119,7 @@ func (t *Transaction) newConversation(ctx context.Context, id core.ConversationI
 	now := t.client.now()
 	g, ws, err := mls.Create(ctx, t.env(id, h.head.next), mls.CreateParams{
 		Suite: suite, GroupID: []byte(id), Signer: signer, Credential: own.Credential,
-		Capabilities: mls.DefaultCapabilities(t.client.suites.Suites()), Extensions: extensions, Config: orDefault(cfg.Group),
+		Capabilities: mls.DefaultCapabilities(t.client.suites.Suites()), Extensions: extensions, Config: config,
 		Lifetime: mls.Lifetime{NotBefore: unix(now.Add(-clockSkew)), NotAfter: unix(now.Add(keyPackageLifetime))},
 	})
 	if err != nil {

@@ -89,6 +89,9 @@ var (
 	ErrBufferFull = fmt.Errorf("client: buffer of a conversation is full: %w", core.ErrTooLarge)
 )
 
+// errGroupConfig: the caller has chosen a configuration that is none; see groupConfig.
+var errGroupConfig = fmt.Errorf("client: a group's configuration without MaxForward or Handshake: %w", core.ErrInvalid)
+
 // A RefusedError is the delivery service's final word; nothing is pending.
 type RefusedError struct{ Reason string }
 
@@ -107,7 +110,7 @@ func (e *RefusedError) Is(target error) bool { return target == core.ErrDenied }
 // message once more; what Blames says of the second error holds.
 func Blames(err error) bool {
 	is := func(target error) bool { return errors.Is(err, target) }
-	if isKeyTrouble(err) || isStoreTrouble(err) { // whatever the provider or the store calls it
+	if isKeyTrouble(err) || isStoreTrouble(err) || is(errGroupConfig) { // whatever the provider or the store calls it
 		return false
 	}
 	if is(ErrRecovering) { // of an epoch that we have no way into

@@ -15,7 +15,7 @@ import (
 
 // A JoinConfig is what a member chooses who joins. The zero value is good.
 type JoinConfig struct {
-	Group      mls.Config          // what is left out is as in mls.DefaultConfig; Handshake is that of the conversation
+	Group      mls.Config          // as in ConversationConfig; Handshake is that of the conversation
 	Credential core.CredentialType // external commit: 0 is basic
 	Tree       []byte              // the ratchet tree, if it travels out of band
 	PSKs       [][]byte            // external commit: ids of pre-shared keys to mix in
@@ -41,6 +41,10 @@ func (t *Transaction) ProcessWelcome(ctx context.Context, message []byte, cfg Jo
 }
 
 func (t *Transaction) processWelcome(ctx context.Context, message []byte, cfg JoinConfig) (*Conversation, error) {
+	config, err := groupConfig(cfg.Group)
+	if err != nil {
+		return nil, err
+	}
 	m, err := mls.UnmarshalMLSMessage(message)
 	if err != nil {
 		return nil, err
@@ -49,7 +53,7 @@ func (t *Transaction) processWelcome(ctx context.Context, message []byte, cfg Jo
 		return nil, fmt.Errorf("not a Welcome: %w", mls.ErrMalformed)
 	}
 	g, joined, ws, err := mls.Join(ctx, t.env("", 0), mls.JoinParams{
-		Welcome: m.Welcome, Tree: cfg.Tree, Config: orDefault(cfg.Group),
+		Welcome: m.Welcome, Tree: cfg.Tree, Config: config,
 		KeyPackage: t.keyPackage,
 	})
 	if errors.Is(err, mls.ErrNoKeyPackage) {
@@ -233,6 +237,10 @@ func (t *Transaction) makeJoin(ctx context.Context, h *held, info *mls.GroupInfo
 	fail := func(err error) (*mls.Group, CredentialRef, []byte, *record.WriteSet, error) {
 		return nil, 0, nil, nil, err
 	}
+	config, err := groupConfig(cfg.Group)
+	if err != nil {
+		return fail(err)
+	}
 	suite, err := t.client.suites.Suite(info.GroupContext.Suite)
 	if err != nil {
 		return fail(err)
@@ -253,7 +261,7 @@ func (t *Transaction) makeJoin(ctx context.Context, h *held, info *mls.GroupInfo
 	member, moves := false, false
 	p := mls.ExternalParams{
 		GroupInfo: info, Tree: cfg.Tree, Signer: signer, Credential: own.Credential,
-		Capabilities: mls.DefaultCapabilities(t.client.suites.Suites()), Config: orDefault(cfg.Group),
+		Capabilities: mls.DefaultCapabilities(t.client.suites.Suites()), Config: config,
 		Replace: func(m mls.Member) bool {
 			moves = moves || m.Leaf != next
 			next = m.Leaf + 1

@@ -113,30 +113,53 @@ func TestLifeOfAConversation(t *testing.T) {
 	})
 }
 
-// TestPartOfAConfig: who chooses the handshakes only does not choose to lose messages
-// that come out of order.
-func TestPartOfAConfig(t *testing.T) {
+// A configuration is taken as it is, or all of it is the default. One that was not begun
+// with the default is refused wherever it is given, and nothing of it is a message's fault.
+func TestGroupConfig(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, clienttest.Options{})
-	w.policy = mls.Config{Handshake: mls.HandshakePrivate}
 	alice, bob := w.device("alice"), w.device("bob")
-	w.create(alice)
-	w.add(alice, bob)
-	for _, d := range []*clienttest.Device{alice, bob} {
-		if i, err := d.Info(t.Context(), chat); err != nil || i.Config != private {
-			t.Errorf("%+v %v", i.Config, err)
-		}
-	}
-	chosen := mls.Config{MaxForward: 7, TreeOutOfBand: true}
+	chosen := mls.Config{Handshake: mls.HandshakePrivate, MaxForward: 7, TreeOutOfBand: true}
 	w.do(alice, func(ctx context.Context, tx *client.Transaction) error {
-		c, err := tx.NewConversation(ctx, "other", client.ConversationConfig{Suite: suite1, Group: chosen})
-		if err != nil {
-			return err
-		}
-		chosen.Handshake = mls.HandshakePublic
-		if i, err := c.Info(ctx); err != nil || i.Config != chosen {
-			t.Errorf("%+v %v", i.Config, err)
+		for id, g := range map[core.ConversationID]struct{ given, want mls.Config }{
+			"default": {want: mls.DefaultConfig}, "chosen": {chosen, chosen},
+		} {
+			c, err := tx.NewConversation(ctx, id, client.ConversationConfig{Suite: suite1, Group: g.given})
+			if err != nil {
+				return err
+			}
+			if i, err := c.Info(ctx); err != nil || i.Config != g.want {
+				t.Errorf("%s: %+v %v", id, i.Config, err)
+			}
 		}
 		return nil
 	})
+
+	w.create(alice)
+	w.in(alice, func(ctx context.Context, c *client.Conversation) error {
+		_, err := c.AddMembers(ctx, w.keyPackage(bob))
+		return err
+	})
+	welcome, _ := w.service.Welcome("bob")
+	for _, part := range []mls.Config{
+		{MaxPastEpochs: 9}, {Handshake: mls.HandshakePrivate}, {MaxForward: 7}, {Handshake: 3, MaxForward: 7},
+	} {
+		refused := func(what string, err error) {
+			t.Helper()
+			if !errors.Is(err, core.ErrInvalid) || client.Blames(err) {
+				t.Errorf("%s with %+v: %v, blamed %v", what, part, err, client.Blames(err))
+			}
+		}
+		w.do(bob, func(ctx context.Context, tx *client.Transaction) error {
+			_, err := tx.NewConversation(ctx, "other", client.ConversationConfig{Suite: suite1, Group: part})
+			refused("a new conversation", err)
+			_, err = tx.ProcessWelcome(ctx, welcome.Message, client.JoinConfig{Group: part})
+			refused("a Welcome", err)
+			return nil
+		})
+		_, err := alice.RejoinWith(t.Context(), chat, client.JoinConfig{Group: part})
+		refused("an external commit", err)
+	}
+	w.catchUp()
+	w.agree(alice, bob)
 }
