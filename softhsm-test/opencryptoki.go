@@ -12,6 +12,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/conclave-mls/conclave/core/coretest"
 )
 
 var (
@@ -48,8 +50,8 @@ func Isolated(t testing.TB, program string, args ...string) *exec.Cmd {
 	ockModule.find(t)
 	unshare := namespaces.tool(t, "unshare")
 	if out, err := exec.Command(unshare, append(alone, "true")...).CombinedOutput(); err != nil {
-		namespaces.lacking(t, fmt.Sprintf("namespaces of users (sysctl user.max_user_namespaces=1000 "+
-			"kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0; it says %q)", out))
+		coretest.Lacking(t, fmt.Sprintf("needs namespaces of users, which are not allowed here (%s): as root, as far as the names are known, sysctl "+
+			"user.max_user_namespaces=1000 kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0", bytes.TrimSpace(out)))
 	}
 	return exec.Command(unshare, append(append(alone, "/bin/sh", "-c", isolate, "isolate", program), args...)...)
 }
