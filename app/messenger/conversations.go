@@ -184,7 +184,8 @@ func (m *Messenger) commit(ctx context.Context, id core.ConversationID, changes 
 
 // Send sends a text. It is delivered, once, when Send returns; with ErrKept, which
 // comes with the reason, it is sent later. After every other error it is not sent:
-// with ErrNotDelivered it was on its way, and will never arrive.
+// with ErrNotDelivered it was on its way, and will never arrive. Only of a text that was on
+// its way for half an hour it may be that nobody knows: core.ErrUnknownOutcome.
 func (m *Messenger) Send(ctx context.Context, name string, text []byte) error {
 	if len(text) > MaxText {
 		return fmt.Errorf("a text of %d bytes, the longest is %d: %w", len(text), MaxText, core.ErrTooLarge)
@@ -198,26 +199,15 @@ func (m *Messenger) Send(ctx context.Context, name string, text []byte) error {
 	if err != nil {
 		return err
 	}
-	var key client.IdempotencyKey
-	err = m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
-		c, err := tx.Conversation(ctx, id)
-		if err != nil {
-			return err
-		}
-		key, err = c.Send(ctx, text, nil)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	err = m.settle(ctx, id)
-	if reason, lost := m.notices.lostWhy(key); lost {
-		return fmt.Errorf("%w: %s", ErrNotDelivered, reason)
-	}
-	if err != nil {
+	key, err := m.client.Deliver(ctx, id, text, nil)
+	var refused *client.RefusedError
+	switch {
+	case err != nil && key != (client.IdempotencyKey{}):
 		return fmt.Errorf("%w: %w", ErrKept, err)
+	case errors.As(err, &refused):
+		return fmt.Errorf("%w: %s", ErrNotDelivered, refused.Reason)
 	}
-	return nil
+	return err
 }
 
 // settle sends what waits to be sent. Where commits of others keep overtaking it,

@@ -101,6 +101,67 @@ func TestTextOfWhoWasRemoved(t *testing.T) {
 	same(t, "bob", bob.reads(id), "left alice")
 }
 
+// So does who is removed while another goroutine of the program has observers to tell of
+// something, which are slow.
+func TestTextOfWhoWasRemovedWhileOthersAreTold(t *testing.T) {
+	all := people(t, "alice", "bob")
+	alice, bob := all[0], all[1]
+	id := conversation(t, "friends", all)
+	told, proceed := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	defer bob.client.Observe(func(client.Event) { once.Do(func() { close(told); <-proceed }) })()
+	created := make(chan error, 1)
+	go func() {
+		_, err := bob.Create(context.Background(), "other")
+		created <- err
+	}()
+	<-told
+	bob.before(func() { must(t, alice.Remove(t.Context(), id, "bob")) })
+	if err := bob.Send(t.Context(), id, []byte("hello")); !errors.Is(err, messenger.ErrNotDelivered) {
+		t.Errorf("send: %v", err)
+	}
+	close(proceed)
+	must(t, <-created)
+}
+
+// So does who is removed while another process of the same store sends what waits.
+func TestTextOfWhoWasRemovedByAnotherProcess(t *testing.T) {
+	all := people(t, "alice", "bob")
+	alice, bob := all[0], all[1]
+	id := conversation(t, "friends", all)
+	again := arriveOn(t, bob.address, "bob", bob.disk.Keystore, client.Refuse)
+	var results []<-chan error
+	send := func(p *person, text string) {
+		result := make(chan error, 1)
+		go func() { result <- p.Send(context.Background(), id, []byte(text)) }()
+		results = append(results, result)
+	}
+	began, sending, proceed := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	bob.disk.onApply(func() error { // he is about to write what the other is to send
+		once.Do(func() { close(began); <-sending })
+		return nil
+	})
+	again.before(func() { close(sending); <-proceed })
+	send(bob, "second")
+	<-began
+	send(again, "first")
+	<-sending
+	for n := 0; n < 2; {
+		var err error
+		n, err = bob.client.Unsent(t.Context(), core.ConversationID(id))
+		must(t, err)
+	}
+	must(t, alice.Remove(t.Context(), id, "bob"))
+	close(proceed)
+	for i, result := range results {
+		if err := <-result; !errors.Is(err, messenger.ErrNotDelivered) {
+			t.Errorf("text %d: %v", i, err)
+		}
+	}
+	same(t, "alice", alice.reads(id))
+}
+
 // What has no room for what must be taken first is kept, and said to be.
 func TestTextOfWhoIsFull(t *testing.T) {
 	all := people(t, "alice", "bob")

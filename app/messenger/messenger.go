@@ -33,7 +33,7 @@ type Parts struct {
 	Service   *delivery.Client
 	Transport *delivery.Transport
 	Issuer    core.CredentialIssuer
-	Notices   *Notices // the client's observer; nil: nobody hears of them, Send neither
+	Notices   *Notices // the client's observer; nil: nobody hears of them
 	Suite     core.SuiteID
 	// Progress hears how far long work is: so many done of a total, which is 0 if
 	// nobody knows it. nil: nobody. It should not block.
@@ -73,7 +73,6 @@ func New(p Parts) *Messenger {
 type Notices struct {
 	mu   sync.Mutex
 	list []string
-	lost map[client.IdempotencyKey]string // texts that will never arrive, and why
 }
 
 // Observe is for client.Config.
@@ -83,10 +82,6 @@ func (n *Notices) Observe(e client.Event) {
 	var text string
 	switch e := e.(type) {
 	case client.Undelivered:
-		if n.lost == nil {
-			n.lost = map[client.IdempotencyKey]string{}
-		}
-		n.lost[e.Key] = e.Reason
 		text = fmt.Sprintf("not delivered to %s: %q: %s", e.Conversation, e.Data, e.Reason)
 	case client.Lapsed:
 		text = fmt.Sprintf("a proposal of ours in %s lapsed: %s", e.Conversation, e.Reason)
@@ -106,15 +101,6 @@ func (n *Notices) Observe(e client.Event) {
 		return
 	}
 	n.list = append(n.list, text)
-}
-
-// lostWhy tells, once, why a text of ours will never arrive, if so.
-func (n *Notices) lostWhy(key client.IdempotencyKey) (reason string, lost bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	reason, lost = n.lost[key]
-	delete(n.lost, key)
-	return reason, lost
 }
 
 // Notices returns what a person has to hear of, once.

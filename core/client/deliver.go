@@ -204,7 +204,7 @@ func (d *delivery) giveBack(ctx context.Context) error {
 func (d *delivery) send(ctx context.Context, h head, r seal.Record, o outgoing, last bool) (again bool, err error) {
 	switch {
 	case h.active == 0:
-		return false, d.remove(ctx, r, last, o.lost(d.id, "we are not in the conversation"))
+		return false, d.lose(ctx, r, o, last, "we are not in the conversation")
 	case o.outOfDate(&h, d.c.maxLag):
 		return true, d.c.encryptAgain(ctx, d.id, r.Key)
 	}
@@ -214,12 +214,12 @@ func (d *delivery) send(ctx context.Context, h head, r seal.Record, o outgoing, 
 	}
 	switch outcome.Kind {
 	case Accepted:
-		return false, d.remove(ctx, r, last, nil)
+		return false, d.remove(ctx, newSegment(d.c.store), r, last, nil)
 	case Refused:
 		if o.kind == outProposal {
 			return true, d.c.withdraw(ctx, d.id, r, o, outcome.Reason)
 		}
-		return false, d.remove(ctx, r, last, o.lost(d.id, outcome.Reason))
+		return false, d.lose(ctx, r, o, last, outcome.Reason)
 	case Stale, Competing:
 		return true, d.stale(ctx, r, o)
 	}
@@ -274,7 +274,7 @@ func (d *delivery) commit(ctx context.Context, h head, r seal.Record, o outgoing
 	}
 	switch {
 	case h.active == 0:
-		return false, false, d.remove(ctx, r, last, o.lost(d.id, "we are not in the conversation"))
+		return false, false, d.lose(ctx, r, o, last, "we are not in the conversation")
 	case h.join.exists():
 		return true, false, d.c.resolve(ctx, d.id, joinKind, h.join.message)
 	case h.pending.exists():
@@ -288,7 +288,7 @@ func (d *delivery) commit(ctx context.Context, h head, r seal.Record, o outgoing
 	}
 	unfit, err := d.c.commitStaged(ctx, d.id, r.Key, in)
 	if unfit {
-		return false, false, d.remove(ctx, r, last, CommitFailed{Conversation: d.id, Key: in.key, Err: err})
+		return false, false, d.remove(ctx, newSegment(d.c.store), r, last, CommitFailed{Conversation: d.id, Key: in.key, Err: err})
 	}
 	return true, false, err
 }
@@ -352,9 +352,16 @@ func (d *delivery) stale(ctx context.Context, r seal.Record, o outgoing) error {
 	return nil
 }
 
-// remove takes a finished item out, and gives the lease back with the last one.
-func (d *delivery) remove(ctx context.Context, r seal.Record, last bool, event Event) error {
+// lose takes an item out that is never to be sent.
+func (d *delivery) lose(ctx context.Context, r seal.Record, o outgoing, last bool, reason string) error {
 	s := newSegment(d.c.store)
+	event := s.lost(d.id, o, reason)
+	return d.remove(ctx, s, r, last, event)
+}
+
+// remove takes a finished item out with a segment, and gives the lease back with the last
+// one.
+func (d *delivery) remove(ctx context.Context, s *segment, r seal.Record, last bool, event Event) error {
 	outbox, lease := ofConversation(tableOutbox, d.id), ofConversation(tableLease, d.id)
 	s.expect(outbox, r.Key, r.Version)
 	s.expect(lease, theOnly, d.lease.version)

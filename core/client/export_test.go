@@ -17,11 +17,12 @@ const (
 	MaxBuffered      = maxBuffered
 	MaxBufferedBytes = maxBufferedBytes
 
-	TableGroup  = tableGroup
-	TableFloors = tableFloors
-	TableLease  = tableLease
-	TableParts  = tableParts
-	PartLen     = partLen
+	TableGroup   = tableGroup
+	TableFloors  = tableFloors
+	TableLease   = tableLease
+	TableParts   = tableParts
+	TableRefused = tableRefused
+	PartLen      = partLen
 )
 
 // A Buffer is a segment on some places, for the test against a model.

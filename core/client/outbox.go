@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
@@ -51,6 +52,7 @@ type outgoing struct {
 	// generations have to leave in order: when a text was encrypted again, those
 	// behind it with a lower stamp are, too.
 	stamp uint64
+	asked time.Time // a text: its sender asks until then what becomes of it; zero: nobody
 }
 
 // outOfDate says that a text must not leave as it is.
@@ -60,7 +62,11 @@ func (o outgoing) outOfDate(h *head, maxLag uint64) bool {
 
 func (o outgoing) encode() []byte {
 	e := newEncoder().raw(o.key[:]).u8(uint8(o.kind)).u64(o.epoch)
-	return e.bytes(o.message).bytes(o.ref).bytes(o.data).bytes(o.aad).u64(o.stamp)
+	e = e.bytes(o.message).bytes(o.ref).bytes(o.data).bytes(o.aad).u64(o.stamp)
+	if !o.asked.IsZero() {
+		e = e.u64(unixMilli(o.asked))
+	}
+	return e
 }
 
 func decodeOutgoing(value []byte) (o outgoing, err error) {
@@ -69,6 +75,9 @@ func decodeOutgoing(value []byte) (o outgoing, err error) {
 		o.kind, o.epoch = outKind(d.u8()), d.u64()
 		o.message, o.ref, o.data, o.aad = d.bytes(), d.bytes(), d.bytes(), d.bytes()
 		o.stamp = d.u64()
+		if !d.s.Empty() {
+			o.asked = time.UnixMilli(int64(d.u64()))
+		}
 	})
 	return o, err
 }
@@ -85,21 +94,28 @@ func outboxKind(key []byte) outKind { return outKind(key[len(key)-1]) }
 // [Undelivered] event tells why not. The authenticated data travels in clear. It is
 // mls.ErrPendingProposals while proposals wait, unless the conversation's
 // configuration allows it.
-func (c *Conversation) Send(ctx context.Context, data, authenticatedData []byte) (key IdempotencyKey, err error) {
+func (c *Conversation) Send(ctx context.Context, data, authenticatedData []byte) (IdempotencyKey, error) {
+	_, o, err := c.send(ctx, outgoing{data: data, aad: authenticatedData})
+	return o.key, err
+}
+
+// send is Send for what has only the words of a text, and tells under which key it is in
+// the outbox.
+func (c *Conversation) send(ctx context.Context, words outgoing) (item []byte, o outgoing, err error) {
 	err = c.with(ctx, func(h *held) error {
-		g, message, ws, err := h.group.Protect(ctx, c.tx.own(h), data, authenticatedData)
+		g, message, ws, err := h.group.Protect(ctx, c.tx.own(h), words.data, words.aad)
 		if err != nil {
 			return err
 		}
-		key = newIdempotencyKey()
-		o := outgoing{key: key, kind: outText, epoch: g.Epoch(), message: message, data: data, aad: authenticatedData}
+		o, item = words, outboxKey(h.head.outbox, outText)
+		o.key, o.kind, o.epoch, o.message = newIdempotencyKey(), outText, g.Epoch(), message
 		if err := c.tx.enqueue(ctx, h, o); err != nil {
 			return err
 		}
 		c.tx.encrypted(h, g, ws)
 		return nil
 	})
-	return key, err
+	return item, o, err
 }
 
 // Encrypt encrypts data for all members and leaves the delivery to the caller, who
@@ -254,7 +270,7 @@ func (t *Transaction) undeliverable(ctx context.Context, h *held, reason string)
 	out, _, err := t.takeOut(ctx, h, func(outgoing) bool { return true })
 	for _, o := range out {
 		if o.kind != outCommit || !t.client.awaited(o.key) {
-			t.events = append(t.events, o.lost(h.id, reason))
+			t.events = append(t.events, t.segment.lost(h.id, o, reason))
 		}
 	}
 	return err

@@ -53,6 +53,8 @@ func storedRecords() []stored {
 			return h.encode(), err
 		}},
 		{"outbox", outgoing{key: IdempotencyKey{1}, kind: outText, epoch: 2, message: []byte("message"), ref: mls.ProposalRef("ref"), data: []byte("data"), aad: []byte("aad"), stamp: 3}.encode(), encodes(decodeOutgoing)},
+		{"outbox of who asks", outgoing{key: IdempotencyKey{1}, kind: outText, stamp: 3, asked: at}.encode(), encodes(decodeOutgoing)},
+		{"refusal", refusal{at, "reason"}.encode(), encodes(decodeRefusal)},
 		{"intention", intention{key: IdempotencyKey{1}, tries: 2, owner: [16]byte{3}, until: at, changes: Changes{
 			Add: [][]byte{[]byte("add")}, Remove: []core.ClientID{"bob"}, PSKs: [][]byte{[]byte("psk")}, Update: true, Rotate: 7,
 			Extensions: &[]mls.Extension{{Type: 1, Data: []byte("data")}}, AuthenticatedData: []byte("aad"),

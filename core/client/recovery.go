@@ -192,7 +192,7 @@ func (t *Transaction) clear(ctx context.Context, h *held) error {
 		if o.kind == outCommit {
 			failed(o.key)
 		} else {
-			t.events = append(t.events, o.lost(h.id, reason))
+			t.events = append(t.events, t.segment.lost(h.id, o, reason))
 		}
 	}
 	r, found, err := t.segment.get(ctx, ofConversation(tableIntention, h.id), theOnly)

@@ -36,6 +36,7 @@ const (
 	tableUse                                   // scope conversation; ref u64: a credential that it may use
 	tableIntention                             // scope conversation: what our pending commit is for
 	tableAccidents                             // no scope: what happened to the store; beside it, that keys are kept
+	tableRefused                               // no scope; IdempotencyKey: why a text that somebody asks for will never arrive
 )
 
 // theOnly is the key of a record that is alone in its place, or its head. Items
