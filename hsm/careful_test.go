@@ -91,7 +91,7 @@ func TestExtractable(t *testing.T) {
 		t.Fatal(err, log.String())
 	}
 	f.objects[0].attributes[cryptoki.CKAExtractable] = []byte{1} // as another program made it
-	if _, err := token.Wrapper(t.Context(), uri); err != nil || !strings.Contains(log.String(), "extractable") || !strings.Contains(log.String(), "object=good") {
+	if _, err := token.Wrapper(t.Context(), uri); err != nil || !strings.Contains(log.String(), "can leave the token") || !strings.Contains(log.String(), "object=good") {
 		t.Error(err, log.String())
 	}
 	f.objects, f.extractable = nil, true

@@ -52,7 +52,7 @@ type crypto11Key struct {
 }
 
 func openCrypto11(ctx context.Context, cfg Config, u URI) (caEngine, error) {
-	path, err := u.module()
+	path, err := u.Module()
 	if err != nil {
 		return nil, err
 	}

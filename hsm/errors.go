@@ -4,7 +4,6 @@ package hsm
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/hsm/internal/cryptoki"
@@ -13,39 +12,56 @@ import (
 // The errors of this package. Each is one of core as well.
 var (
 	// ErrNotBuilt: the program was built without cgo or with the tag nohsm.
-	ErrNotBuilt = fmt.Errorf("built without PKCS#11 support; build with CGO_ENABLED=1, a C compiler and without the tag nohsm: %w", core.ErrUnsupported)
+	ErrNotBuilt = kind("built without PKCS#11 support; build with CGO_ENABLED=1, a C compiler and without the tag nohsm", core.ErrUnsupported)
 	// ErrModuleLoad: the module is missing or is none.
-	ErrModuleLoad = fmt.Errorf("PKCS#11 module cannot be loaded: %w", core.ErrNotFound)
+	ErrModuleLoad = kind("PKCS#11 module cannot be loaded", core.ErrNotFound)
 	// ErrModuleOwned: the other engine of this package, or other code of this process,
 	// has initialised the module.
-	ErrModuleOwned = fmt.Errorf("PKCS#11 module has another owner in this process: %w", core.ErrDenied)
-	// ErrTokenNotFound: no token matches, or several do, which the error lists.
-	ErrTokenNotFound = fmt.Errorf("token not found: %w", core.ErrNotFound)
+	ErrModuleOwned = kind("PKCS#11 module has another owner in this process", core.ErrDenied)
+	// ErrTokenNotFound: no token matches; the error lists those that there are.
+	ErrTokenNotFound = kind("token not found", core.ErrNotFound)
+	// ErrTokenAmbiguous: several tokens match, which the error lists.
+	ErrTokenAmbiguous = kind("several tokens match", core.ErrInvalid)
 	// ErrTokenUnavailable: the token is gone or fails; it is looked for meanwhile.
-	ErrTokenUnavailable = fmt.Errorf("token unavailable: %w", core.ErrUnavailable)
+	ErrTokenUnavailable = kind("token unavailable", core.ErrUnavailable)
 	// ErrPINRejected: the token has refused the PIN, now or earlier. It is not tried again.
-	ErrPINRejected = fmt.Errorf("PIN rejected: %w", core.ErrDenied)
+	ErrPINRejected = kind("PIN rejected", core.ErrDenied)
 	// ErrPINLocked: the token is locked, or one wrong PIN away from it.
-	ErrPINLocked = fmt.Errorf("PIN locked: %w", core.ErrDenied)
+	ErrPINLocked = kind("PIN locked", core.ErrDenied)
+	// ErrLatch: what is latched cannot be read or written, so no PIN is tried; see
+	// [Config]. The error names the file or folder.
+	ErrLatch = kind("no PIN is tried", core.ErrDenied)
 	// ErrPINRequired: the token wants a PIN, and no source of one is configured.
-	ErrPINRequired = fmt.Errorf("PIN required: %w", core.ErrDenied)
+	ErrPINRequired = kind("PIN required", core.ErrDenied)
 	// ErrKeyNotFound: the token is there, and has no such key.
-	ErrKeyNotFound = fmt.Errorf("key not found on the token: %w", core.ErrNotFound)
+	ErrKeyNotFound = kind("key not found on the token", core.ErrNotFound)
 	// ErrKeyAmbiguous: several keys match; the error lists them.
-	ErrKeyAmbiguous = fmt.Errorf("several keys match: %w", core.ErrInvalid)
+	ErrKeyAmbiguous = kind("several keys match", core.ErrInvalid)
 	// ErrKeyMismatch: the key of this name is another one than it was.
-	ErrKeyMismatch = fmt.Errorf("another key than before has this name: %w", core.ErrDenied)
+	ErrKeyMismatch = kind("another key than before has this name", core.ErrDenied)
 	// ErrUnsupported: this token cannot do it.
-	ErrUnsupported = fmt.Errorf("the token cannot do this: %w", core.ErrUnsupported)
+	ErrUnsupported = kind("the token cannot do this", core.ErrUnsupported)
 	// ErrSessionsExhausted: no session became free before the deadline.
-	ErrSessionsExhausted = fmt.Errorf("no session of the token became free: %w", core.ErrUnavailable)
+	ErrSessionsExhausted = kind("no session of the token became free", core.ErrUnavailable)
 	// ErrInvalidInput: what was given is not valid for the operation; the token is well.
-	ErrInvalidInput = fmt.Errorf("invalid input: %w", core.ErrInvalid)
+	ErrInvalidInput = kind("invalid input", core.ErrInvalid)
 	// ErrTooLarge: the token does not take a message of this size.
-	ErrTooLarge = fmt.Errorf("message too large for the token: %w", core.ErrTooLarge)
+	ErrTooLarge = kind("message too large for the token", core.ErrTooLarge)
 	// ErrPoisoned: calls into the module hang; only a restart of the process helps.
-	ErrPoisoned = fmt.Errorf("the module hangs, restart the process: %w", core.ErrUnavailable)
+	ErrPoisoned = kind("the module hangs, restart the process", core.ErrUnavailable)
 )
+
+// A kindOfError is an error of core, which its text does not repeat.
+type kindOfError struct {
+	text string
+	of   error
+}
+
+func kind(text string, of error) error { return &kindOfError{text, of} }
+
+func (k *kindOfError) Error() string { return k.text }
+
+func (k *kindOfError) Unwrap() error { return k.of }
 
 // An Error is what failed, where, and what the module said. It holds no PIN, no key and no
 // plaintext.

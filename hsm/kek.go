@@ -11,6 +11,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -24,9 +27,9 @@ import (
 // KeyWrapper promises.
 var (
 	// ErrOtherKEK: another key encryption key has wrapped it, or this one by another method.
-	ErrOtherKEK = fmt.Errorf("wrapped by another key encryption key: %w", core.ErrWrongKey)
+	ErrOtherKEK = kind("wrapped by another key encryption key", core.ErrWrongKey)
 	// ErrWrapDamaged: what was wrapped, or what it was bound to, has changed since.
-	ErrWrapDamaged = fmt.Errorf("damaged, or wrapped for something else: %w", core.ErrWrongKey)
+	ErrWrapDamaged = kind("damaged, or wrapped for something else", core.ErrWrongKey)
 )
 
 // What is wrapped is written as
@@ -124,7 +127,7 @@ func (t *Token) ownKEK(uri string) (URI, error) {
 	in := t.in.Load()
 	here := u.Matches(in.info) && (u.SlotID == nil || *u.SlotID == uint(in.slot))
 	if here && (u.ModulePath != "" || u.ModuleName != "") {
-		path, err := u.module()
+		path, err := u.Module()
 		if err != nil {
 			return u, err
 		}
@@ -170,16 +173,16 @@ func (t *Token) openKEK(ctx context.Context, u URI, m *kekMethod) (*kek, error) 
 		if err := k.proves(s); err != nil {
 			return err
 		}
-		if err := t.refusesToShow(s, keys.aes); errors.Is(err, ErrUnsupported) {
-			t.log.Warn("the token gives out the value of the key encryption key", "key", string(name))
-		} else if err != nil {
+		shows := t.refusesToShow(s, keys.aes)
+		if shows != nil && !errors.Is(shows, ErrUnsupported) {
+			return shows
+		}
+		extractable, err := t.says(s, keys.aes, cryptoki.CKAExtractable)
+		if err != nil {
 			return err
 		}
-		switch yes, err := t.says(s, keys.aes, cryptoki.CKAExtractable); {
-		case err != nil:
-			return err
-		case yes:
-			t.log.Warn("the key encryption key is extractable: who has the PIN can copy it", "key", string(name))
+		if shows != nil || extractable {
+			t.log.Warn("the key encryption key can leave the token: who has the PIN can copy it", "key", string(name))
 		}
 		opened <- k
 		return nil
@@ -230,7 +233,11 @@ func (t *Token) findSecret(s *session, id []byte, label string, keyType *uint) (
 	case err != nil:
 		return 0, err
 	case len(all) == 0:
-		return 0, t.absent(s, name)
+		err := t.absent(s, name)
+		if errors.Is(err, ErrKeyNotFound) {
+			err = t.fail("find key", ErrKeyNotFound, name+"; "+t.secretKeys(s))
+		}
+		return 0, err
 	case len(all) > 1:
 		return 0, t.fail("find key", ErrKeyAmbiguous, fmt.Sprintf("%d secret keys match %s", len(all), name))
 	}
@@ -242,6 +249,29 @@ func (t *Token) findSecret(s *session, id []byte, label string, keyType *uint) (
 		return 0, t.fail("find key", ErrUnsupported, name+" is not a key of 256 bits")
 	}
 	return all[0], nil
+}
+
+// secretKeys says which the token has, for who has named one that it does not have.
+func (t *Token) secretKeys(s *session) string {
+	all, err := t.find(s, named(cryptoki.ClassSecretKey, nil, ""))
+	if err != nil {
+		return "which it has cannot be listed"
+	}
+	var names []string
+	for _, o := range all {
+		label, err := t.text(s, o, cryptoki.CKALabel)
+		if err != nil {
+			continue // deleted meanwhile
+		}
+		names = append(names, strconv.Quote(string(label)))
+	}
+	switch slices.Sort(names); {
+	case len(names) == 0:
+		return "it has no secret key"
+	case len(all) == maxListed:
+		names = append(names, "perhaps more")
+	}
+	return "it has " + strings.Join(names, ", ")
 }
 
 // name is the reference of the key as it is now.

@@ -37,9 +37,8 @@ const maxLatched = 32
 
 // login lets do, which is C_Login with the PIN and nothing else, be called if this PIN may
 // be tried now, alone among all processes that share the folder. Its own errors are
-// *Errors: what the token refuses or has refused, ErrPINRejected or ErrPINLocked; a record
-// that cannot be written, before do is called, core.ErrUnavailable; and one that cannot be
-// understood, core.ErrDenied. What do returns without a word on the PIN is passed on as it is.
+// *Errors: what the token refuses or has refused, ErrPINRejected or ErrPINLocked; and a record
+// that cannot be written, before do is called, or cannot be understood, ErrLatch. What do returns without a word on the PIN is passed on as it is.
 func (l *latch) login(token cryptoki.TokenInfo, pin core.Secret, do func() error) error {
 	fail := func(kind error, result cryptoki.Error, detail string) error {
 		return &Error{Op: "login", Token: fmt.Sprintf("%s, serial number %s", token.Label, token.Serial), Result: result, Kind: kind, Detail: detail}
@@ -56,25 +55,25 @@ func (l *latch) login(token cryptoki.TokenInfo, pin core.Secret, do func() error
 	s := l.store(name)
 	unlock, err := s.lock()
 	if err != nil {
-		return fail(core.ErrUnavailable, 0, err.Error())
+		return fail(ErrLatch, 0, err.Error())
 	}
 	defer unlock()
 	r, err := readLatch(s, name)
 	if err != nil {
-		return fail(core.ErrDenied, 0, err.Error())
+		return fail(ErrLatch, 0, err.Error())
 	}
 	hash := r.hash(pin)
 	if i := slices.IndexFunc(r.PINs, func(p pinRecord) bool { return bytes.Equal(p.Hash, hash) }); i >= 0 {
-		return fail(r.PINs[i].kind(), 0, r.PINs[i].why()+"; this PIN is not tried again: give the right one or, if it is right, call conclave hsm unlatch")
+		return fail(r.PINs[i].kind(), 0, r.PINs[i].why()+"; it is not tried again before it is unlatched")
 	}
 	if len(r.PINs) >= maxLatched {
-		return fail(ErrPINRejected, 0, fmt.Sprintf("%d PINs are latched, and no other is tried before conclave hsm unlatch", len(r.PINs)))
+		return fail(ErrPINRejected, 0, fmt.Sprintf("%d PINs are latched, and no other is tried before they are unlatched", len(r.PINs)))
 	}
 
 	before := slices.Clone(r.PINs)
 	r.PINs = append(r.PINs, pinRecord{Hash: hash, At: time.Now().UTC().Truncate(time.Second)})
 	if err := r.write(s); err != nil {
-		return fail(core.ErrUnavailable, 0, "no login, because it could not be recorded: "+err.Error())
+		return fail(ErrLatch, 0, "a login could not be recorded: "+err.Error())
 	}
 	err = do()
 	result, now := resultOf(err), &r.PINs[len(r.PINs)-1]
@@ -87,13 +86,13 @@ func (l *latch) login(token cryptoki.TokenInfo, pin core.Secret, do func() error
 	case what == pinUnknown && !pinsProven.has(name, pin):
 		now.Result = result.Name()
 		_ = r.write(s)
-		return fail(ErrTokenUnavailable, result, "the token failed in the login and may have judged the PIN, which is not tried again before conclave hsm unlatch")
+		return fail(ErrTokenUnavailable, result, "the token failed in the login and may have judged the PIN, which is not tried again before it is unlatched")
 	case what == pinAccepted:
 		pinsProven.set(name, pin, true)
 	}
 	r.PINs = before
 	if e := r.write(s); e != nil {
-		return errors.Join(err, fail(core.ErrUnavailable, 0, "the login is over, but the record of it cannot be removed, and stops the next one: "+e.Error()))
+		return errors.Join(err, fail(ErrLatch, 0, "the login is over, but the record of it cannot be removed, and stops the next one: "+e.Error()))
 	}
 	return err
 }

@@ -102,7 +102,7 @@ func TestAProcessThatDiedInALoginLeavesThePINLatched(t *testing.T) {
 
 	token := newLatchedToken(t)
 	token.info.Serial = "children"
-	if err := token.latched(folder, "1234", ErrPINRejected); !strings.Contains(err.Error(), "cut short") || !strings.Contains(err.Error(), "conclave hsm unlatch") {
+	if err := token.latched(folder, "1234", ErrPINRejected); !strings.Contains(err.Error(), "cut short") || !strings.Contains(err.Error(), "before it is unlatched") {
 		t.Errorf("%v", err)
 	}
 	token.reaches(folder, "5678")

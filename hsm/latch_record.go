@@ -121,7 +121,7 @@ func decodeLatch(b []byte) (*latchRecord, error) {
 func readLatch(s latchStore, token string) (*latchRecord, error) {
 	b, err := s.read()
 	if err != nil {
-		return nil, fmt.Errorf("what is latched cannot be read, so no PIN is tried: %w", err)
+		return nil, fmt.Errorf("what is latched cannot be read: %w", err)
 	}
 	if b == nil {
 		return newLatchRecord(token), nil
@@ -131,7 +131,7 @@ func readLatch(s latchStore, token string) (*latchRecord, error) {
 		err = errors.New("it is of another token")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s has what is latched, but %w; no PIN is tried until you have made sure that the PIN is right, and removed the file", s.name(), err)
+		return nil, fmt.Errorf("%s has what is latched, but %w; make sure that the PIN is right, then remove the file", s.name(), err)
 	}
 	return r, nil
 }

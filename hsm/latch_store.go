@@ -149,6 +149,9 @@ func (p LatchedPIN) String() string {
 	return pinRecord{Refused: p.Refused, Result: p.Result, At: p.At}.why()
 }
 
+// Of says that it is a PIN of the token that a URI names.
+func (p LatchedPIN) Of(token URI) bool { return token.Matches(p.Token.tokenInfo()) }
+
 // Latched lists what is latched in a folder, see [Config]. An error, about each file that
 // cannot be read, comes with what can.
 func Latched(folder string) ([]LatchedPIN, error) {
@@ -157,7 +160,7 @@ func Latched(folder string) ([]LatchedPIN, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, &Error{Op: "read latch", Kind: ErrLatch, Detail: err.Error()}
 	}
 	var all []LatchedPIN
 	var failed error
@@ -180,7 +183,7 @@ func Latched(folder string) ([]LatchedPIN, error) {
 			u, err = ParseURI(r.Token)
 		}
 		if err != nil {
-			failed = errors.Join(failed, &Error{Op: "read latch", Kind: ErrInvalidInput, Detail: fmt.Sprintf("%s: %v", f.name(), err)})
+			failed = errors.Join(failed, &Error{Op: "read latch", Kind: ErrLatch, Detail: fmt.Sprintf("%s: %v", f.name(), err)})
 			continue
 		}
 		for _, p := range r.PINs {
@@ -200,7 +203,7 @@ func Unlatch(folder string, token URI) error {
 	var name, others string
 	for _, p := range all {
 		switch is := p.Token.String(); {
-		case !token.Matches(p.Token.tokenInfo()) || is == name:
+		case !p.Of(token) || is == name:
 		case name == "":
 			name = is
 		default:
@@ -208,19 +211,21 @@ func Unlatch(folder string, token URI) error {
 		}
 	}
 	switch {
+	case name == "" && damaged != nil:
+		return damaged
 	case name == "":
-		return errors.Join(damaged, fail(core.ErrNotFound, "nothing of this token is latched in "+folder))
+		return fail(core.ErrNotFound, "nothing of this token is latched in "+folder)
 	case others != "":
 		return fail(ErrInvalidInput, "several tokens match: "+name+others)
 	}
 	s := newLatch(folder).store(name)
 	unlock, err := s.lock()
 	if err != nil {
-		return fail(core.ErrUnavailable, err.Error())
+		return fail(ErrLatch, err.Error())
 	}
 	defer unlock()
 	if err := s.write(nil); err != nil {
-		return fail(core.ErrUnavailable, err.Error())
+		return fail(ErrLatch, err.Error())
 	}
 	return nil
 }

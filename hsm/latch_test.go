@@ -73,7 +73,7 @@ func TestARefusedPINIsNotTriedAgain(t *testing.T) {
 				if !errors.Is(err, kind) || !errors.As(err, &e) || e.Result != result || e.Op != "login" {
 					t.Fatalf("%v", err)
 				}
-				if err := token.latched(folder, "wrong-1", kind); !strings.Contains(err.Error(), result.Name()) || !strings.Contains(err.Error(), "conclave hsm unlatch") {
+				if err := token.latched(folder, "wrong-1", kind); !strings.Contains(err.Error(), result.Name()) || !strings.Contains(err.Error(), "before it is unlatched") {
 					t.Errorf("%v", err)
 				}
 				_ = token.login(folder, "wrong-2", result)
@@ -227,11 +227,11 @@ func TestNoLoginThatCannotBeRecorded(t *testing.T) {
 	file := string(newLatch(t.TempDir()).store(tokenURI(token.info)).(latchFile))
 	folder := filepath.Dir(file)
 
-	token.latched(writeFile(t, filepath.Join(folder, "a file"), ""), "1234", core.ErrUnavailable)
+	token.latched(writeFile(t, filepath.Join(folder, "a file"), ""), "1234", ErrLatch)
 	if err := os.Mkdir(file+".tmp", 0o700); err != nil {
 		t.Fatal(err)
 	}
-	token.latched(folder, "1234", core.ErrUnavailable)
+	token.latched(folder, "1234", ErrLatch)
 	if err := os.Remove(file + ".tmp"); err != nil { // the failed login has tried that as well
 		if !errors.Is(err, fs.ErrNotExist) {
 			t.Fatal(err)
@@ -241,7 +241,7 @@ func TestNoLoginThatCannotBeRecorded(t *testing.T) {
 		if err := os.Chmod(folder, 0o500); err != nil {
 			t.Fatal(err)
 		}
-		token.latched(folder, "1234", core.ErrUnavailable)
+		token.latched(folder, "1234", ErrLatch)
 		if err := os.Chmod(folder, 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -252,7 +252,7 @@ func TestNoLoginThatCannotBeRecorded(t *testing.T) {
 	err := newLatch(folder).login(token.info, core.NewSecret([]byte("5678")), func() error {
 		return errors.Join(os.Remove(file+latchEnding), os.MkdirAll(filepath.Join(file+latchEnding, "x"), 0o700))
 	})
-	if !errors.Is(err, core.ErrUnavailable) {
+	if !errors.Is(err, ErrLatch) {
 		t.Errorf("%v", err)
 	}
 }
@@ -296,24 +296,24 @@ func TestADamagedRecordLetsNoPINPass(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, pin := range []string{"1234", "5678"} {
-			if err := token.latched(folder, pin, core.ErrDenied); !strings.Contains(err.Error(), path) {
+			if err := token.latched(folder, pin, ErrLatch); !strings.Contains(err.Error(), path) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
 		if name == "another token" {
 			continue
 		}
-		if list, err := Latched(folder); len(list) != 0 || !errors.Is(err, ErrInvalidInput) || !strings.Contains(err.Error(), path) {
+		if list, err := Latched(folder); len(list) != 0 || !errors.Is(err, ErrLatch) || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: %v, %v", name, list, err)
 		}
-		if err := Unlatch(folder, URI{}); !errors.Is(err, core.ErrNotFound) || !strings.Contains(err.Error(), path) {
+		if err := Unlatch(folder, URI{}); !errors.Is(err, ErrLatch) || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	if err := errors.Join(os.Remove(path), os.Mkdir(path, 0o700)); err != nil {
 		t.Fatal(err)
 	}
-	token.latched(folder, "5678", core.ErrDenied)
+	token.latched(folder, "5678", ErrLatch)
 	if err := errors.Join(os.Remove(path), os.WriteFile(path, good, 0o600)); err != nil {
 		t.Fatal(err)
 	}

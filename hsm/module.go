@@ -264,17 +264,22 @@ func (m *module) find(u URI) (found, error) {
 		return found{}, err
 	}
 	var matching []found
-	others := ""
+	there := ""
 	for _, f := range all {
 		if u.Matches(f.info) && (u.SlotID == nil || *u.SlotID == uint(f.slot)) {
 			matching = append(matching, f)
 		}
-		others += "; there is " + f.name()
+		there += "; there is " + f.name()
 	}
-	if len(matching) != 1 {
-		return found{}, &Error{Op: "find token", Token: m.path, Kind: ErrTokenNotFound, Detail: fmt.Sprintf("%d match %s%s", len(matching), u, others)}
+	switch {
+	case len(matching) == 1:
+		return matching[0], nil
+	case len(all) == 0:
+		return found{}, &Error{Op: "find token", Token: m.path, Kind: ErrTokenNotFound, Detail: "the module shows no token at all"}
+	case len(matching) == 0:
+		return found{}, &Error{Op: "find token", Token: m.path, Kind: ErrTokenNotFound, Detail: "none is " + u.String() + there}
 	}
-	return matching[0], nil
+	return found{}, &Error{Op: "find token", Token: m.path, Kind: ErrTokenAmbiguous, Detail: fmt.Sprintf("%d are %s%s", len(matching), u, there)}
 }
 
 // A TokenInfo describes a token of a module.

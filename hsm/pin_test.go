@@ -112,13 +112,13 @@ func TestModuleNamesAreLookedUpInKnownFoldersOnly(t *testing.T) {
 			t.Errorf("%q", folder)
 		}
 	}
-	if path, err := (URI{ModulePath: "/a.so"}).module(); err != nil || path != "/a.so" {
+	if path, err := (URI{ModulePath: "/a.so"}).Module(); err != nil || path != "/a.so" {
 		t.Errorf("%s, %v", path, err)
 	}
-	if _, err := (URI{}).module(); !errors.Is(err, ErrInvalidInput) {
+	if _, err := (URI{}).Module(); !errors.Is(err, ErrInvalidInput) {
 		t.Error(err)
 	}
-	if _, err := (URI{ModuleName: "conclave-none"}).module(); !errors.Is(err, ErrModuleLoad) {
+	if _, err := (URI{ModuleName: "conclave-none"}).Module(); !errors.Is(err, ErrModuleLoad) {
 		t.Error(err)
 	}
 }

@@ -34,7 +34,8 @@ func (r ReadBack) String() string {
 	return text
 }
 
-// ReadBack tries to read the one private or secret key of a URI out of the token.
+// ReadBack tries to read the one private or secret key of a URI, or of these the one of its
+// type, out of the token.
 // ErrUnsupported: the token gives it out.
 func (t *Token) ReadBack(ctx context.Context, uri string) (ReadBack, error) {
 	u, err := ParseURI(uri)
@@ -47,7 +48,10 @@ func (t *Token) ReadBack(ctx context.Context, uri string) (ReadBack, error) {
 	result := make(chan ReadBack, 2) // one of each try
 	err = t.use(ctx, "read back", false, retryOnce, func(s *session) error {
 		var found []cryptoki.Object
-		for _, class := range []uint{cryptoki.ClassPrivateKey, cryptoki.ClassSecretKey} {
+		for class, name := range map[uint]string{cryptoki.ClassPrivateKey: "private", cryptoki.ClassSecretKey: "secret-key"} {
+			if u.Type != "" && u.Type != name {
+				continue
+			}
 			all, err := t.find(s, named(class, u.ID, u.Object))
 			if err != nil {
 				return err

@@ -71,7 +71,7 @@ func Open(ctx context.Context, cfg Config) (*Token, error) {
 	if u.Engine == engineCrypto11 {
 		return nil, &Error{Op: "open", Kind: ErrUnsupported, Detail: "engine crypto11 has only keys that sign certificates: " + u.String()}
 	}
-	path, err := u.module()
+	path, err := u.Module()
 	if err != nil {
 		return nil, err
 	}
@@ -321,7 +321,7 @@ func (t *Token) authenticate(in found, control cryptoki.Session) error {
 	case errors.Is(err, cryptoki.ErrUserAlreadyLoggedIn):
 		return &Error{Op: "login", Token: t.name, Kind: ErrModuleOwned, Result: cryptoki.ErrUserAlreadyLoggedIn, Detail: "other code of this process is logged in, so that the PIN was not checked"}
 	case errors.As(err, &e):
-		t.log.Error("login failed", "error", err)
+		t.log.Info("login failed", "error", err)
 		return err
 	default:
 		return t.unavailable("login", err)

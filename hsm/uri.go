@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/conclave-mls/conclave/core"
@@ -39,7 +40,13 @@ type URI struct {
 
 	// blank are attributes that are given and empty: the token has to have none.
 	blank [4]bool // as in labels
+
+	unknown []string
 }
+
+// Unknown are the names of those of its query attributes that mean nothing here, such as
+// "x-max-session": somebody else's, or misspelt.
+func (u URI) Unknown() []string { return slices.Clone(u.unknown) }
 
 // labels are the attributes that a token is known by.
 func (u *URI) labels() [4]*string {
@@ -127,8 +134,9 @@ func moduleFolders() []string {
 	return all
 }
 
-// module is the path of the module.
-func (u URI) module() (string, error) {
+// Module is the path of the module. ErrInvalidInput: the URI names none; ErrModuleLoad: it
+// is not where modules are looked for.
+func (u URI) Module() (string, error) {
 	switch {
 	case u.ModulePath != "":
 		return u.ModulePath, nil

@@ -202,7 +202,7 @@ func badURI(why string) error {
 }
 
 // read sets the attributes of a path or a query. Its errors show no value, nor a name that
-// is not known: it may be what follows an unescaped separator in a PIN.
+// may be what follows an unescaped separator in a PIN.
 func (u *URI) read(s, part string, as uriPart) (map[string]bool, error) {
 	given := map[string]bool{}
 	if s == "" {
@@ -216,11 +216,14 @@ func (u *URI) read(s, part string, as uriPart) (map[string]bool, error) {
 		case !ok:
 			return nil, badURI(fmt.Sprintf("attribute %d of the %s has no value", i+1, part))
 		case at < 0 && !vendor:
-			return nil, badURI(fmt.Sprintf("attribute %d of the %s is none that is known there", i+1, part))
+			return nil, badURI(fmt.Sprintf("attribute %d of the %s", i+1, part) + as.unknown(name, !given["pin-value"]))
 		case given[name]:
 			return nil, badURI(fmt.Sprintf("attribute %d of the %s is there twice", i+1, part))
 		}
 		given[name] = true
+		if at < 0 && !given["pin-value"] {
+			u.unknown = append(u.unknown, name)
+		}
 		decoded, err := as.decode(value)
 		if err == nil && at >= 0 {
 			err = as.list[at].set(u, decoded)
@@ -231,6 +234,33 @@ func (u *URI) read(s, part string, as uriPart) (map[string]bool, error) {
 	}
 	return given, nil
 }
+
+// unknown says what is wrong with the name of an attribute.
+func (as uriPart) unknown(name string, show bool) string {
+	where, other, after := "before the ?", uriQuery, "after it"
+	if as.vendors {
+		where, other, after = "after the ?", uriPath, "before it"
+	}
+	has := func(p uriPart) bool {
+		return slices.ContainsFunc(p.list, func(a uriAttribute) bool { return a.name == name })
+	}
+	switch {
+	case has(other):
+		return fmt.Sprintf(", %s, does not stand %s, but %s", name, where, after)
+	case !show || !plainName.MatchString(name):
+		name = ""
+	default:
+		name = ", " + name + ","
+	}
+	var known []string
+	for _, a := range as.list {
+		known = append(known, a.name)
+	}
+	return fmt.Sprintf("%s is not known; known %s are %s", name, where, strings.Join(known, ", "))
+}
+
+// plainName is what may be shown.
+var plainName = regexp.MustCompile(`^[a-z][a-z-]{1,20}$`)
 
 var vendorName = regexp.MustCompile(`^x-[A-Za-z0-9_-]+$`)
 
@@ -269,7 +299,7 @@ func (as uriPart) decode(s string) (string, error) {
 		case as.isPlain(c):
 			b = append(b, c)
 		default:
-			return "", errors.New("a character wants a percent escape")
+			return "", errors.New("a character wants a percent escape; between attributes stands ; before the ?, and & after it")
 		}
 	}
 	return string(b), nil

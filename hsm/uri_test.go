@@ -141,6 +141,28 @@ func TestURIsThatAreRefused(t *testing.T) {
 	}
 }
 
+// An error says which attribute is wrong and what there is, but no value.
+func TestURIErrorsNameTheCulprit(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"pkcs11:tokn=a":                             "attribute 1 of the path, tokn, is not known; known before the ? are token, manufacturer, ",
+		"pkcs11:token=a?module=b":                   "attribute 1 of the query, module, is not known; known after the ? are module-path, ",
+		"pkcs11:token=a;pin-source=env:A":           "attribute 2 of the path, pin-source, does not stand before the ?, but after it",
+		"pkcs11:?module-name=a&object=b":            "attribute 2 of the query, object, does not stand after the ?, but before it",
+		"pkcs11:token=a?module-name=b&pin-source=c": "attribute 2 of the query, pin-source: it is none of file:/PATH",
+		"pkcs11:?x-init-args=b;pin-source=env:A":    "between attributes stands ; before the ?, and & after it",
+		"pkcs11:?pin-value=a&b=c":                   "attribute 2 of the query is not known;",
+	} {
+		if _, err := hsm.ParseURI(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: no %q in %v", text, want, err)
+		}
+	}
+	u, err := hsm.ParseURI("pkcs11:?x-max-session=4&x-max-sessions=5&x-kek-metod=aes-kw&pin-value=1&x-2=3")
+	if err != nil || fmt.Sprint(u.Unknown()) != "[x-max-session x-kek-metod]" {
+		t.Errorf("%v, %v", u.Unknown(), err)
+	}
+}
+
 // However a URI with a PIN is printed, and however it is wrong, the PIN is not to be seen.
 func TestThePINOfAURIIsNotPrinted(t *testing.T) {
 	t.Parallel()

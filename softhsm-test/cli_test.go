@@ -106,7 +106,7 @@ func readme(t *testing.T, programs string) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	for _, want := range []string{
-		"\n  Ed25519 ", "returns CKR_ATTRIBUTE_SENSITIVE; sensitive: yes", "\nalice is ready, ", "\nok    token         key: pkcs11:",
+		"\n  Ed25519 ", "returns CKR_ATTRIBUTE_SENSITIVE\n           sensitive: yes", "\nalice is ready, ", "\nok    token         key: pkcs11:",
 		"\nok    KEK ", "\nok    load ",
 	} {
 		if !strings.Contains(string(out), want) {

@@ -532,7 +532,7 @@ func TestKEKShown(t *testing.T) {
 		t.Error(log.String())
 	}
 	wrapper(t, token, "pkcs11:object=shown")
-	if !strings.Contains(log.String(), "gives out the value") || !strings.Contains(log.String(), "object=shown") {
+	if !strings.Contains(log.String(), "can leave the token") || !strings.Contains(log.String(), "object=shown") {
 		t.Error("nothing is said: ", log.String())
 	}
 }

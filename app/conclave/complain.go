@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
+	"strings"
 
 	"github.com/conclave-mls/conclave/app/messenger"
 	"github.com/conclave-mls/conclave/app/modules"
@@ -82,6 +84,22 @@ func hintOf(err error) string {
 	return ""
 }
 
+// ownCommand is one that has to do with a home.
+var ownCommand = regexp.MustCompile(`\bconclave (chat|doctor|init|keys|keystore|recover|hsm (?:list|unlatch))\b( --help)?`)
+
+// here has the commands in a hint say which home is meant, if --home did.
+func (p *program) here(hint string) string {
+	if p.homeGiven == "" {
+		return hint
+	}
+	return ownCommand.ReplaceAllStringFunc(hint, func(command string) string {
+		if strings.HasSuffix(command, " --help") {
+			return command
+		}
+		return strings.Replace(command, " ", " --home "+word(p.homeGiven)+" ", 1)
+	})
+}
+
 // kinds are the errors that say what to do next, for programs; the first that
 // matches is meant.
 var kinds = []error{
@@ -103,7 +121,7 @@ func (p *program) complain(err error) {
 	if errors.Is(err, errTold) {
 		return // the lines above tell
 	}
-	text, kind, hint := err.Error(), kindOf(err), hintOf(err)
+	text, kind, hint := err.Error(), kindOf(err), p.here(hintOf(err))
 	if errors.Is(err, context.Canceled) {
 		text, kind, hint = "interrupted; whatever was sent is on record, and your next command goes on from there", "interrupted", ""
 	}

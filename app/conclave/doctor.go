@@ -70,6 +70,7 @@ type finding struct {
 }
 
 func (d *doctor) tell(f finding) {
+	f.Do = d.program.here(f.Do)
 	words := fmt.Sprintf("%-4s  %-13s %s\n", f.Status, f.Check, plain(f.Detail))
 	if f.Do != "" {
 		words += fmt.Sprintf("      %-13s %s\n", "", plain(f.Do))
@@ -123,9 +124,8 @@ func (d *doctor) examine(ctx context.Context) {
 			d.ok("configuration", "%s", file)
 		}
 	}
-	key, store := d.key(c), d.store(c)
-	d.audit(c)
-	if tokens := d.tokens(ctx, c); key && store && tokens {
+	key, store, log := d.key(c), d.store(c), d.audit(c)
+	if tokens := d.tokens(ctx, c); key && store && log && tokens {
 		d.inside(ctx, c)
 	} else if service, err := dial(c); err == nil {
 		d.reach(ctx, c, service)
@@ -205,24 +205,35 @@ func (d *doctor) store(c config.Config) (usable bool) {
 }
 
 // audit looks at the file of the audit log.
-func (d *doctor) audit(c config.Config) {
+func (d *doctor) audit(c config.Config) (usable bool) {
 	path, info, err := fileOf(c, c.Audit, "file")
+	folder := filepath.Dir(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		_, err = os.Stat(folder)
+		if err == nil {
+			d.ok("audit", "%s, from now on", path)
+			return true
+		}
+	}
 	switch {
 	case path == "" && err == nil && c.Audit == "log:":
 		d.tell(finding{"audit", "ok", "log:, which --verbose shows and nothing keeps", `to have a record of each use of a key, say in conclave.toml: audit = "file:audit.log"`})
 	case path == "" && err == nil:
 		d.ok("audit", "%s", shown(c, c.Audit))
 	case errors.Is(err, fs.ErrNotExist):
-		d.ok("audit", "%s, from now on", path)
+		d.fail("audit", "mkdir -m 700 "+word(folder), "the folder %s is missing, and without its log no key is used", folder)
+		return false
 	case err != nil:
 		d.fail("audit", "mend the URI of the audit log, or the access to its file", "%v", err)
+		return false
 	default:
 		if mode, open := openTo(info, 0o022); open {
 			d.warn("audit", "chmod 600 "+path, "%s can be changed by others (mode %#o)", path, mode)
-			return
+			return true
 		}
 		d.ok("audit", "%s", path)
 	}
+	return true
 }
 
 // fileOf is the file that a URI of the scheme names; no path if it has another.
@@ -280,7 +291,7 @@ func (d *doctor) inside(ctx context.Context, c config.Config) {
 		d.chats(h)
 		return nil
 	})
-	switch err = wrongPassphrase(c, err); {
+	switch err = wrongKey(c, err); {
 	case err == nil:
 	case opened:
 		d.warn("closing", "", "%v", err)
@@ -313,7 +324,11 @@ func (d *doctor) durability(ctx context.Context, keystore core.Keystore) {
 func (d *doctor) unsound(check string, err error) {
 	switch {
 	case errors.Is(err, core.ErrWrongKey) && tokenHint(err) == "":
-		d.fail(check, "put back the key, or the passphrase, that belongs to this database; nothing was changed", "the key is not that of the database: %v", err)
+		do := "put back the key, or the passphrase, that belongs to this database; nothing was changed"
+		if own := (hinted{}); errors.As(err, &own) {
+			do = own.hint
+		}
+		d.fail(check, do, "the key is not that of the database: %v", err)
 	case errors.Is(err, core.ErrDamaged):
 		d.fail(check, "move it away and restore a backup: conclave keystore restore FILE; if there is none, make a new identity in another home and join the conversations again. Do not put an old copy there by hand", "the database is damaged: %v", err)
 	default:

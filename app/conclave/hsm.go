@@ -4,11 +4,20 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -45,9 +54,14 @@ func (p *program) latch() string { return modules.LatchFolder(config.Config{Fold
 
 // token runs f with the token of a URI.
 func (p *program) token(ctx context.Context, uri string, f func(context.Context, *hsm.Token) error) (err error) {
-	if u, err := hsm.ParseURI(uri); err == nil && !u.PINValue.IsZero() {
+	u, err := hsm.ParseURI(uri)
+	if err != nil {
+		return err
+	}
+	if !u.PINValue.IsZero() {
 		p.notice("pin-value was on the command line, which other users of this machine see; better is pin-source=file:/PATH")
 	}
+	p.misspelt(u)
 	t, err := hsm.Open(ctx, hsm.Config{URI: uri, Latch: p.latch()})
 	if err != nil {
 		return err
@@ -59,17 +73,18 @@ func (p *program) token(ctx context.Context, uri string, f func(context.Context,
 func (p *program) hsmList() *cobra.Command {
 	var module, args string
 	cmd := &cobra.Command{
-		Use:   "list --module PATH",
+		Use:   "list --module MODULE",
 		Short: "List the tokens of a module, with their URIs",
 		Long: `List the tokens of a PKCS#11 module: the URI of each, what it is, how many sessions it
-has, and what it says of its PIN. No PIN is needed.
+has, and what it says of its PIN. No PIN is needed. MODULE is its file, its name, such as
+softhsm2, or a URI that has one of these.
 
 To use a token, add to its URI where the PIN is: &pin-source=file:/PATH, or env:NAME, or
 fd:NUMBER.`,
-		Example: "  conclave hsm list --module /usr/lib/softhsm/libsofthsm2.so",
+		Example: "  conclave hsm list --module softhsm2\n  conclave hsm list --module /usr/lib/softhsm/libsofthsm2.so",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			path, err := filepath.Abs(module)
+			path, err := moduleFile(module)
 			if err != nil {
 				return err
 			}
@@ -114,10 +129,25 @@ fd:NUMBER.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&module, "module", "", "file of the PKCS#11 module")
+	cmd.Flags().StringVar(&module, "module", "", "PKCS#11 module: its file, its name or a URI")
 	cmd.Flags().StringVar(&args, "init-args", "", "what the module is initialised with; NSS wants that, as x-init-args in URIs")
 	_ = cmd.MarkFlagRequired("module")
 	return cmd
+}
+
+// moduleFile is the file of a module that is named by it, by its name, or by a URI.
+func moduleFile(module string) (string, error) {
+	if strings.HasPrefix(module, hsm.Scheme+":") {
+		u, err := hsm.ParseURI(module)
+		if err != nil {
+			return "", err
+		}
+		return u.Module()
+	}
+	if _, err := os.Stat(module); errors.Is(err, fs.ErrNotExist) && filepath.Base(module) == module {
+		return hsm.URI{ModuleName: module}.Module()
+	}
+	return filepath.Abs(module)
 }
 
 func (p *program) hsmUnlatch() *cobra.Command {
@@ -171,18 +201,25 @@ How a KEK wraps is up to the token, unless --method says aes-gcm, aes-kw or aes-
   conclave hsm generate 'pkcs11:token=acme?module-name=softhsm2&pin-source=env:PIN' --key ca --algorithm ECDSA-P256`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			a, known := algorithmOf(algorithm)
+			switch {
+			case kek == "" && key == "":
+				return fmt.Errorf("the label of the key is empty: %w", core.ErrInvalid)
+			case !known:
+				return fmt.Errorf("no algorithm %q; there are %s: %w", algorithm, strings.Join(signatures, ", "), core.ErrInvalid)
+			}
 			return p.token(cmd.Context(), args[0], func(ctx context.Context, t *hsm.Token) error {
-				if kek != "" {
+				if cmd.Flags().Changed("kek") {
 					return p.generateKEK(ctx, t, args[0], kek, method)
 				}
-				return p.generateKey(ctx, t, args[0], key, core.KeyAlgorithm(algorithm))
+				return p.generateKey(ctx, t, args[0], key, a)
 			})
 		},
 	}
 	cmd.Flags().StringVar(&kek, "kek", "", "make a key that seals a database, of this label")
 	cmd.Flags().StringVar(&method, "method", "", "how it wraps: aes-gcm, aes-kw or aes-cbc-hmac")
 	cmd.Flags().StringVar(&key, "key", "", "make a key pair for signatures, of this label")
-	cmd.Flags().StringVar(&algorithm, "algorithm", string(core.ECDSAP256), "of the key pair: Ed25519, Ed448, ECDSA-P256, ECDSA-P384 or ECDSA-P521")
+	cmd.Flags().StringVar(&algorithm, "algorithm", string(core.ECDSAP256), "of the key pair: "+strings.Join(signatures, ", "))
 	cmd.MarkFlagsOneRequired("kek", "key")
 	cmd.MarkFlagsMutuallyExclusive("kek", "key")
 	cmd.MarkFlagsMutuallyExclusive("method", "key")
@@ -190,10 +227,23 @@ How a KEK wraps is up to the token, unless --method says aes-gcm, aes-kw or aes-
 	return cmd
 }
 
+// signatures are the algorithms of signatures.
+var signatures = []string{string(core.Ed25519), string(core.Ed448), string(core.ECDSAP256), string(core.ECDSAP384), string(core.ECDSAP521)}
+
+func algorithmOf(name string) (core.KeyAlgorithm, bool) {
+	i := slices.IndexFunc(signatures, func(s string) bool { return strings.EqualFold(s, name) })
+	if i < 0 {
+		return "", false
+	}
+	return core.KeyAlgorithm(signatures[i]), true
+}
+
 // A madeKey is what programs hear of a new key.
 type madeKey struct {
 	URI       string            `json:"uri"`
-	Public    string            `json:"public,omitempty"` // hexadecimal
+	Check     string            `json:"check_value,omitempty"`
+	Public    string            `json:"public,omitempty"`     // hexadecimal
+	PEM       string            `json:"public_pem,omitempty"` // of the SubjectPublicKeyInfo
 	Algorithm core.KeyAlgorithm `json:"algorithm,omitempty"`
 	ReadBack  readBack          `json:"read_back"`
 }
@@ -212,6 +262,9 @@ func readBackOf(r hsm.ReadBack) readBack {
 	return readBack{r.Value, r.Sensitive, r.AlwaysSensitive, r.Extractable, r.NeverExtractable, r.Local}
 }
 
+// words has the answers on a line of their own.
+func words(r hsm.ReadBack) string { return strings.Replace(r.String(), "; ", "\n           ", 1) }
+
 func (p *program) generateKEK(ctx context.Context, t *hsm.Token, uri, label, method string) error {
 	if err := free(ctx, t, uri, label); err != nil {
 		return err
@@ -224,11 +277,15 @@ func (p *program) generateKEK(ctx context.Context, t *hsm.Token, uri, label, met
 	if err != nil {
 		return err
 	}
+	w, err := t.Wrapper(ctx, made)
+	if err != nil {
+		return err
+	}
 	if made, err = opening(made, uri); err != nil {
 		return err
 	}
-	return p.result(madeKey{URI: made, ReadBack: readBackOf(r)},
-		"key        %s\nread back  %s\nto use it  conclave init ID --kek %s\n", plain(made), r, plain(word(made)))
+	return p.result(madeKey{URI: made, Check: w.ID(), ReadBack: readBackOf(r)},
+		"key        %s\ncheck      %s\nread back  %s\nto use it  conclave init ID --kek %s\n", plain(made), w.ID(), words(r), plain(word(made)))
 }
 
 // opening is the URI of a key with what opens the token, but for a PIN that stands there.
@@ -257,9 +314,40 @@ func (p *program) generateKey(ctx context.Context, t *hsm.Token, uri, label stri
 	if err != nil {
 		return errors.Join(err, t.Provider().DeleteKey(ctx, key.Ref()))
 	}
-	public := hex.EncodeToString(key.Public())
-	return p.result(madeKey{string(key.Ref()), public, key.Algorithm(), readBackOf(r)},
-		"key        %s\nalgorithm  %s\npublic     %s\nread back  %s\n", plain(string(key.Ref())), key.Algorithm(), public, r)
+	made, err := opening(string(key.Ref()), uri)
+	if err != nil {
+		return err
+	}
+	public, info := hex.EncodeToString(key.Public()), publicPEM(key)
+	return p.result(madeKey{URI: made, Public: public, PEM: info, Algorithm: key.Algorithm(), ReadBack: readBackOf(r)},
+		"key        %s\nalgorithm  %s\npublic     %s\nread back  %s\n%s", plain(made), key.Algorithm(), public, words(r), info)
+}
+
+// publicPEM is the SubjectPublicKeyInfo, as certificates have it; "" for Ed448, of which the
+// standard library has none.
+func publicPEM(key core.PrivateKey) string {
+	var public any
+	var err error
+	switch key.Algorithm() {
+	case core.Ed25519:
+		public = ed25519.PublicKey(key.Public())
+	case core.ECDSAP256:
+		public, err = ecdsa.ParseUncompressedPublicKey(elliptic.P256(), key.Public())
+	case core.ECDSAP384:
+		public, err = ecdsa.ParseUncompressedPublicKey(elliptic.P384(), key.Public())
+	case core.ECDSAP521:
+		public, err = ecdsa.ParseUncompressedPublicKey(elliptic.P521(), key.Public())
+	default:
+		return ""
+	}
+	if err != nil {
+		return ""
+	}
+	der, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		return ""
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 }
 
 // free sees to it that no key has the label: it would not be clear which one is meant.

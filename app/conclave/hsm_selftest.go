@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,6 +34,9 @@ The exit code is 1 if something is wrong.`,
   conclave hsm test 'pkcs11:token=acme;object=alice-kek?module-name=softhsm2&pin-source=env:PIN' --time 30s`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if s.many < 1 {
+				return fmt.Errorf("--many %d: at least 1 has to sign: %w", s.many, core.ErrInvalid)
+			}
 			return p.token(cmd.Context(), args[0], func(ctx context.Context, t *hsm.Token) error {
 				s.token, s.keys = t, t.Provider()
 				return s.run(ctx, args[0])
@@ -60,6 +64,12 @@ type testResult struct {
 	OK     bool    `json:"ok"`
 	Rate   float64 `json:"per_second,omitempty"`
 	Detail string  `json:"detail,omitempty"`
+	Do     string  `json:"do,omitempty"`
+}
+
+// wrong tells of an error, and what to do.
+func (s *selftest) wrong(test string, err error) error {
+	return s.tell(testResult{Test: test, Detail: err.Error(), Do: s.program.here(hintOf(err))})
 }
 
 func (s *selftest) tell(r testResult) error {
@@ -70,9 +80,14 @@ func (s *selftest) tell(r testResult) error {
 	text := fmt.Sprintf("%s  %-10s", word, r.Test)
 	if r.Rate > 0 {
 		text += fmt.Sprintf("  %8.0f/s", r.Rate)
+	} else {
+		text += strings.Repeat(" ", 12)
 	}
 	if r.Detail != "" {
 		text += "  " + plain(r.Detail)
+	}
+	if r.Do != "" {
+		text += fmt.Sprintf("\n%30s%s", "", plain(r.Do))
 	}
 	return s.program.result(r, "%s\n", text)
 }
@@ -99,7 +114,7 @@ func (s *selftest) run(ctx context.Context, uri string) error {
 			return ctx.Err()
 		}
 		if err != nil {
-			err = s.tell(testResult{Test: string(a), Detail: err.Error()})
+			err = s.wrong(string(a), err)
 		} else {
 			err = s.tell(testResult{Test: string(a), OK: true, Rate: rate})
 		}
@@ -223,9 +238,17 @@ func agree(ctx context.Context, key core.Agreer, peer core.PrivateKey) error {
 
 // kek has the KEK of the URI wrap.
 func (s *selftest) kek(ctx context.Context, uri string) error {
+	var id string
 	perSecond, err := func() (float64, error) {
 		w, err := s.token.Wrapper(ctx, uri)
+		if errors.Is(err, hsm.ErrKeyNotFound) {
+			return 0, hint(err, noKEKYet)
+		}
 		if err != nil {
+			return 0, err
+		}
+		id = w.ID()
+		if err := stays(ctx, s.token, uri); err != nil {
 			return 0, err
 		}
 		return rate(func() error { return wraps(ctx, w) })
@@ -233,10 +256,12 @@ func (s *selftest) kek(ctx context.Context, uri string) error {
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
+	case errors.Is(err, errLeaves):
+		return s.wrong("KEK", hint(err, "make one that stays: conclave hsm generate TOKEN --kek LABEL; if it seals a database: conclave keystore change-key, and rotate-key"))
 	case err != nil:
-		return s.tell(testResult{Test: "KEK", Detail: err.Error()})
+		return s.wrong("KEK", err)
 	}
-	return s.tell(testResult{Test: "KEK", OK: true, Rate: perSecond})
+	return s.tell(testResult{Test: "KEK", OK: true, Rate: perSecond, Detail: "check value " + id})
 }
 
 // wraps also changes what was wrapped, which must be noticed.
@@ -280,7 +305,7 @@ func (s *selftest) load(ctx context.Context, a core.KeyAlgorithm) error {
 		during, cancel := context.WithTimeout(ctx, s.time)
 		defer cancel()
 		var all sync.WaitGroup
-		for range max(s.many, 1) {
+		for range s.many {
 			all.Go(func() {
 				for n := 0; during.Err() == nil; n++ {
 					if err := sign(ctx, signer, rand.Text(), n%16 == 0); err != nil {
@@ -310,7 +335,7 @@ func (s *selftest) load(ctx context.Context, a core.KeyAlgorithm) error {
 		return ctx.Err()
 	}
 	if err != nil {
-		return s.tell(testResult{Test: "load", Detail: err.Error()})
+		return s.wrong("load", err)
 	}
 	return s.tell(testResult{Test: "load", OK: true, Rate: float64(done.Load()) / took.Seconds(),
 		Detail: fmt.Sprintf("%d signatures of %s, %d at once, in %s", done.Load(), a, s.many, took.Round(100*time.Millisecond))})

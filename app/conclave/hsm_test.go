@@ -87,15 +87,18 @@ func TestTokenHints(t *testing.T) {
 		hsm.ErrPINRejected:       "hsm unlatch",
 		hsm.ErrPINLocked:         "security officer",
 		hsm.ErrPINRequired:       "pin-source=file:",
-		hsm.ErrKeyNotFound:       "chat rejoin",
+		hsm.ErrKeyNotFound:       "keys rotate",
+		hsm.ErrTokenAmbiguous:    "serial=",
+		hsm.ErrLatch:             "remove it",
+		errLeaves:                "hsm generate TOKEN --kek",
 		hsm.ErrKeyAmbiguous:      "by its id",
 		hsm.ErrKeyMismatch:       "not the one it was",
 		hsm.ErrUnsupported:       "hsm probe",
 		hsm.ErrSessionsExhausted: "x-max-sessions",
 		hsm.ErrPoisoned:          "start it again",
-		hsm.ErrOtherKEK:          "another key of a token",
+		hsm.ErrOtherKEK:          "another key sealed",
 		hsm.ErrWrapDamaged:       "keystore restore",
-		modules.ErrNoKEK:         "hsm generate URI --kek",
+		modules.ErrNoKEK:         "in key = of conclave.toml",
 	} {
 		err := fmt.Errorf("client: %w", &hsm.Error{Op: "sign", Token: "t", Kind: kind})
 		if got := hintOf(err); !strings.Contains(got, want) {

@@ -20,7 +20,7 @@ import (
 
 func (p *program) init() *cobra.Command {
 	var suite uint16
-	var ask bool
+	var ask, extractable bool
 	var tenant string
 	cmd := &cobra.Command{
 		Use:   "init ID",
@@ -61,7 +61,7 @@ not accepted ID, another one can be taken in the same way, and --delivery be ano
 					_ = os.Remove(file) // what it says does not work: the next attempt may say something else
 				}
 			}()
-			c, err := p.prepare(cmd.Context(), config.Config{Suite: core.SuiteID(suite), Tenant: tenant}, ask)
+			c, err := p.prepare(cmd.Context(), config.Config{Suite: core.SuiteID(suite), Tenant: tenant}, ask, extractable)
 			if err != nil {
 				return err
 			}
@@ -102,12 +102,15 @@ not accepted ID, another one can be taken in the same way, and --delivery be ano
 	cmd.Flags().StringVar(&tenant, "tenant", "", "name of this client among those that share the --keystore (default \"conclave\")")
 	cmd.Flags().BoolVar(&ask, "passphrase", false, "seal the database with a passphrase instead of a key file")
 	cmd.Flags().StringVar(&p.flags.Key, "kek", "", "URI of the key that seals the database, such as one in a token; --key is the same")
+	cmd.Flags().BoolVar(&extractable, "extractable", false, extractableFlag)
 	cmd.MarkFlagsMutuallyExclusive("passphrase", "kek")
 	return cmd
 }
 
+const extractableFlag = "use a key of a token that can leave it all the same"
+
 // prepare makes the home folder, or finds it as an earlier attempt left it.
-func (p *program) prepare(ctx context.Context, c config.Config, ask bool) (config.Config, error) {
+func (p *program) prepare(ctx context.Context, c config.Config, ask, extractable bool) (config.Config, error) {
 	if err := os.MkdirAll(p.home, 0o700); err != nil {
 		return config.Config{}, err
 	}
@@ -136,7 +139,7 @@ func (p *program) prepare(ctx context.Context, c config.Config, ask bool) (confi
 			"the home was set up with another suite or key, or is kept elsewhere; leave --suite, --tenant, --passphrase, --kek, --key, --keystore and --crypto out, or take another folder with --home")
 	}
 	c = c.Over(flags)
-	if err := p.tokensReady(ctx, c); err != nil {
+	if err := p.tokensReady(ctx, c, extractable); err != nil {
 		return config.Config{}, err
 	}
 	key, err := c.URI(c.Key)

@@ -20,6 +20,7 @@ import (
 	"github.com/conclave-mls/conclave/app/modules"
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/seal"
+	"github.com/conclave-mls/conclave/hsm"
 	"github.com/conclave-mls/conclave/providers/audit"
 )
 
@@ -53,7 +54,7 @@ func (p *program) keystoreOf(ctx context.Context, c config.Config, f func(contex
 	var log modules.AuditLog
 	var tenant modules.Tenant
 	options := append([]fx.Option{fx.Replace(modules.Passphrase(p.passphrase)), fx.Populate(&raw, &key, &log, &tenant)}, p.options...)
-	return wrongPassphrase(c, app.Run(ctx, app.New(c, options...), func(ctx context.Context) error {
+	return wrongKey(c, app.Run(ctx, app.New(c, options...), func(ctx context.Context) error {
 		return f(ctx, sealedKeystore{c, raw, audit.KeyWrapper(key, log.Logger), string(tenant)})
 	}))
 }
@@ -260,13 +261,20 @@ until conclave recover has brought you back into your conversations.`,
 					return hint(err, "nothing was changed; a backup is restored where there is nothing: move the database away, or take another --home")
 				case errors.Is(err, core.ErrDamaged):
 					return hint(err, "%s is of no use; nothing was restored: take another backup", args[0])
+				case errors.Is(err, core.ErrWrongKey) && strings.HasPrefix(c.Key, hsm.Scheme+":"):
+					return hint(err, "the backup needs the key from when it was made, which the message names by its check value; nothing was restored: give it with --key URI. conclave hsm test URI --time 0 shows the check value of a key")
 				case errors.Is(err, core.ErrWrongKey) && !strings.HasPrefix(c.Key, "passphrase:"):
 					return hint(err, "the backup needs the key from when it was made; nothing was restored: put back conclave.toml and store.key from then")
 				}
 				if err != nil {
 					return err
 				}
-				return p.result(countsOf(report), "%d records are restored; now: conclave recover\n", report.Records)
+				next := "conclave recover"
+				if kept, err := config.Load(filepath.Join(p.home, configName)); err == nil && !same(c, c.Key, kept.Key) {
+					next = fmt.Sprintf("conclave recover --key %s, and then conclave keystore change-key --key %s --to %s",
+						word(shown(c, c.Key)), word(shown(c, c.Key)), word(shown(c, kept.Key)))
+				}
+				return p.result(countsOf(report), "%d records are restored; now: %s\n", report.Records, p.here(next))
 			})
 		},
 	}
@@ -285,6 +293,9 @@ on from one state would use the same keys. If it is interrupted, run it again.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := p.existing()
 			if err != nil {
+				return err
+			}
+			if err := anyURI("to", target); err != nil {
 				return err
 			}
 			there, err := fromHere(config.Config{Keystore: target})

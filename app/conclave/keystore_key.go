@@ -23,6 +23,7 @@ import (
 
 func (p *program) keystoreChangeKey() *cobra.Command {
 	var target string
+	var extractable bool
 	cmd := &cobra.Command{
 		Use:   "change-key --to URI",
 		Short: "Put the database under another key: a key in a token, a key file, a passphrase",
@@ -40,6 +41,9 @@ had that can have the data key, too: conclave keystore rotate-key makes a new on
 			if err != nil {
 				return err
 			}
+			if err := anyURI("to", target); err != nil {
+				return err
+			}
 			there, err := fromHere(config.Config{Key: target})
 			if err != nil {
 				return err
@@ -50,14 +54,18 @@ had that can have the data key, too: conclave keystore rotate-key makes a new on
 			case err != nil:
 				return err
 			case same(c, c.Key, to.Key):
-				return fmt.Errorf("that is the key which seals the database: %w", core.ErrInvalid)
+				return p.result(keyName{shown(to, to.Key)}, "the database is under %s already; nothing to do\n", plain(shown(to, to.Key)))
 			case u.Scheme == "random":
 				return fmt.Errorf("a key that nobody keeps: %w", core.ErrInvalid)
+			}
+			if err := p.tokensReady(cmd.Context(), config.Config{Crypto: "pure:", Key: to.Key, Folder: to.Folder}, extractable); err != nil {
+				return err
 			}
 			return p.changeKey(cmd.Context(), c, to)
 		},
 	}
 	cmd.Flags().StringVar(&target, "to", "", "URI of the other key: pkcs11:..., file:FILE or passphrase:")
+	cmd.Flags().BoolVar(&extractable, "extractable", false, extractableFlag)
 	_ = cmd.MarkFlagRequired("to")
 	return cmd
 }
@@ -98,9 +106,11 @@ func (p *program) changeKey(ctx context.Context, c, to config.Config) error {
 	if old, _, err := fileOf(c, c.Key, "file"); old != "" && err == nil {
 		p.notice("%s opens older copies and backups; without it they are of no use, and with it they can be read", old)
 	}
-	return p.result(struct {
-		Key string `json:"key"`
-	}{shown(to, to.Key)}, "the database is under %s, which is used from now on\n", plain(shown(to, to.Key)))
+	return p.result(keyName{shown(to, to.Key)}, "the database is under %s, which is used from now on\n", plain(shown(to, to.Key)))
+}
+
+type keyName struct {
+	Key string `json:"key"`
 }
 
 // wrapper runs f with the key of a configuration.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/conclave-mls/conclave/app/config"
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/hsm"
 )
 
 // passphrase reads it from the file of --passphrase-file, or asks for it on the
@@ -68,10 +69,20 @@ func (p *program) private() error {
 	return nil
 }
 
-// wrongPassphrase calls it so.
-func wrongPassphrase(c config.Config, err error) error {
-	if errors.Is(err, core.ErrWrongKey) && strings.HasPrefix(c.Key, "passphrase:") {
+// otherKEK is what to do about a database that another key of a token has sealed.
+const otherKEK = "another key sealed the database; the message has its check value, and conclave hsm test URI --time 0 shows that of a key. " +
+	"With an older backup, or where a change of the key did not end, give that key with --key URI; nothing was changed"
+
+// wrongKey says what to do about it, which depends on the key; a wrong passphrase is called so.
+func wrongKey(c config.Config, err error) error {
+	if !errors.Is(err, core.ErrWrongKey) || errors.As(err, new(hinted)) {
+		return err
+	}
+	switch scheme, _, _ := strings.Cut(c.Key, ":"); {
+	case scheme == "passphrase":
 		return hint(fmt.Errorf("wrong passphrase: %w", err), "the database is sealed with another passphrase, or with a key file instead; nothing was changed")
+	case scheme == hsm.Scheme && tokenHint(err) == "":
+		return hint(err, otherKEK)
 	}
 	return err
 }

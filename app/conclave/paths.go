@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,9 +14,25 @@ import (
 // fileSchemes are those of URIs that name a file.
 var fileSchemes = []string{"file", "sqlite", "unix"}
 
+// anyURI refuses what is none, by the name of its flag.
+func anyURI(flag, text string) error {
+	_, err := config.Config{}.URI(text)
+	if err != nil && text != "" {
+		return fmt.Errorf("--%s: %w", flag, err)
+	}
+	return nil
+}
+
 // fromHere makes the paths in what a person gave as flags absolute: in the
 // configuration they would begin at its folder.
 func fromHere(flags config.Config) (config.Config, error) {
+	for _, flag := range []struct{ name, text string }{
+		{"keystore", flags.Keystore}, {"key", flags.Key}, {"crypto", flags.Crypto}, {"delivery", flags.Delivery},
+	} {
+		if err := anyURI(flag.name, flag.text); err != nil {
+			return config.Config{}, err
+		}
+	}
 	for _, uri := range []*string{&flags.Keystore, &flags.Key, &flags.Delivery, &flags.Listen} {
 		scheme, _, _ := strings.Cut(*uri, ":")
 		if !slices.Contains(fileSchemes, scheme) {

@@ -32,6 +32,7 @@ type program struct {
 	options  []fx.Option // of the application; the demonstration puts itself in between
 
 	home           string
+	homeGiven      string // as --home has it
 	json           bool
 	verbose        int // how often it was said
 	passphraseFile string
@@ -199,6 +200,10 @@ func withUsage(c *cobra.Command) {
 }
 
 func (p *program) findHome() error {
+	if latch := os.Getenv("CONCLAVE_LATCH"); latch != "" && !filepath.IsAbs(latch) {
+		return fmt.Errorf("$CONCLAVE_LATCH is %q, and has to be an absolute path, for all have one folder: %w", latch, core.ErrInvalid)
+	}
+	p.homeGiven = p.home
 	if p.home == "" {
 		p.home = os.Getenv("CONCLAVE_HOME")
 	}
@@ -274,10 +279,17 @@ func (p *program) openWith(ctx context.Context, c config.Config, f func(context.
 		fx.Populate(&m),
 	}, p.options...)
 	options = append(options, more...)
-	return wrongPassphrase(c, app.Run(ctx, app.New(c, options...), func(ctx context.Context) error {
+	return wrongKey(c, app.Run(ctx, app.New(c, options...), func(ctx context.Context) error {
+		tell := func() {
+			for _, notice := range m.Notices() {
+				p.notice("%s", plain(notice))
+			}
+		}
+		tell() // what was found when it was opened
 		err := f(ctx, m)
-		for _, notice := range m.Notices() {
-			p.notice("%s", plain(notice))
+		tell()
+		if errors.Is(err, core.ErrWrongKey) {
+			err = hint(err, "the key of the database was changed meanwhile: start this again")
 		}
 		return err
 	}))

@@ -23,7 +23,7 @@ type URI struct {
 func (c Config) URI(text string) (URI, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme == "" {
-		return URI{}, fmt.Errorf("%q is not a URI such as \"sqlite:store.db\": %w", withoutSecrets(text), core.ErrInvalid)
+		return URI{}, fmt.Errorf("%q is not a URI, which begins with a scheme such as \"file:\" or \"pkcs11:\": %w", withoutSecrets(text), core.ErrInvalid)
 	}
 	path := u.Path
 	if u.Opaque != "" {

@@ -39,7 +39,7 @@ func openToken(ctx context.Context, c config.Config, log *slog.Logger, u config.
 func NoKey(uri string) error {
 	u, err := hsm.ParseURI(uri)
 	if err == nil && (len(u.ID) > 0 || u.Object != "" || u.Type != "") {
-		err = fmt.Errorf("the URI names a key; leave out id, object and type, for each key is made in the token: %w", core.ErrInvalid)
+		err = fmt.Errorf("the URI is to name the token only: leave out id, object and type, as keys are named when they are made: %w", core.ErrInvalid)
 	}
 	return err
 }
