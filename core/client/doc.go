@@ -32,8 +32,8 @@
 //     that are left are committed again, also after a crash, and our proposals are
 //     proposed again; Config.NoRenewal leaves that to the application.
 //   - What [Conversation.Send] accepted is delivered at least once, in order, with
-//     the same idempotency key each time, or reported as [Undelivered]. [Client.Deliver]
-//     tells what became of a text.
+//     the same idempotency key each time, or reported as [Undelivered], once at most: a
+//     process that ends just then loses an [Event]. [Client.Deliver] tells its caller.
 //   - Reads through the [Client] and its [View] see what is durable and nothing else.
 //   - Who comes into a conversation is for the application to decide: [Admission].
 //

@@ -4,8 +4,12 @@ package client
 
 import "github.com/conclave-mls/conclave/core"
 
-// An Event tells what became durable. It is one of EpochChanged, Left, HistoryClientCreated, Undelivered, Lapsed, Committed,
-// CommitFailed, OutOfSync and RolledBack; see [Client.Observe].
+// An Event tells what became durable. It is one of EpochChanged, Left,
+// HistoryClientCreated, Undelivered, Lapsed, Committed, CommitFailed, OutOfSync and
+// RolledBack; see [Client.Observe].
+//
+// What it tells of is durable, the event is not: a process that ends between the two
+// loses it, it does not come again, and other processes of the store do not hear of it.
 type Event interface{ event() }
 
 // EpochChanged: the conversation is in a new epoch, or was joined.
@@ -19,8 +23,7 @@ type Left struct{ Conversation core.ConversationID }
 
 // HistoryClientCreated: a commit of ours has added a history client to a conversation,
 // which reads along from this epoch on. The secret went to the other members in a
-// message; see Config.PrepareHistory. An event that is lost in a crash does not come
-// again: who must not lose the secret keeps it in PrepareHistory.
+// message; see Config.PrepareHistory: who must not lose the secret keeps it there.
 type HistoryClientCreated struct {
 	Conversation core.ConversationID
 	Epoch        uint64
