@@ -4,7 +4,6 @@ package core
 
 import (
 	"context"
-	"fmt"
 	"strings"
 )
 
@@ -106,7 +105,7 @@ type SoftwareKey interface {
 }
 
 // A KeyDeleter is a provider that keeps its keys and can delete them. Deleting
-// an absent key is not an error.
+// an absent key is not an error. ErrDenied: not a reference of this provider.
 type KeyDeleter interface {
 	DeleteKey(ctx context.Context, ref KeyRef) error
 }
@@ -123,11 +122,38 @@ type KeyImporter interface {
 	ImportKey(ctx context.Context, spec KeySpec, material Secret) (PrivateKey, error)
 }
 
+// A KeyChooser is a provider that stands for others, such as a [KeyRouter], and what is
+// put around one. What the others can do besides is found by [ProviderOf].
+type KeyChooser interface {
+	// Provider returns who has the key of a reference; of an empty one, who makes new keys.
+	Provider(ref KeyRef) CryptoProvider
+}
+
+// ProviderOf returns who has the key of a reference, and of an empty one who makes new
+// keys: what p chooses if it is a [KeyChooser], else p itself. It is the one to ask
+// whether it is a [KeyDeleter].
+func ProviderOf(p CryptoProvider, ref KeyRef) CryptoProvider {
+	if c, ok := p.(KeyChooser); ok {
+		return c.Provider(ref)
+	}
+	return p
+}
+
 // A KeyRouter picks the provider by the scheme of the reference, so that one
 // client may mix software and token keys. New keys come from Default.
 type KeyRouter struct {
-	Default   CryptoProvider
+	Default   CryptoProvider            // always needed; all other schemes are its own
 	Providers map[string]CryptoProvider // by KeyRef.Scheme
+}
+
+// Provider is that of the reference's scheme, else the default one. It implements
+// [KeyChooser].
+func (r *KeyRouter) Provider(ref KeyRef) CryptoProvider {
+	p, ok := r.Providers[ref.Scheme()]
+	if !ok {
+		p = r.Default
+	}
+	return ProviderOf(p, ref)
 }
 
 // Algorithms are those of the default provider.
@@ -140,11 +166,8 @@ func (r *KeyRouter) GenerateKey(ctx context.Context, spec KeySpec) (PrivateKey, 
 	return r.Default.GenerateKey(ctx, spec)
 }
 
-// OpenKey asks the provider of the reference's scheme; ErrDenied if there is none.
+// OpenKey asks the provider of the reference, which refuses what is not its own:
+// ErrDenied.
 func (r *KeyRouter) OpenKey(ctx context.Context, ref KeyRef, material Secret) (PrivateKey, error) {
-	p, ok := r.Providers[ref.Scheme()]
-	if !ok {
-		return nil, fmt.Errorf("key %s: no provider is configured for its scheme: %w", ref, ErrDenied)
-	}
-	return p.OpenKey(ctx, ref, material)
+	return r.Provider(ref).OpenKey(ctx, ref, material)
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/conclave-mls/conclave/core"
 )
 
-// A namedProvider knows its own keys only, and tells what it was asked for.
+// A namedProvider knows its own keys only, refuses others, and tells what it was asked for.
 type namedProvider struct {
 	name  string
 	asked []string
@@ -33,6 +33,9 @@ func (p *namedProvider) GenerateKey(_ context.Context, spec core.KeySpec) (core.
 }
 
 func (p *namedProvider) OpenKey(_ context.Context, ref core.KeyRef, material core.Secret) (core.PrivateKey, error) {
+	if ref.Scheme() != p.name {
+		return nil, core.ErrDenied
+	}
 	p.asked = append(p.asked, "open "+string(ref)+" "+string(material.Bytes()))
 	return namedKey{ref}, nil
 }
@@ -68,7 +71,34 @@ func TestKeyRouter(t *testing.T) {
 	if want := []string{"generate mine", "open pkcs11:token=x;id=%01 material"}; !slices.Equal(token.asked, want) {
 		t.Errorf("the token was asked %q, want %q", token.asked, want)
 	}
-	if _, err := (&core.KeyRouter{Default: soft}).OpenKey(ctx, "pure:a", core.Secret{}); !errors.Is(err, core.ErrDenied) {
-		t.Errorf("a router without providers: %v, want ErrDenied", err)
+
+	// The default opens what it has made, listed or not.
+	alone := &core.KeyRouter{Default: token}
+	made, err := alone.GenerateKey(ctx, core.KeySpec{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if key, err := alone.OpenKey(ctx, made.Ref(), core.Secret{}); err != nil || key.Ref() != made.Ref() {
+		t.Errorf("a key of the default: %v, %v", key, err)
+	}
+}
+
+// Who has a key is found through everything that chooses.
+func TestProviderOf(t *testing.T) {
+	soft, token := &namedProvider{name: "pure"}, &namedProvider{name: "pkcs11"}
+	router := &core.KeyRouter{Default: token, Providers: map[string]core.CryptoProvider{"pure": soft}}
+	nested := &core.KeyRouter{Default: router}
+	for _, c := range []struct {
+		p    core.CryptoProvider
+		ref  core.KeyRef
+		want core.CryptoProvider
+	}{
+		{soft, "", soft}, {soft, "pkcs11:a", soft},
+		{router, "", token}, {router, "pure:a", soft}, {router, "pkcs11:a", token}, {router, "plugin:a", token},
+		{nested, "", token}, {nested, "pure:a", soft}, {nested, "plugin:a", token},
+	} {
+		if got := core.ProviderOf(c.p, c.ref); got != c.want {
+			t.Errorf("%T: %q is of %v, want %v", c.p, c.ref, got, c.want)
+		}
 	}
 }

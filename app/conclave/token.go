@@ -234,14 +234,10 @@ func isToken(err error) bool {
 // halves.
 type softwareKeys map[string]bool
 
-// beside has a router to a token tell of them.
+// beside has one who chooses between a token and others tell of them.
 func (s softwareKeys) beside(keys core.CryptoProvider) core.CryptoProvider {
-	if r, ok := keys.(*core.KeyRouter); ok {
-		for scheme, p := range r.Providers {
-			if scheme != hsm.Scheme {
-				r.Providers[scheme] = watched{p, s}
-			}
-		}
+	if _, several := keys.(core.KeyChooser); several {
+		return watched{keys, s}
 	}
 	return keys
 }
@@ -253,10 +249,15 @@ type watched struct {
 
 func (w watched) OpenKey(ctx context.Context, ref core.KeyRef, material core.Secret) (core.PrivateKey, error) {
 	key, err := w.CryptoProvider.OpenKey(ctx, ref, material)
-	if err == nil {
+	if err == nil && ref.Scheme() != hsm.Scheme {
 		w.opened[string(key.Public())] = true
 	}
 	return key, err
+}
+
+// Provider implements core.KeyChooser.
+func (w watched) Provider(ref core.KeyRef) core.CryptoProvider {
+	return core.ProviderOf(w.CryptoProvider, ref)
 }
 
 // signatureKeys looks for keys in software where a token is to have them.

@@ -19,6 +19,7 @@ import (
 	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/client/clienttest"
 	"github.com/conclave-mls/conclave/core/coretest"
+	"github.com/conclave-mls/conclave/providers/audit"
 	"github.com/conclave-mls/conclave/providers/pure"
 	"github.com/conclave-mls/conclave/storage/memory"
 )
@@ -38,8 +39,9 @@ func TestKeyGoesWithTheLastCredential(t *testing.T) {
 	t.Parallel()
 	tok := newToken()
 	for name, cfg := range map[string]client.Config{
-		"software": {Keys: pure.New()},
-		"token":    {Keys: tok},
+		"software":                       {Keys: pure.New()},
+		"token":                          {Keys: tok},
+		"token, watched behind a router": {Keys: audit.Keys(&core.KeyRouter{Default: tok}, slog.New(slog.DiscardHandler))},
 		"token, no longer for new keys": {Keys: &core.KeyRouter{
 			Default: pure.New(), Providers: map[string]core.CryptoProvider{"token": tok, "pure": pure.New()},
 		}},

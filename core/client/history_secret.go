@@ -134,7 +134,7 @@ func (c *Client) historyClient(ctx context.Context, suite core.Suite, id core.Cl
 func (c *Client) passingKey(ctx context.Context, algorithm core.KeyAlgorithm) (core.SoftwareKey, error) {
 	provider, ok := c.suites.(core.CryptoProvider)
 	if !ok {
-		if c.keeper() != nil {
+		if c.deleter("") != nil {
 			return nil, fmt.Errorf("history client: no provider of keys in software: %w", core.ErrUnsupported)
 		}
 		provider = c.keys

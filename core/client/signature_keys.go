@@ -32,30 +32,17 @@ func newKeyID() (id keyID) {
 
 const keyLabel = "conclave signature key"
 
-// keeper returns the provider's own deleter if it keeps the keys that it makes.
-func (c *Client) keeper() core.KeyDeleter {
-	p := c.keys
-	if router, ok := p.(*core.KeyRouter); ok {
-		p = router.Default
-	}
-	deleter, _ := p.(core.KeyDeleter)
-	return deleter
-}
-
-// deleter returns who keeps the key of a reference, if it deletes keys.
+// deleter returns who keeps the key of a reference, and of an empty one those that will
+// be made; nil if that one deletes none.
 func (c *Client) deleter(ref core.KeyRef) core.KeyDeleter {
-	p := c.keys
-	if router, ok := p.(*core.KeyRouter); ok {
-		p = router.Providers[ref.Scheme()]
-	}
-	deleter, _ := p.(core.KeyDeleter)
+	deleter, _ := core.ProviderOf(c.keys, ref).(core.KeyDeleter)
 	return deleter
 }
 
 // newKey makes a signature key and puts it into the open segment.
 func (t *Transaction) newKey(ctx context.Context, algorithm core.KeyAlgorithm) (core.Signer, error) {
 	id := newKeyID()
-	keeper := t.client.keeper()
+	keeper := t.client.deleter("")
 	if keeper != nil {
 		if err := t.journal(ctx, id, algorithm); err != nil {
 			return nil, err
@@ -181,10 +168,7 @@ func (c *Client) sweepKey(ctx context.Context, id keyID) error {
 			return err
 		}
 	}
-	deleter := c.keeper()
-	if j.ref != "" {
-		deleter = c.deleter(j.ref)
-	}
+	deleter := c.deleter(j.ref)
 	if deleter == nil {
 		return keyTrouble{fmt.Errorf("journalled key %x: no provider deletes it: %w", id, core.ErrUnsupported)}
 	}

@@ -216,8 +216,8 @@ func TestOneLineEach(t *testing.T) {
 	router := &core.KeyRouter{Default: pure.New(), Providers: map[string]core.CryptoProvider{"keeper": keeper{Provider: pure.New()}}}
 	for _, kept := range []core.CryptoProvider{
 		audit.Keys(keeper{Provider: pure.New()}, b.logger()),
-		audit.Keys(router, b.logger()).(*core.KeyRouter).Providers["keeper"],
-		audit.Keys(&core.KeyRouter{Default: keeper{Provider: pure.New()}}, b.logger()).(*core.KeyRouter).Default,
+		core.ProviderOf(audit.Keys(router, b.logger()), "keeper:1"),
+		core.ProviderOf(audit.Keys(&core.KeyRouter{Default: keeper{Provider: pure.New()}}, b.logger()), ""),
 	} {
 		key := must(kept.GenerateKey(ctx, signing))
 		if _, soft := key.(core.SoftwareKey); soft {

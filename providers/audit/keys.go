@@ -14,18 +14,14 @@ import (
 // Keys writes a line for each use of the provider's keys. The result is a
 // [core.KeyDeleter] if the provider is. It is a [core.KeyImporter] and a
 // [core.KeyAttester] always: core.ErrUnsupported if the provider is not. Of a
-// [core.KeyRouter] the result is a router, of providers that do all that.
+// [core.KeyChooser] the result is one, of providers that do all that.
 func Keys(p core.CryptoProvider, log *slog.Logger) core.CryptoProvider {
-	if router, ok := p.(*core.KeyRouter); ok {
-		audited := &core.KeyRouter{Default: Keys(router.Default, log), Providers: map[string]core.CryptoProvider{}}
-		for scheme, p := range router.Providers {
-			audited.Providers[scheme] = Keys(p, log)
-		}
-		return audited
-	}
 	k := &keys{p, journal{log}}
-	if deleter, ok := p.(core.KeyDeleter); ok {
-		return &keeping{k, deleter}
+	switch p := p.(type) {
+	case core.KeyChooser:
+		return &choosing{k, p}
+	case core.KeyDeleter:
+		return &keeping{k, p}
 	}
 	return k
 }
@@ -39,6 +35,17 @@ type keys struct {
 type keeping struct {
 	*keys
 	deleter core.KeyDeleter
+}
+
+// choosing is a provider that stands for others.
+type choosing struct {
+	*keys
+	chooser core.KeyChooser
+}
+
+// Provider implements [core.KeyChooser].
+func (c *choosing) Provider(ref core.KeyRef) core.CryptoProvider {
+	return Keys(c.chooser.Provider(ref), c.journal.log)
 }
 
 var (
