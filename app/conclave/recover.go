@@ -245,8 +245,12 @@ func (r *recovery) report(x messenger.Return) error {
 }
 
 func (r *recovery) sweep(ctx context.Context, m *messenger.Messenger) error {
-	if err := m.SweepKeys(ctx); err != nil {
+	n, err := m.SweepKeys(ctx)
+	if err != nil {
 		return err
 	}
-	return r.result(deed{Done: "keys swept"}, "signature keys that nothing names are deleted\n")
+	return r.result(struct {
+		deed
+		Keys int `json:"keys"`
+	}{deed{Done: "keys swept"}, n}, "%d signature keys that nothing names are deleted\n", n)
 }

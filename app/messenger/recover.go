@@ -155,7 +155,9 @@ func (m *Messenger) forget(ctx context.Context, id core.ConversationID) error {
 
 // SweepKeys deletes keys outside the store that nothing names: see
 // [client.Client.SweepKeys].
-func (m *Messenger) SweepKeys(ctx context.Context) error { return m.client.SweepKeys(ctx) }
+func (m *Messenger) SweepKeys(ctx context.Context) (deleted int, err error) {
+	return m.client.SweepKeys(ctx)
+}
 
 // recovering is client.ErrRecovering for a conversation that is to be joined again.
 func (m *Messenger) recovering(ctx context.Context, id core.ConversationID) error {

@@ -164,7 +164,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	if kept {
 		return c, nil
 	}
-	stay, err := c.sweep(ctx)
+	_, stay, err := c.sweep(ctx)
 	if err != nil && (ctx.Err() != nil || !errors.Is(err, core.ErrUnavailable)) {
 		return nil, err
 	}

@@ -93,7 +93,7 @@ func (c *Client) Wipe(ctx context.Context) error {
 }
 
 func (c *Client) wipe(ctx context.Context) error {
-	stay, err := c.sweep(ctx)
+	_, stay, err := c.sweep(ctx)
 	if err == nil && !errors.Is(stay, core.ErrUnsupported) {
 		err = stay
 	}

@@ -120,7 +120,7 @@ var duringSilence = map[string]func(context.Context, *silent) error{
 	},
 	"commit": func(ctx context.Context, s *silent) error { return in(ctx, s.alice, update) },
 	"resume": func(ctx context.Context, s *silent) error { return s.alice.Resume(ctx) },
-	"sweep":  func(ctx context.Context, s *silent) error { return s.alice.SweepKeys(ctx) },
+	"sweep":  func(ctx context.Context, s *silent) error { _, err := s.alice.SweepKeys(ctx); return err },
 	"wipe":   func(ctx context.Context, s *silent) error { return s.alice.Wipe(ctx) },
 }
 

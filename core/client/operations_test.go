@@ -395,7 +395,10 @@ var operations = slices.Concat(boundaries, []operation{
 	})},
 
 	// after the store was put back
-	{name: "SweepKeys", run: func(ctx context.Context, p player, _ *input) (any, error) { return nil, p.SweepKeys(ctx) }},
+	{name: "SweepKeys", run: func(ctx context.Context, p player, _ *input) (any, error) {
+		_, err := p.SweepKeys(ctx)
+		return nil, err
+	}},
 	{name: "Rejoin, recovering", prepare: func(s *stage) { s.blocked(); s.putBack() }, run: func(ctx context.Context, p player, _ *input) (any, error) {
 		return p.Rejoin(ctx, chat)
 	}},

@@ -270,23 +270,24 @@ func (c *Client) keepsKeys(ctx context.Context) (bool, error) {
 
 // SweepKeys deletes keys outside the store that nothing names, as [Open] does with those
 // that a crash has left. After an accident Open leaves that to a person: a newer state of
-// the store, if one is found after all, may name them. This says that there is none.
-func (c *Client) SweepKeys(ctx context.Context) error {
+// the store, if one is found after all, may name them. This says that there is none, and
+// gives how many keys are deleted.
+func (c *Client) SweepKeys(ctx context.Context) (deleted int, err error) {
 	if err := c.open(); err != nil {
-		return err
+		return 0, err
 	}
 	defer c.done()
 	kept, err := c.keepsKeys(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if kept {
 		s := newSegment(c.store)
 		s.del(accidentsPlace, keysKept)
 		if _, err := s.apply(ctx); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	stay, err := c.sweep(ctx)
-	return errors.Join(err, stay)
+	deleted, stay, err := c.sweep(ctx)
+	return deleted, errors.Join(err, stay)
 }

@@ -128,22 +128,24 @@ func decodeJournalled(record []byte) (j journalled, err error) {
 	return j, err
 }
 
-// sweep deletes the keys that a crash left without a name. Why some stay, which their
-// provider says, is apart from what is wrong with the store or the context.
-func (c *Client) sweep(ctx context.Context) (stay, err error) {
+// sweep deletes the keys that a crash left without a name, and says how many. Why some stay,
+// which their provider says, is apart from what is wrong with the store or the context.
+func (c *Client) sweep(ctx context.Context) (deleted int, stay, err error) {
 	answers, err := newSegment(c.store).read(ctx, query{place: at(tableJournal, ""), keysOnly: true})
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	for _, r := range answers[0] {
 		switch e := c.sweepKey(ctx, keyID(r.Key)); {
 		case isKeyTrouble(e) && ctx.Err() == nil:
 			stay = errors.Join(stay, e)
-		default:
+		case e != nil:
 			err = errors.Join(err, e)
+		default:
+			deleted++
 		}
 	}
-	return stay, err
+	return deleted, stay, err
 }
 
 // sweepKey deletes one journalled key: after the mark nothing can name it. What its
