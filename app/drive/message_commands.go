@@ -86,20 +86,16 @@ func decryptMany(ctx context.Context, i *instance, r *request) (result, error) {
 	if err := needAll("messages", r.Messages); err != nil {
 		return nil, err
 	}
-	var got []client.Replayed
+	var got []client.Decrypted
 	err = i.transact(ctx, func(ctx context.Context, tx *client.Transaction) error {
-		got = nil
-		for _, m := range r.Messages {
-			received, err := tx.DecryptMessage(ctx, id, m)
-			if err != nil && !client.Blames(err) {
-				return err
-			}
-			got = append(got, client.Replayed{Received: received, Err: ownCommit(m, err)})
-		}
-		return nil
+		got, err = tx.DecryptMessages(ctx, id, r.Messages)
+		return err
 	})
 	if err != nil {
 		return nil, err
+	}
+	for k, m := range got {
+		got[k].Err = ownCommit(r.Messages[k], m.Err)
 	}
 	return result{"messages": i.showAll(ctx, id, got)}, nil
 }
@@ -118,7 +114,7 @@ func ownCommit(message []byte, err error) error {
 }
 
 // showAll shows what became of messages, errors in their place.
-func (i *instance) showAll(ctx context.Context, id core.ConversationID, list []client.Replayed) []result {
+func (i *instance) showAll(ctx context.Context, id core.ConversationID, list []client.Decrypted) []result {
 	out := []result{}
 	for _, m := range list {
 		shown, err := result(nil), m.Err
@@ -137,7 +133,7 @@ func (i *instance) showAll(ctx context.Context, id core.ConversationID, list []c
 func (i *instance) show(ctx context.Context, id core.ConversationID, m client.Received) (out result, err error) {
 	// None if we were removed, or if the store fails now: that must not cost the message.
 	members, _ := i.roster(ctx, id)
-	var replayed []client.Replayed
+	var replayed []client.Decrypted
 	switch m := m.(type) {
 	case *client.Text:
 		out = result{"type": "Text", "plaintext": m.Data, "sender": showClientID(m.Sender), "identity": members.identity(m.Sender)}
@@ -168,7 +164,7 @@ func (i *instance) show(ctx context.Context, id core.ConversationID, m client.Re
 }
 
 // withReplayed adds what a new epoch made readable.
-func (i *instance) withReplayed(ctx context.Context, r *request, out result, replayed []client.Replayed) result {
+func (i *instance) withReplayed(ctx context.Context, r *request, out result, replayed []client.Decrypted) result {
 	if len(replayed) > 0 {
 		out["bufferedMessages"] = i.showAll(ctx, core.ConversationID(r.Conversation), replayed)
 	}

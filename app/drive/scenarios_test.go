@@ -174,6 +174,9 @@ func refused(w *world) {
 			w.t.Fatal("the epoch changed")
 		}
 		w.as(name).fails("Mls.SelfCommitIgnored", "decrypt", "message", mine) // if it comes after all
+		if got := read[[]message](w.t, w.as(name).must("decryptMany", "messages", [][]byte{mine}).Messages); len(got) != 1 || got[0].Error == nil || got[0].Error.Kind != "Mls.SelfCommitIgnored" {
+			w.t.Errorf("among others: %+v", got)
+		}
 		w.talk()
 		w.update(name)
 	}

@@ -112,7 +112,7 @@ func took(ctx context.Context, tx *client.Transaction, id core.ConversationID, r
 	})
 }
 
-func itemsOf(r client.Received) (items []Item, replayed []client.Replayed) {
+func itemsOf(r client.Received) (items []Item, replayed []client.Decrypted) {
 	switch r := r.(type) {
 	case *client.Text:
 		item := Item{Kind: Text, Epoch: r.Epoch, From: r.Sender, Text: r.Data}
@@ -137,7 +137,7 @@ func itemsOf(r client.Received) (items []Item, replayed []client.Replayed) {
 // for the message has ended the epoch already.
 func whoLeaves(ctx context.Context, tx *client.Transaction, id core.ConversationID, r client.Received) ([]core.ClientID, error) {
 	p, ok := r.(*client.ProposalResult)
-	if !ok || p.Sender.Type != mls.SenderMember || slices.ContainsFunc(p.Replayed, func(x client.Replayed) bool {
+	if !ok || p.Sender.Type != mls.SenderMember || slices.ContainsFunc(p.Replayed, func(x client.Decrypted) bool {
 		_, commit := x.Received.(*client.CommitResult)
 		return commit
 	}) {

@@ -16,7 +16,7 @@ func TestAll(t *testing.T) {
 	t.Parallel()
 	lost := errors.New("lost")
 	text := func(data string) *client.Text { return &client.Text{Data: []byte(data)} }
-	replayed := []client.Replayed{{Received: text("one")}, {Err: lost}, {Received: text("two")}}
+	replayed := []client.Decrypted{{Received: text("one")}, {Err: lost}, {Received: text("two")}}
 	of := func(r client.Received) (list []string) {
 		for r, err := range client.All(r) {
 			if text, ok := r.(*client.Text); ok && err == nil {

@@ -74,7 +74,7 @@ func (t *Transaction) emptyBuffer(h *held) {
 // Replay tries what was buffered for this epoch and was not tried yet: after a
 // Welcome, or if the transaction that began the epoch was aborted after its
 // boundary. Who does not ask gets it with the next message.
-func (c *Conversation) Replay(ctx context.Context) (out []Replayed, err error) {
+func (c *Conversation) Replay(ctx context.Context) (out []Decrypted, err error) {
 	err = c.with(ctx, func(h *held) error {
 		out, err = c.tx.replay(ctx, h)
 		return err
@@ -85,7 +85,7 @@ func (c *Conversation) Replay(ctx context.Context) (out []Replayed, err error) {
 // replay tries what was buffered, after the epoch changed: as long as that changes
 // the epoch again, and with no recursion. A message that fails is dropped with its
 // error and holds up nothing; one of a later epoch stays.
-func (t *Transaction) replay(ctx context.Context, h *held) (out []Replayed, err error) {
+func (t *Transaction) replay(ctx context.Context, h *held) (out []Decrypted, err error) {
 	p := ofConversation(tableBuffered, h.id)
 	for h.group != nil && h.head.waiting.ready {
 		h.head.waiting.ready, h.dirty = false, true
@@ -105,7 +105,7 @@ func (t *Transaction) replay(ctx context.Context, h *held) (out []Replayed, err 
 			if err != nil && !Blames(err) {
 				return nil, err
 			}
-			out = append(out, Replayed{result, err})
+			out = append(out, Decrypted{result, err})
 			t.noteReplayed(h, mls.ContentType(r.Key[0]), err)
 			if h.group == nil { // everything is gone
 				break
@@ -153,5 +153,5 @@ func (t *Transaction) retryCommit(ctx context.Context, h *held, proposal Receive
 	}
 	drop()
 	t.noteReplayed(h, mls.ContentCommit, err)
-	return attach(proposal, []Replayed{{Err: err}}), nil
+	return attach(proposal, []Decrypted{{Err: err}}), nil
 }

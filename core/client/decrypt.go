@@ -52,12 +52,6 @@ func (t *Transaction) decryptMessage(ctx context.Context, id core.ConversationID
 	return result, nil
 }
 
-// A Decrypted is what became of one of many messages: exactly one field is set.
-type Decrypted struct {
-	Received Received
-	Err      error
-}
-
 // DecryptMessages is DecryptMessage for many messages of a conversation, in their
 // order, as for a client that was away for long: they become durable by one write. A
 // message that is to blame for an error itself (see [Blames]) has it in its place, has

@@ -206,7 +206,7 @@ func TestReplayAfterOwnCommit(t *testing.T) {
 			}
 			return err
 		}
-		var replayed []client.Replayed
+		var replayed []client.Decrypted
 		err := in(t.Context(), alice, func(ctx context.Context, c *client.Conversation) error {
 			r, err := c.UpdateKeyMaterial(ctx)
 			if err != nil {

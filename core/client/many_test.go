@@ -154,7 +154,7 @@ func TestFlatten(t *testing.T) {
 		"buffered":   {&client.Buffered{Reason: client.JoinPending}, client.Flat{Active: true, Waits: client.JoinPending}},
 		"removed":    {&client.CommitResult{}, client.Flat{HasEpochChanged: true}},
 		"commit": {
-			&client.CommitResult{Active: true, Renewed: renewed, Delay: &delay, Replayed: []client.Replayed{
+			&client.CommitResult{Active: true, Renewed: renewed, Delay: &delay, Replayed: []client.Decrypted{
 				{Received: &client.Text{Sender: "bob", Data: []byte("y")}}, {Err: late},
 			}},
 			client.Flat{Active: true, HasEpochChanged: true, Proposals: renewed, Delay: &delay, Buffered: []client.Flat{

@@ -93,7 +93,7 @@ func size[T any](list []T, err error) (any, error) { return len(list), err }
 
 // gistOf is an answer in words, without what is random.
 func gistOf(answer any) string {
-	replayed := func(list []client.Replayed) (text string) {
+	replayed := func(list []client.Decrypted) (text string) {
 		for _, r := range list {
 			text += fmt.Sprintf(" [%s %v]", gistOf(r.Received), r.Err)
 		}
@@ -117,7 +117,7 @@ func gistOf(answer any) string {
 
 // textsOf lists the application data in what came, what was replayed included.
 func textsOf(r client.Received) (texts []string) {
-	var replayed []client.Replayed
+	var replayed []client.Decrypted
 	switch r := r.(type) {
 	case *client.Text:
 		texts, replayed = append(texts, string(r.Data)), r.Replayed

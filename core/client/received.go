@@ -33,7 +33,7 @@ func All(r Received) iter.Seq2[Received, error] {
 }
 
 // replayedWith is flat: what was replayed has nothing replayed with it.
-func replayedWith(r Received) []Replayed {
+func replayedWith(r Received) []Decrypted {
 	switch r := r.(type) {
 	case *Text:
 		return r.Replayed
@@ -51,7 +51,7 @@ type Text struct {
 	Epoch             uint64
 	AuthenticatedData []byte
 	Data              []byte
-	Replayed          []Replayed
+	Replayed          []Decrypted
 }
 
 // ProposalResult is a proposal that waits now for a commit.
@@ -60,7 +60,7 @@ type ProposalResult struct {
 	Proposal mls.Proposal
 	Sender   mls.Sender
 	Delay    *time.Duration // how long to leave the commit to others; nil: not ours to commit
-	Replayed []Replayed
+	Replayed []Decrypted
 }
 
 // CommitResult is a commit: the conversation is in a new epoch, or we are out.
@@ -80,7 +80,7 @@ type CommitResult struct {
 	Renewed  []Proposed
 	Dropped  []mls.Proposal
 	Delay    *time.Duration // how long to leave what is renewed to others; nil: nothing is
-	Replayed []Replayed
+	Replayed []Decrypted
 }
 
 // Buffered is a message that is kept until it can be processed. Finish the
@@ -101,9 +101,9 @@ const (
 	JoinPending                              // the answer to our external commit
 )
 
-// Replayed is what became of a message that was buffered. With an error the
-// message was dropped.
-type Replayed struct {
+// A Decrypted is what became of one of several messages: exactly one field is set. With an
+// error one that was buffered was dropped.
+type Decrypted struct {
 	Received Received
 	Err      error
 }
@@ -114,7 +114,7 @@ func (*CommitResult) received()   {}
 func (*Buffered) received()       {}
 
 // attach hands what was replayed on with the message that made it possible.
-func attach(r Received, replayed []Replayed) Received {
+func attach(r Received, replayed []Decrypted) Received {
 	switch r := r.(type) {
 	case *Text:
 		r.Replayed = append(r.Replayed, replayed...)

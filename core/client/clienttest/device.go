@@ -87,7 +87,7 @@ func (d *Device) receive(ctx context.Context, id core.ConversationID, message []
 	return nil
 }
 
-func (d *Device) keep(replayed []client.Replayed) {
+func (d *Device) keep(replayed []client.Decrypted) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, r := range replayed {
@@ -156,7 +156,7 @@ func (d *Device) Welcomes(ctx context.Context) error {
 		if !ok {
 			return nil
 		}
-		var replayed []client.Replayed
+		var replayed []client.Decrypted
 		err := d.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
 			c, err := tx.ProcessWelcome(ctx, w.Message, d.Join)
 			if err == nil {
