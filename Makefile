@@ -6,11 +6,12 @@
 # make bench   the table of the keystores in README.md; make bench-all runs every benchmark
 # make fuzz    every fuzz target, FUZZTIME each
 # make soak    random groups beside a model of them for SOAK_TIME (an hour); 10000
-#              random histories of the client's store beside a map; four processes of
-#              a client on one PostgreSQL, killed ones on a SQLite file, and 200
-#              goroutines on two sessions of tokens, for SCALE_TIME (ten minutes) each;
-#              1000 processes killed while they use a token; and two tokens more, a TPM
-#              in software and opencryptoki
+#              random histories of the client's store beside a map, and of Proteus with
+#              each of its real implementations; four processes of a client on one
+#              PostgreSQL, killed ones on a SQLite file, and 200 goroutines on two
+#              sessions of tokens, for SCALE_TIME (ten minutes) each; 1000 processes
+#              killed while they use a token; and two tokens more, a TPM in software
+#              and opencryptoki
 # make soak-race, soak-fuzz   the tests again and again; fuzzing for 10 minutes each
 # make soak-interop   every scenario with every assignment of actors, and long random ones
 # make token   the tests of PKCS#11 tokens on one of yours, whose URI is HSM
@@ -33,7 +34,6 @@ SOAK ?= 20
 SOAK_TIME ?= 1h
 SCALE_TIME ?= 10m
 STATICCHECK := bin/staticcheck-v0.8.2
-PEER := bin/peers/core-crypto
 TOKENS := softhsm2 opensc libnss3 libnss3-tools p11-kit p11-kit-modules
 TOKENS_SOAK := swtpm tpm2-tools tpm2-abrmd libtpm2-pkcs11-1 libtpm2-pkcs11-tools libtss2-tcti-tabrmd0 \
 	dbus-daemon opencryptoki util-linux
@@ -114,26 +114,30 @@ tokens-soak: WHAT = the tests with a TPM in software and opencryptoki
 tokens-soak: ELSE = swtpm, tpm2-tools, tpm2-abrmd, tpm2-pkcs11 with its tools, the D-Bus daemon, and opencryptoki
 tokens-soak: COMMANDS = swtpm && command -v tpm2_ptool && command -v tpm2-abrmd && command -v dbus-daemon && command -v pkcsconf
 
-# The real Core Crypto, for the interoperability tests: a copy of the driver in the
-# shared folder, with the npm packages of its lock file. Without it the tests are
-# skipped, unless CONCLAVE_SHARED is set.
+# What the interoperability tests speak with, below bin/peers: the driver of the real Core
+# Crypto in the shared folder and ours of npm's @wireapp/proteus, each with the npm packages
+# of its lock file. Without them the tests are skipped, unless CONCLAVE_SHARED is set.
 peer:
-	@for shared in $${CONCLAVE_SHARED:-shared ../shared}; do \
-		from=$$shared/peers/core-crypto; [ -d "$$from" ] || continue; \
-		if ! node --version 2>/dev/null | grep -Eq '^v(2[0-9]|[3-9][0-9])' || ! command -v npm >/dev/null; then \
-			echo "setup: the tests with Core Crypto need Node.js 20 or later with npm: apt-get install nodejs npm"; \
-			echo "setup: has your system an older one, take the release from the Node.js project's download page"; \
-			[ -z "$${CONCLAVE_SHARED:-}" ] && exit 0 || exit 1; \
-		fi; \
-		to=$(PEER); \
-		if [ -d $$to/node_modules ] && diff -rq -x node_modules "$$from" $$to >/dev/null; then exit 0; fi; \
-		echo "setup: Core Crypto into $$to: npm packages of its lock file"; \
+	@required() { [ -n "$${CONCLAVE_SHARED:-}" ]; }; \
+	drivers=(app/drive/testdata/wireapp-proteus); \
+	for shared in $${CONCLAVE_SHARED:-shared ../shared}; do \
+		[ ! -d "$$shared/peers/core-crypto" ] || { drivers+=("$$shared/peers/core-crypto"); break; }; \
+	done; \
+	if required && [ $${#drivers[@]} = 1 ]; then echo "setup: there is no peers/core-crypto in $$CONCLAVE_SHARED"; exit 1; fi; \
+	if ! node --version 2>/dev/null | grep -Eq '^v(2[0-9]|[3-9][0-9])' || ! command -v npm >/dev/null; then \
+		echo "setup: the tests with Core Crypto and @wireapp/proteus need Node.js 20 or later with npm: apt-get install nodejs npm"; \
+		echo "setup: has your system an older one, take the release from the Node.js project's download page"; \
+		! required; exit; \
+	fi; \
+	for from in "$${drivers[@]}"; do \
+		to=bin/peers/$${from##*/}; \
+		if [ -d $$to/node_modules ] && diff -rq -x node_modules "$$from" $$to >/dev/null; then continue; fi; \
+		echo "setup: npm packages of the lock file of $$from into $$to"; \
 		rm -rf $$to $$to.new; mkdir -p $$to.new; \
 		cp -r "$$from/." $$to.new && chmod -R u+w $$to.new; \
-		(cd $$to.new && npm ci --no-audit --no-fund --loglevel=error) || { [ -z "$${CONCLAVE_SHARED:-}" ] && exit 0 || exit 1; }; \
-		mv $$to.new $$to; exit 0; \
-	done; \
-	[ -z "$${CONCLAVE_SHARED:-}" ] || { echo "setup: there is no peers/core-crypto in $$CONCLAVE_SHARED"; exit 1; }
+		(cd $$to.new && npm ci --prefer-offline --no-audit --no-fund --loglevel=error) || { required && exit 1; continue; }; \
+		mv $$to.new $$to; \
+	done
 
 # Built once, outside go.mod, so that its modules are none of ours.
 $(STATICCHECK):
@@ -195,6 +199,7 @@ soak: setup-soak
 		{ grep --line-buffered -vF '[rapid] draw' || true; }
 	go test -count 1 -timeout 0 -run '^TestSegmentModel$$' ./core/client -histories 10000
 	go test -count 1 -timeout 0 -v -run '^TestScaleOut$$' ./core/client -scale $(SCALE_TIME)
+	go test -count 1 -timeout 0 -run '^TestProteusHistories$$' ./app/drive -histories 10000
 	CONCLAVE_SOAK=$(SCALE_TIME) go test -count 1 -timeout 0 -run 'FileAlone|ManyProcesses' ./storage/sqlite
 	go test -count 1 -timeout 0 -v -run '^TestManyGoroutines$$' ./softhsm-test -load $(SCALE_TIME)
 	go test -count 1 -timeout 0 -v -run '^(TestTPM|TestOpenCryptoki)$$' ./softhsm-test -soak -load 1m

@@ -26,7 +26,8 @@ import (
 )
 
 // This file starts drivers and speaks to them: to ours, in this process or in one of
-// its own, and to that of Core Crypto. All of them speak the same protocol.
+// its own, to that of Core Crypto, and to that of npm's @wireapp/proteus. All of them speak
+// the same protocol.
 
 // asDriver is the argument that makes the test program a driver.
 const asDriver = "be-a-driver"
@@ -105,17 +106,27 @@ func coreCrypto(t testing.TB) *driver {
 	return process(t, "node", filepath.Join(corePeer(t), "driver.mjs"))
 }
 
-// corePeer finds the folder into which make setup has put the driver of Core Crypto,
-// with what it needs.
 func corePeer(t testing.TB) string {
 	t.Helper()
-	source := coretest.Shared(t, "peers", "core-crypto")
+	return installed(t, coretest.Shared(t, "peers", "core-crypto"))
+}
+
+// typeScript is the same for npm's @wireapp/proteus.
+func typeScript(t testing.TB) *driver {
+	t.Helper()
+	return process(t, "node", filepath.Join(installed(t, filepath.Join("testdata", "wireapp-proteus")), "driver.mjs"))
+}
+
+// installed finds the folder into which make setup has put a driver, with what it needs.
+func installed(t testing.TB, source string) string {
+	t.Helper()
+	peer := filepath.Base(source)
 	if _, err := exec.LookPath("node"); err != nil {
 		coretest.Lacking(t, "node is not installed: "+firstNode)
 	}
-	folder := filepath.Join("..", "..", "bin", "peers", "core-crypto")
+	folder := filepath.Join("..", "..", "bin", "peers", peer)
 	if _, err := os.Stat(filepath.Join(folder, "node_modules")); err != nil {
-		coretest.Lacking(t, "Core Crypto is not set up: make setup")
+		coretest.Lacking(t, peer+" is not set up: make setup")
 	}
 	for _, name := range []string{"driver.mjs", "package-lock.json"} {
 		want, err := os.ReadFile(filepath.Join(source, name))
@@ -123,7 +134,7 @@ func corePeer(t testing.TB) string {
 			t.Fatal(err)
 		}
 		if have, err := os.ReadFile(filepath.Join(folder, name)); err != nil || !bytes.Equal(have, want) {
-			coretest.Lacking(t, "there is another Core Crypto now: make setup")
+			coretest.Lacking(t, "there is another "+peer+" now: make setup")
 		}
 	}
 	return folder
@@ -294,6 +305,10 @@ type answer struct {
 	}
 	HistorySecrets []struct{ ClientID, Data []byte }
 	Enabled        bool
+	Plaintext      []byte // of Proteus, as those below
+	Prekey         []byte
+	Local, Remote  string
+	Store          json.RawMessage
 }
 
 // args are the arguments of a request.

@@ -106,6 +106,25 @@ func parseEnvelope(data []byte) (*envelope, error) {
 	return e, nil
 }
 
+// refused is why a message is refused: a bad key comes before all else, as where keys are
+// examined while they are decoded. Here that waits for a refusal, or for the key's use: it
+// would take longer than all else about a message.
+func (e *envelope) refused(err error) error {
+	if CodeOf(err) == 0 {
+		return err
+	}
+	keys := []PublicKey{e.cipher.ratchet}
+	if e.preKey != nil {
+		keys = append(keys, e.preKey.base, e.preKey.identity)
+	}
+	for _, k := range keys {
+		if _, bad := k.point(); bad != nil {
+			return bad
+		}
+	}
+	return err
+}
+
 func (r *reader) preKeyMessage() (p *preKeyMessage, m cipherMessage) {
 	p = new(preKeyMessage)
 	r.fields([]uint64{0, 1, 2, 3}, func(key uint64) bool {

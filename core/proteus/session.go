@@ -82,9 +82,10 @@ func SessionFromMessage(ctx context.Context, env *Env, message []byte) (*Decrypt
 		return nil, err
 	}
 	if e.preKey == nil {
-		return nil, failed(CodeNoPreKeyMessage, "it is not the first of a session")
+		return nil, e.refused(failed(CodeNoPreKeyMessage, "it is not the first of a session"))
 	}
-	return (&Session{local: env.Identity.Public(), remote: e.preKey.identity}).openFromPreKey(ctx, env, e)
+	d, err := (&Session{local: env.Identity.Public(), remote: e.preKey.identity}).openFromPreKey(ctx, env, e)
+	return d, e.refused(err)
 }
 
 // Encrypt encrypts a message for the peer. The result is to be sent once the session that
@@ -115,13 +116,13 @@ func (s *Session) Decrypt(ctx context.Context, env *Env, message []byte) (*Decry
 		return nil, err
 	}
 	if e.preKey != nil && e.preKey.identity != s.remote {
-		return nil, failed(CodeRemoteIdentityChanged, "it was %s and is %s", s.remote.Fingerprint(), e.preKey.identity.Fingerprint())
+		return nil, e.refused(failed(CodeRemoteIdentityChanged, "it was %s and is %s", s.remote.Fingerprint(), e.preKey.identity.Fingerprint()))
 	}
 	d, err := s.open(ctx, env, e)
 	if e.preKey != nil && (errors.Is(err, ErrInvalidSignature) || errors.Is(err, ErrInvalidMessage)) {
-		return s.openFromPreKey(ctx, env, e)
+		d, err = s.openFromPreKey(ctx, env, e)
 	}
-	return d, err
+	return d, e.refused(err)
 }
 
 // open reads a message in the state that it names.
