@@ -44,7 +44,8 @@
 //	make token HSM='pkcs11:token=NAME?module-path=/usr/lib/vendor.so&pin-source=file:/run/pin'
 //
 // It makes keys, has them sign and derive, deletes them, and prints what the token can do.
-// The PIN is tried once. Wrong PINs, full tokens and the like are not tried.
+// A run tries the PIN once: if it is wrong, do not run this again before it is right. "conclave
+// hsm probe URI" comes first, which remembers a refused PIN for good. Wrong PINs, full tokens and the like are not tried.
 //
 // Nothing here is for production: SoftHSM keeps its keys in files and in the memory of the
 // process that uses it.

@@ -84,16 +84,20 @@ func TestReadmeCode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	example, err := os.ReadFile("../../core/client/example_readme_test.go")
-	if err != nil {
-		t.Fatal(err)
+	var examples []byte
+	for _, file := range []string{"../../core/client/example_readme_test.go", "../../softhsm-test/example_readme_test.go"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		examples = append(examples, text...)
 	}
 	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllSubmatch(readme, -1)
 	if len(blocks) == 0 {
 		t.Error("README.md has no code")
 	}
 	for _, b := range blocks {
-		if !bytes.Contains(example, b[1]) {
+		if !bytes.Contains(examples, b[1]) {
 			t.Errorf("not in the example: %s", b[1])
 		}
 	}
