@@ -117,7 +117,7 @@ func (t *Transaction) parentMembers(ctx context.Context, h *held) (ids []core.Cl
 		}
 		return err
 	}
-	if p := t.held[id]; p != nil {
+	if p := t.holding(id); p != nil {
 		if p.group == nil {
 			return nil, nil
 		}

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/conclave-mls/conclave/core"
-	"github.com/conclave-mls/conclave/core/mls"
 	"github.com/conclave-mls/conclave/core/seal"
 )
 
@@ -90,9 +89,8 @@ type Client struct {
 	backoff   func(try int) time.Duration
 	prepare   func(core.ConversationID, HistorySecret) ([]byte, error)
 
-	process    [16]byte // names this client in leases
-	locks      lockTable
-	sending    lockTable // outboxes
+	process    [16]byte  // names this client in leases
+	locks      lockTable // of parties, and of outboxes that are sent from
 	moreToSend sync.Map  // conversations whose outbox somebody wanted to look at meanwhile
 	cache      groupCache
 	observers  observers
@@ -100,7 +98,7 @@ type Client struct {
 	read       sync.Map // conversation to an epoch: all messages of those before it were read
 	committing sync.Map // IdempotencyKey to *waiter: commits whose outcome a caller waits for
 	mu         sync.Mutex
-	burnt      map[core.ConversationID]map[uint64][]mls.Floor
+	burnt      map[place][]raise // of a party, by its place
 	closed     bool
 	wiped      bool
 	underway   int

@@ -152,7 +152,7 @@ func (t *Transaction) inhabit(ctx context.Context, h *held, incarnation uint32, 
 	h.head.waiting.ready = h.head.waiting.count > 0
 	t.advance(h, g, ws)
 	t.client.haveRead(h.id, g.Epoch()) // of those before it we can read nothing
-	t.events = append(t.events, EpochChanged{h.id, g.Epoch()})
+	t.segment.events = append(t.segment.events, EpochChanged{h.id, g.Epoch()})
 	t.note(slog.LevelInfo, h, "conversation entered", slog.Uint64("epoch", g.Epoch()))
 	return nil
 }
@@ -209,7 +209,7 @@ func (t *Transaction) forget(ctx context.Context, h *held, reason string) error 
 	}
 	if h.head.active != 0 {
 		t.segment.del(ofGroup(h.id, h.head.active), nil)
-		t.events = append(t.events, Left{h.id})
+		t.segment.events = append(t.segment.events, Left{h.id})
 		t.note(slog.LevelInfo, h, "conversation left", slog.String("reason", reason))
 	}
 	if h.head.pending.exists() {

@@ -287,7 +287,7 @@ func (t *Transaction) entered(ctx context.Context, h *held, c *CommitResult, rem
 		t.segment.del(ofConversation(tableBufferedCommit, h.id), theOnly)
 	}
 	h.head.waiting.ready = h.head.waiting.count > 0
-	t.events = append(t.events, EpochChanged{h.id, h.group.Epoch()})
+	t.segment.events = append(t.segment.events, EpochChanged{h.id, h.group.Epoch()})
 	return nil
 }
 
@@ -336,7 +336,7 @@ func (t *Transaction) mergePending(ctx context.Context, h *held) (*CommitResult,
 	}
 	t.ended(h.id, in.key, c, nil)
 	if begun != nil {
-		t.events = append(t.events, HistoryClientCreated{h.id, g.Epoch(), begun.secret})
+		t.segment.events = append(t.segment.events, HistoryClientCreated{h.id, g.Epoch(), begun.secret})
 	}
 	return c, nil
 }

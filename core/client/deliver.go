@@ -64,10 +64,10 @@ func (c *Client) deliverUpTo(ctx context.Context, id core.ConversationID, full b
 		var release func()
 		if full {
 			var err error
-			if release, err = c.sending.acquire(ctx, id); err != nil {
+			if release, err = c.locks.acquire(ctx, ofConversation(tableOutbox, id)); err != nil {
 				return err
 			}
-		} else if release = c.sending.try(id); release == nil {
+		} else if release = c.locks.try(ofConversation(tableOutbox, id)); release == nil {
 			return nil
 		}
 		c.moreToSend.Delete(id)
@@ -307,7 +307,7 @@ func (c *Client) withdraw(ctx context.Context, id core.ConversationID, item seal
 			return err // the epoch ended
 		}
 		t.segment.del(p, item.Key)
-		t.events = append(t.events, o.lost(id, reason))
+		t.segment.events = append(t.segment.events, o.lost(id, reason))
 		if h.group == nil {
 			return nil
 		}

@@ -5,45 +5,45 @@ package client
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 
 	"github.com/conclave-mls/conclave/core"
-	"github.com/conclave-mls/conclave/core/mls"
 )
 
-// A segment that encrypted and was then dropped has burnt generations: the
-// ciphertexts may be known outside. They are written down as floors, by a write
-// that touches nothing else and only raises, whether or not the epoch is stored:
-// the segment may have entered it by a commit that comes again.
+// A segment that encrypted and was then dropped has burnt keys: the ciphertexts may be
+// known outside. They are written down as floors, by a write that touches nothing else
+// and only raises, whether or not what they belong to is stored: the segment may have
+// entered an epoch by a commit that comes again.
 
-// burn writes the floors of a dropped segment. While that fails the conversation
-// is closed to this process: see burnAgain.
-func (c *Client) burn(ctx context.Context, id core.ConversationID, sent map[uint64][]mls.Floor) error {
-	c.mu.Lock()
-	if c.burnt == nil {
-		c.burnt = map[core.ConversationID]map[uint64][]mls.Floor{}
-	}
-	if c.burnt[id] == nil {
-		c.burnt[id] = map[uint64][]mls.Floor{}
-	}
-	for epoch, floors := range sent {
-		c.burnt[id][epoch] = append(c.burnt[id][epoch], floors...)
-	}
-	c.mu.Unlock()
-	return c.burnAgain(ctx, id)
+// A raise is a floor to be merged into what is stored, which may be nothing.
+type raise struct {
+	at    place
+	key   []byte
+	merge func(stored []byte) ([]byte, error)
 }
 
-// burnAgain writes what burn could not. The caller holds the conversation.
-func (c *Client) burnAgain(ctx context.Context, id core.ConversationID) error {
+// burn writes the floors of a dropped segment for the party at a place. While that
+// fails the party is closed to this process: see burnAgain.
+func (c *Client) burn(ctx context.Context, p place, raises []raise) error {
 	c.mu.Lock()
-	sent := maps.Clone(c.burnt[id])
+	if c.burnt == nil {
+		c.burnt = map[place][]raise{}
+	}
+	c.burnt[p] = append(c.burnt[p], raises...)
 	c.mu.Unlock()
-	if len(sent) == 0 {
+	return c.burnAgain(ctx, p)
+}
+
+// burnAgain writes what burn could not. The caller holds the party.
+func (c *Client) burnAgain(ctx context.Context, p place) error {
+	c.mu.Lock()
+	raises := slices.Clone(c.burnt[p])
+	c.mu.Unlock()
+	if len(raises) == 0 {
 		return nil
 	}
 	for try := 1; ; try++ {
-		err := c.raise(ctx, id, sent)
+		err := c.raise(ctx, raises)
 		if err == nil {
 			break
 		}
@@ -56,24 +56,23 @@ func (c *Client) burnAgain(ctx context.Context, id core.ConversationID) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.burnt, id)
+	delete(c.burnt, p)
 	return nil
 }
 
 // raise merges floors into those that are stored.
-func (c *Client) raise(ctx context.Context, id core.ConversationID, sent map[uint64][]mls.Floor) error {
+func (c *Client) raise(ctx context.Context, raises []raise) error {
 	s := newSegment(c.store)
-	p := ofConversation(tableFloors, id)
-	for _, epoch := range slices.Sorted(maps.Keys(sent)) {
-		r, _, err := s.getExpected(ctx, p, be64(epoch))
+	for _, x := range raises {
+		r, _, err := s.getExpected(ctx, x.at, x.key)
 		if err != nil {
 			return err
 		}
-		value, err := mls.RaiseFloors(r.Value, sent[epoch])
+		value, err := x.merge(r.Value)
 		if err != nil {
 			return err
 		}
-		s.put(p, be64(epoch), value)
+		s.put(x.at, x.key, value)
 	}
 	_, err := s.apply(ctx)
 	return err

@@ -26,9 +26,8 @@ type held struct {
 	retired []core.Secret
 	damaged error // why there is no group
 
-	sent    map[uint64][]mls.Floor  // epochs in which this segment encrypted
-	floors  map[uint64]core.Version // of the floors that were read
-	release func()
+	sent   map[uint64][]mls.Floor  // epochs in which this segment encrypted
+	floors map[uint64]core.Version // of the floors that were read
 }
 
 // hold takes a conversation for the open segment. After an accident of the store it is
@@ -57,32 +56,22 @@ func (t *Transaction) holdToRead(ctx context.Context, id core.ConversationID) (*
 }
 
 // salvage is hold for who does without the group if it is damaged: to wipe the
-// conversation or to join it again. It waits for a conversation only if the segment
-// holds none, so that nobody waits in a circle.
+// conversation or to join it again.
 func (t *Transaction) salvage(ctx context.Context, id core.ConversationID) (*held, error) {
-	if h := t.held[id]; h != nil {
-		return h, nil
-	}
 	if len(id) == 0 {
 		return nil, fmt.Errorf("empty conversation id: %w", core.ErrInvalid)
 	}
-	var release func()
-	if len(t.held) == 0 {
-		var err error
-		if release, err = t.client.locks.acquire(ctx, id); err != nil {
-			return nil, err
-		}
-	} else if release = t.client.locks.try(id); release == nil {
-		return nil, fmt.Errorf("another transaction holds the conversation: %w", core.ErrConflict)
-	}
-	h, err := t.load(ctx, id)
-	if err != nil {
-		release()
-		return nil, err
-	}
-	h.release = release
-	t.held[id] = h
-	return h, nil
+	err := t.take(ctx, func([]place) ([]party, error) {
+		h, err := t.load(ctx, id)
+		return []party{h}, err
+	}, ofConversation(tableConversation, id))
+	return t.holding(id), err
+}
+
+// holding is the conversation as the open segment holds it; nil if it does not.
+func (t *Transaction) holding(id core.ConversationID) *held {
+	h, _ := t.segment.held[ofConversation(tableConversation, id)].party.(*held)
+	return h
 }
 
 // member is hold for a conversation that we are in.
@@ -106,9 +95,6 @@ func inside(h *held, err error) (*held, error) {
 }
 
 func (t *Transaction) load(ctx context.Context, id core.ConversationID) (*held, error) {
-	if err := t.client.burnAgain(ctx, id); err != nil {
-		return nil, err
-	}
 	answers, err := t.segment.read(ctx,
 		one(ofConversation(tableConversation, id), theOnly),
 		query{place: ofConversation(tableFloors, id)})
@@ -150,7 +136,7 @@ func (t *Transaction) load(ctx context.Context, id core.ConversationID) (*held, 
 // peek reads a conversation as the segment sees it, and locks nothing: a value of its
 // own, so that nobody wipes it meanwhile. What it says must not be changed.
 func (t *Transaction) peek(ctx context.Context, id core.ConversationID) (*held, error) {
-	if h := t.held[id]; h != nil {
+	if h := t.holding(id); h != nil {
 		return h, nil
 	}
 	r, found, err := t.segment.get(ctx, ofConversation(tableConversation, id), theOnly)
@@ -230,11 +216,10 @@ func (t *Transaction) encrypted(h *held, g *mls.Group, ws *record.WriteSet) {
 	}
 }
 
+func (h *held) changed() bool { return h.dirty }
+
 // write puts the head into the segment that is about to become durable.
 func (h *held) write(s *segment) {
-	if !h.dirty {
-		return
-	}
 	p := ofConversation(tableConversation, h.id)
 	s.expect(p, theOnly, h.version)
 	if h.exists {
@@ -245,6 +230,26 @@ func (h *held) write(s *segment) {
 	for epoch := range h.sent { // another process may have burnt the same generations
 		s.expect(ofConversation(tableFloors, h.id), be64(epoch), h.floors[epoch])
 	}
+}
+
+// landed publishes the value of the group.
+func (h *held) landed(c *Client, versions map[place]map[string]core.Version) {
+	version := h.version
+	if h.dirty {
+		version = versions[ofConversation(tableConversation, h.id)][string(theOnly)]
+	}
+	c.cache.put(h.id, version, h.group, h.retired)
+}
+
+// undone tells the floors of the epochs in which the segment encrypted.
+func (h *held) undone(c *Client) (burnt []raise) {
+	for epoch, floors := range h.sent {
+		c.cache.forget(h.id) // its ratchets stand below them
+		burnt = append(burnt, raise{ofConversation(tableFloors, h.id), be64(epoch), func(stored []byte) ([]byte, error) {
+			return mls.RaiseFloors(stored, floors)
+		}})
+	}
+	return burnt
 }
 
 // env is what the engine needs from us for an incarnation.

@@ -96,11 +96,11 @@ func (c *Client) leftTo(in intention) time.Duration {
 func (t *Transaction) ended(id core.ConversationID, key IdempotencyKey, result *CommitResult, err error) {
 	switch {
 	case t.client.awaited(key):
-		t.ends = append(t.ends, end{key, result, err})
+		t.segment.ends = append(t.segment.ends, end{key, result, err})
 	case err != nil:
-		t.events = append(t.events, CommitFailed{Conversation: id, Key: key, Err: err})
+		t.segment.events = append(t.segment.events, CommitFailed{Conversation: id, Key: key, Err: err})
 	default:
-		t.events = append(t.events, Committed{Conversation: id, Key: key, Result: result})
+		t.segment.events = append(t.segment.events, Committed{Conversation: id, Key: key, Result: result})
 	}
 }
 

@@ -337,7 +337,7 @@ func (t *Transaction) mergeJoin(ctx context.Context, h *held) (*CommitResult, er
 	h.head.join = pendingHead{}
 	h.head.active, h.head.staged, h.head.epoch = h.head.staged, 0, g.Epoch()
 	h.head.waiting.ready = h.head.waiting.count > 0
-	t.events = append(t.events, EpochChanged{h.id, g.Epoch()})
+	t.segment.events = append(t.segment.events, EpochChanged{h.id, g.Epoch()})
 	t.note(slog.LevelInfo, h, "conversation joined", slog.Uint64("epoch", g.Epoch()))
 	return &CommitResult{Epoch: g.Epoch(), Own: true, Committer: me, Added: []core.ClientID{me}, Active: true}, nil
 }

@@ -19,7 +19,7 @@ import (
 func (t *Transaction) note(level slog.Level, h *held, message string, attrs ...slog.Attr) {
 	if t.client.log.Enabled(context.Background(), level) {
 		attrs = append([]slog.Attr{slog.Any("conversation", h.id)}, attrs...)
-		t.notes = append(t.notes, func(ctx context.Context) { t.client.log.LogAttrs(ctx, level, message, attrs...) })
+		t.segment.notes = append(t.segment.notes, func(ctx context.Context) { t.client.log.LogAttrs(ctx, level, message, attrs...) })
 	}
 }
 

@@ -261,7 +261,7 @@ func (t *Transaction) unsentProposals(ctx context.Context, h *held) ([]outgoing,
 // lapsed reports proposals that were never sent.
 func (t *Transaction) lapsed(h *held, unsent []outgoing) {
 	for _, o := range unsent {
-		t.events = append(t.events, o.lost(h.id, "the epoch ended"))
+		t.segment.events = append(t.segment.events, o.lost(h.id, "the epoch ended"))
 	}
 }
 
@@ -270,7 +270,7 @@ func (t *Transaction) undeliverable(ctx context.Context, h *held, reason string)
 	out, _, err := t.takeOut(ctx, h, func(outgoing) bool { return true })
 	for _, o := range out {
 		if o.kind != outCommit || !t.client.awaited(o.key) {
-			t.events = append(t.events, t.segment.lost(h.id, o, reason))
+			t.segment.events = append(t.segment.events, t.segment.lost(h.id, o, reason))
 		}
 	}
 	return err

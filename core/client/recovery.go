@@ -182,7 +182,7 @@ func (t *Transaction) clear(ctx context.Context, h *held) error {
 	}
 	const reason = "the store was put back; it may have been sent before"
 	failed := func(key IdempotencyKey) {
-		t.events = append(t.events, CommitFailed{Conversation: h.id, Key: key, Err: fmt.Errorf("%s: %w", reason, ErrRecovering)})
+		t.segment.events = append(t.segment.events, CommitFailed{Conversation: h.id, Key: key, Err: fmt.Errorf("%s: %w", reason, ErrRecovering)})
 	}
 	unsent, _, err := t.takeOut(ctx, h, func(outgoing) bool { return true })
 	if err != nil {
@@ -192,7 +192,7 @@ func (t *Transaction) clear(ctx context.Context, h *held) error {
 		if o.kind == outCommit {
 			failed(o.key)
 		} else {
-			t.events = append(t.events, t.segment.lost(h.id, o, reason))
+			t.segment.events = append(t.segment.events, t.segment.lost(h.id, o, reason))
 		}
 	}
 	r, found, err := t.segment.get(ctx, ofConversation(tableIntention, h.id), theOnly)

@@ -21,6 +21,14 @@ type segment struct {
 	changes  map[place]*change
 	expected map[place]map[string]core.Version
 	steps    int // puts and dels so far
+
+	// What a transaction has beside that, and is undone with it.
+	held    map[place]holding
+	notes   []func(context.Context) // lines for the log, once this is durable
+	events  []Event
+	ends    []end        // of commits for which a caller waits
+	keys    []keyID      // made in this segment, journalled
+	dropped []droppedKey // named by nothing when this is durable
 }
 
 // A change is what a segment did to one place: the prefixes it deleted, and the
@@ -43,7 +51,7 @@ type query struct {
 func one(p place, key []byte) query { return query{place: p, prefix: key, limit: 1} }
 
 func newSegment(store *guardedStore) *segment {
-	return &segment{store: store, changes: map[place]*change{}, expected: map[place]map[string]core.Version{}}
+	return &segment{store: store, changes: map[place]*change{}, expected: map[place]map[string]core.Version{}, held: map[place]holding{}}
 }
 
 func (s *segment) empty() bool { return len(s.changes) == 0 }

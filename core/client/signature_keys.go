@@ -84,7 +84,7 @@ func (t *Transaction) journal(ctx context.Context, id keyID, algorithm core.KeyA
 	if err != nil {
 		return err
 	}
-	t.keys = append(t.keys, id)
+	t.segment.keys = append(t.segment.keys, id)
 	t.segment.expect(p, id[:], versions[p][string(id[:])])
 	t.segment.del(p, id[:])
 	return nil
@@ -217,7 +217,7 @@ func (t *Transaction) dropKey(ctx context.Context, public []byte) error {
 		t.segment.put(at(tableJournal, ""), id[:], journalled{ref: k.ref, dying: true}.encode())
 	}
 	k.material.Wipe()
-	t.dropped = append(t.dropped, dropped)
+	t.segment.dropped = append(t.segment.dropped, dropped)
 	return nil
 }
 

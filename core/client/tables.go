@@ -3,6 +3,7 @@
 package client
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/conclave-mls/conclave/core"
@@ -55,6 +56,10 @@ type place struct {
 }
 
 func at(table core.Table, scope string) place { return place{table, scope} }
+
+func (p place) compare(q place) int {
+	return cmp.Or(cmp.Compare(p.table, q.table), cmp.Compare(p.scope, q.scope))
+}
 
 func ofConversation(table core.Table, id core.ConversationID) place {
 	return place{table, string(id)}

@@ -24,14 +24,8 @@ type Transaction struct {
 	broken   error // an operation failed half way: nothing may come of the segment
 
 	segment *segment
-	held    map[core.ConversationID]*held
-	notes   []func(context.Context) // lines for the log, once this is durable
-	events  []Event
-	ends    []end                          // of commits for which a caller waits
 	signals []Event                        // of what is not durable, told at the end
 	deliver []core.ConversationID          // outboxes to look at once this is durable
-	keys    []keyID                        // made in this segment, journalled
-	dropped []droppedKey                   // named by nothing when this is durable
 	crossed bool                           // a boundary: an abort does not undo everything
 	owes    []core.ConversationID          // outboxes that others have left to us
 	blocked []core.ConversationID          // outboxes to deliver before the next try
@@ -63,7 +57,7 @@ func (c *Client) begin(ctx context.Context) (*Transaction, error) {
 		return nil, err
 	}
 	t := &Transaction{client: c, gate: make(chan struct{}, 1), ahead: map[core.ConversationID]uint64{}}
-	t.reset()
+	t.segment = newSegment(c.store)
 	return t, nil
 }
 
@@ -210,12 +204,6 @@ func (t *Transaction) whole(err *error) func() {
 	}
 }
 
-func (t *Transaction) reset() {
-	t.segment = newSegment(t.client.store)
-	t.held = map[core.ConversationID]*held{}
-	t.events, t.ends, t.keys, t.dropped, t.notes = nil, nil, nil, nil, nil
-}
-
 // Finish makes the open segment durable and ends the transaction, whatever comes
 // of it: after an error the segment is undone. Then it tries once to deliver what
 // was sent; [Client.Settle] tries again.
@@ -282,7 +270,7 @@ func (t *Transaction) abort(ctx context.Context) error {
 
 func (t *Transaction) end(ctx context.Context) {
 	t.finished = true
-	t.reset()
+	t.segment = newSegment(t.client.store)
 	t.client.done()
 	t.client.observe(t.signals...)
 	t.client.tell(ctx)
@@ -290,8 +278,8 @@ func (t *Transaction) end(ctx context.Context) {
 
 // unchanged says that the open segment did nothing yet.
 func (t *Transaction) unchanged() bool {
-	for _, h := range t.held {
-		if h.dirty {
+	for _, h := range t.segment.held {
+		if h.changed() {
 			return false
 		}
 	}
@@ -301,8 +289,10 @@ func (t *Transaction) unchanged() bool {
 // close makes the open segment durable and lets go of everything; a new one is
 // open then. After an error the segment is still there, to be discarded.
 func (t *Transaction) close(ctx context.Context) error {
-	for _, h := range t.held {
-		h.write(t.segment)
+	for _, h := range t.segment.held {
+		if h.changed() {
+			h.write(t.segment)
+		}
 	}
 	if t.segment.empty() {
 		t.release(nil)
@@ -312,29 +302,25 @@ func (t *Transaction) close(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t.client.reach(t.ends)
-	t.client.observe(t.events...) // told in their order, when nothing is held
-	dropped, notes := t.dropped, t.notes
+	s := t.segment
+	t.client.reach(s.ends)
+	t.client.observe(s.events...) // told in their order, when nothing is held
 	t.release(versions)
-	for _, log := range notes {
+	for _, log := range s.notes {
 		log(ctx)
 	}
-	t.client.forgetKeys(ctx, dropped)
+	t.client.forgetKeys(ctx, s.dropped)
 	t.client.tell(ctx)
 	return nil
 }
 
 // release publishes the values of a durable segment and gives the locks back.
 func (t *Transaction) release(versions map[place]map[string]core.Version) {
-	for id, h := range t.held {
-		version := h.version
-		if h.dirty {
-			version = versions[ofConversation(tableConversation, id)][string(theOnly)]
-		}
-		t.client.cache.put(id, version, h.group, h.retired)
+	for _, h := range t.segment.held {
+		h.landed(t.client, versions)
 		h.release()
 	}
-	t.reset()
+	t.segment = newSegment(t.client.store)
 }
 
 // undoTime is what an abort may take: it must not depend on a context that is
@@ -346,20 +332,19 @@ func (t *Transaction) discard(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 	defer cancel()
 	var errs []error
-	for id, h := range t.held {
-		if len(h.sent) > 0 {
-			t.client.cache.forget(id) // its ratchets stand below the floors
-			if err := t.client.burn(ctx, id, h.sent); err != nil {
+	for p, h := range t.segment.held {
+		if raises := h.undone(t.client); len(raises) > 0 {
+			if err := t.client.burn(ctx, p, raises); err != nil {
 				errs = append(errs, fmt.Errorf("burnt generations: %w", err))
 			}
 		}
 		h.release()
 	}
-	for _, id := range t.keys {
+	for _, id := range t.segment.keys {
 		if err := t.client.sweepKey(ctx, id); err != nil {
 			t.client.log.Warn("a key that nothing names stays until the next start", "error", err)
 		}
 	}
-	t.reset()
+	t.segment = newSegment(t.client.store)
 	return errors.Join(errs...)
 }
