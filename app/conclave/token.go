@@ -88,8 +88,10 @@ func tokensOf(c config.Config) (all []tokenUse) {
 	return all
 }
 
+const leaves = "the key can leave the token: who has the PIN can copy it"
+
 // errLeaves: a KEK is not worth what it seems to be.
-var errLeaves = fmt.Errorf("the key can leave the token: who has the PIN can copy it: %w", core.ErrDenied)
+var errLeaves = fmt.Errorf("%s: %w", leaves, core.ErrDenied)
 
 // stays is errLeaves if the token gives out the KEK of a URI, or says that it may be wrapped.
 func stays(ctx context.Context, t *hsm.Token, uri string) error {
@@ -175,7 +177,7 @@ func (d *doctor) tokens(ctx context.Context, c config.Config) (usable bool) {
 		}
 		check, err := use.readies(ctx, c)
 		if errors.Is(err, errLeaves) {
-			d.warn("KEK", "make one that stays: conclave hsm generate TOKEN --kek LABEL; then: conclave keystore change-key --to URI, and conclave keystore rotate-key", "%v", err)
+			d.warn("KEK", "make one that stays: conclave hsm generate TOKEN --kek LABEL; then: conclave keystore change-key --to URI, and conclave keystore rotate-key", leaves)
 			err = nil
 		}
 		switch {
