@@ -35,6 +35,25 @@ var (
 	ErrClosed = errors.New("closed")
 )
 
+// kinds are the sentinels. An error may be several, as where an abort has failed too:
+// then what says most of our own state comes first, and what says only that the input
+// is refused comes last.
+var kinds = []error{
+	ErrUnknownOutcome, ErrRolledBack, ErrDamaged, ErrWrongKey, ErrClosed, ErrConflict, ErrUnavailable,
+	ErrDenied, ErrTooLarge, ErrUnsupported, ErrInvalid, ErrNotFound,
+}
+
+// Kind returns the sentinel of this package that an error is, nil if none: what the
+// caller should do next. Of several it is the gravest.
+func Kind(err error) error {
+	for _, k := range kinds {
+		if errors.Is(err, k) {
+			return k
+		}
+	}
+	return nil
+}
+
 // A ProviderError names the part and the operation that failed.
 type ProviderError struct {
 	Provider string // "pure", "pkcs11", "sqlite", ...

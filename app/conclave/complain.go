@@ -100,18 +100,10 @@ func (p *program) here(hint string) string {
 	})
 }
 
-// kinds are the errors that say what to do next, for programs; the first that
-// matches is meant.
-var kinds = []error{
-	core.ErrNotFound, core.ErrConflict, core.ErrUnsupported, core.ErrDenied, core.ErrUnknownOutcome, core.ErrUnavailable,
-	core.ErrRolledBack, core.ErrTooLarge, core.ErrWrongKey, core.ErrDamaged, core.ErrInvalid, core.ErrClosed,
-}
-
+// kindOf names what a program should do next.
 func kindOf(err error) string {
-	for _, k := range kinds {
-		if errors.Is(err, k) {
-			return k.Error()
-		}
+	if k := core.Kind(err); k != nil {
+		return k.Error()
 	}
 	return "failed"
 }

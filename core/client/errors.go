@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/conclave-mls/conclave/core"
 )
@@ -116,12 +115,11 @@ func Blames(err error) bool {
 	if is(ErrRecovering) { // of an epoch that we have no way into
 		return true
 	}
-	ours := []error{
-		core.ErrUnavailable, core.ErrUnknownOutcome, core.ErrConflict, core.ErrDamaged, core.ErrClosed,
-		core.ErrWrongKey, core.ErrRolledBack, context.Canceled, context.DeadlineExceeded,
+	switch core.Kind(err) {
+	case core.ErrDenied, core.ErrTooLarge, core.ErrUnsupported, core.ErrInvalid, core.ErrNotFound: // and nothing graver
+		return !is(context.Canceled) && !is(context.DeadlineExceeded)
 	}
-	theirs := []error{core.ErrInvalid, core.ErrDenied, core.ErrNotFound, core.ErrUnsupported, core.ErrTooLarge}
-	return slices.ContainsFunc(theirs, is) && !slices.ContainsFunc(ours, is)
+	return false
 }
 
 // storeTrouble is what the store says. It may be any error of core: see Blames.

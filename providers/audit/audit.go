@@ -53,10 +53,7 @@ func outcome(err error) string {
 	if err == nil {
 		return "ok"
 	}
-	for _, kind := range []error{
-		core.ErrNotFound, core.ErrConflict, core.ErrUnsupported, core.ErrDenied, core.ErrUnavailable, core.ErrUnknownOutcome,
-		core.ErrTooLarge, core.ErrWrongKey, core.ErrDamaged, core.ErrInvalid, core.ErrClosed, context.Canceled, context.DeadlineExceeded,
-	} {
+	for _, kind := range []error{core.Kind(err), context.Canceled, context.DeadlineExceeded} {
 		if errors.Is(err, kind) {
 			return kind.Error()
 		}

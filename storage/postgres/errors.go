@@ -30,13 +30,8 @@ func fail(ctx context.Context, op string, err error) error {
 
 // sentinel says what the caller should do about an error.
 func sentinel(err error) error {
-	for _, s := range []error{
-		core.ErrUnknownOutcome, core.ErrConflict, core.ErrInvalid, core.ErrTooLarge, core.ErrClosed, core.ErrDamaged,
-		core.ErrUnsupported, core.ErrDenied, core.ErrNotFound, core.ErrRolledBack,
-	} {
-		if errors.Is(err, s) {
-			return s
-		}
+	if s := core.Kind(err); s != nil {
+		return s
 	}
 	if e := (*net.DNSError)(nil); errors.As(err, &e) && e.IsNotFound {
 		return core.ErrNotFound

@@ -35,13 +35,8 @@ func fail(op string, err error) error {
 // sentinel says what the caller should do about an error; nil if the error says
 // so itself.
 func sentinel(err error) error {
-	for _, s := range []error{
-		core.ErrConflict, core.ErrInvalid, core.ErrTooLarge, core.ErrClosed, core.ErrDamaged, core.ErrUnsupported,
-		core.ErrRolledBack, core.ErrDenied, core.ErrUnavailable,
-	} {
-		if errors.Is(err, s) {
-			return s
-		}
+	if s := core.Kind(err); s != nil {
+		return s
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return nil
