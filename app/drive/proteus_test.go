@@ -41,13 +41,21 @@ type publishedBundle struct {
 	modelBundle
 }
 
+// A historyKind says what a history has more of than others.
+type historyKind int
+
+const (
+	mixed  historyKind = iota
+	calm               // no session is opened anew, and messages come late: there are many turns
+	oneWay             // one device sends, seldom read, and most of what it sends is lost
+)
+
 // A proteusHistory is what two devices do at random, one of which is ours.
 type proteusHistory struct {
 	*rand.Rand
 	*names
 	sides [2]*side
-	gaps  bool // there are many long ones
-	calm  bool // no session is lost
+	kind  historyKind
 	log   []string
 }
 
@@ -159,6 +167,24 @@ func (h *proteusHistory) deliver(s *side, l letter, how string) error {
 	return nil
 }
 
+// receive gives a device one of the messages that wait.
+func (h *proteusHistory) receive(s *side) error {
+	if len(s.coming) == 0 {
+		return nil
+	}
+	at := h.IntN(len(s.coming))
+	switch {
+	case h.kind == mixed && h.oneIn(2):
+		at = 0
+	case h.kind != mixed && !h.oneIn(5):
+		at = len(s.coming) - 1
+	}
+	l := s.coming[at]
+	s.coming = slices.Delete(s.coming, at, at+1)
+	s.read = append(s.read, l)
+	return h.deliver(s, l, fmt.Sprint("waiting at ", at))
+}
+
 // swap has each implementation go on as the device that was the other's.
 func (h *proteusHistory) swap() error {
 	s, other := h.sides[0], h.sides[1]
@@ -192,13 +218,19 @@ func (h *proteusHistory) swap() error {
 
 // step is what happens next.
 func (h *proteusHistory) step() error {
-	i := h.IntN(2)
+	n, i := h.IntN(100), h.IntN(2)
+	switch {
+	case h.kind == calm && n >= 88 && n < 92:
+		n = 32
+	case h.kind == oneWay && !h.oneIn(10):
+		n = []int{0, 32, 72, 76, 84, 84, 92}[h.IntN(7)]
+		i = 0
+		if n >= 32 && n < 76 {
+			i = 1
+		}
+	}
 	s, other := h.sides[i], h.sides[1-i]
 	pick := func(list []letter) int { return h.IntN(len(list)) }
-	n := h.IntN(100)
-	if h.calm && n >= 88 && n < 92 {
-		n = 32
-	}
 	switch {
 	case n < 32:
 		if s.session == nil && !h.oneIn(5) {
@@ -206,19 +238,14 @@ func (h *proteusHistory) step() error {
 				return err
 			}
 		}
+		if h.kind == calm { // an answer
+			if err := h.receive(s); err != nil {
+				return err
+			}
+		}
 		return h.send(s, other, 1, h.oneIn(10))
 	case n < 72:
-		if len(s.coming) == 0 {
-			return nil
-		}
-		at, how := 0, "in turn"
-		if h.oneIn(2) {
-			at, how = pick(s.coming), "out of turn"
-		}
-		l := s.coming[at]
-		s.coming = slices.Delete(s.coming, at, at+1)
-		s.read = append(s.read, l)
-		return h.deliver(s, l, how)
+		return h.receive(s)
 	case n < 76:
 		if len(s.read) == 0 {
 			return nil
@@ -246,8 +273,8 @@ func (h *proteusHistory) step() error {
 		return h.deliver(s, l, "altered: "+how)
 	case n < 88:
 		gap := []int{2, 3, 5, 31, 32, 33, 100}[h.IntN(7)]
-		if h.gaps || h.oneIn(20) {
-			gap = []int{500, 1000, 1001, 1002}[h.IntN(4)]
+		if h.kind == oneWay || h.oneIn(20) {
+			gap = []int{490 + h.IntN(20), 990 + h.IntN(20)}[h.IntN(2)]
 		}
 		return h.send(s, other, gap, h.oneIn(10))
 	case n < 91:
@@ -283,7 +310,7 @@ func (h *proteusHistory) play() error {
 		}
 	}
 	steps := 10 + h.IntN(30)
-	if h.calm {
+	if h.kind == calm {
 		steps *= 2
 	}
 	for range steps {
@@ -307,7 +334,7 @@ func (h *proteusHistory) play() error {
 			return fmt.Errorf("%s has a session of %s with %s: %v, %v, %v", s.called, local, remote, err, err1, err2)
 		}
 		if e, ok := s.party.(*engine); ok {
-			if err := e.wholeRecords(); err != nil {
+			if err := e.wholeRecords(s.session); err != nil {
 				return err
 			}
 		}
@@ -321,8 +348,9 @@ func (h *proteusHistory) fingerprint(s *side) (string, error) {
 	return b.Identity.Fingerprint(), err
 }
 
-// wholeRecords compares the session in memory with that of the records.
-func (e *engine) wholeRecords() error {
+// wholeRecords compares the session in memory with that of the records, and how many of these
+// there are with how many there should be.
+func (e *engine) wholeRecords(should *modelSession) error {
 	memory, err := e.leave()
 	if err != nil {
 		return err
@@ -334,6 +362,19 @@ func (e *engine) wholeRecords() error {
 	}
 	if !bytes.Equal(memory.Sessions[peerSession], stored.Sessions[peerSession]) {
 		return fmt.Errorf("in memory: %x, stored: %x", memory.Sessions[peerSession], stored.Sessions[peerSession])
+	}
+	want := 1 + len(should.states)
+	for _, s := range should.states {
+		for _, c := range s.receive {
+			pages := slices.Clone(c.kept)
+			for i := range pages {
+				pages[i] /= 32
+			}
+			want += len(slices.Compact(pages))
+		}
+	}
+	if len(e.records) != want {
+		return fmt.Errorf("%d records, wanted %d", len(e.records), want)
 	}
 	return nil
 }
@@ -376,8 +417,13 @@ func (c *caster) cast() (*peer, error) {
 
 func (c *caster) play(seed uint64, happens map[string]int) (h *proteusHistory, err error) {
 	h = &proteusHistory{
-		Rand: rand.New(rand.NewPCG(seed, 7)), gaps: seed%20 == 0, calm: seed%3 == 0,
-		names: &names{derived: map[string]name{}, happens: happens},
+		Rand: rand.New(rand.NewPCG(seed, 7)), names: &names{derived: map[string]name{}, happens: happens},
+	}
+	switch {
+	case seed%50 == 0:
+		h.kind = oneWay
+	case seed%3 == 0:
+		h.kind = calm
 	}
 	e, err := newEngine()
 	if err != nil {
@@ -387,15 +433,20 @@ func (c *caster) play(seed uint64, happens map[string]int) (h *proteusHistory, e
 	if err != nil {
 		return h, err
 	}
-	for i, party := range []party{e, p} {
+	parties := []party{e, p}
+	if h.kind == oneWay && h.oneIn(2) {
+		slices.Reverse(parties)
+	}
+	for i, party := range parties {
 		d := &modelDevice{names: h.names, identity: h.fresh(), preKeys: map[uint16]name{}}
 		h.sides[i] = &side{party: party, modelDevice: d, called: []string{"alice", "bob"}[i]}
 	}
+	theirs := h.sides[slices.Index(parties, party(p))]
 	for _, id := range c.left {
-		h.sides[1].preKeys[id] = h.fresh()
+		theirs.preKeys[id] = h.fresh()
 	}
 	err = h.play()
-	c.left = h.sides[1].ids()
+	c.left = theirs.ids()
 	return h, err
 }
 
