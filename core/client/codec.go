@@ -70,6 +70,9 @@ func (d *decoder) flag() bool      { return d.u8() == 1 }
 
 func (d *decoder) bytes() (v []byte) { d.need(vlbytes.ReadBytes(&d.s, &v)); return v }
 
+// rest is all that is left.
+func (d *decoder) rest() (v []byte) { v, d.s = d.s, nil; return v }
+
 func (d *decoder) raw(out []byte) { d.need(d.s.CopyBytes(out)) }
 
 // be64 and be32 are the order-preserving forms of numbers in keys.

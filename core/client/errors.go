@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/proteus"
 )
 
 // The outcomes that an application branches on, beside those of package mls. Each
@@ -114,6 +115,9 @@ func Blames(err error) bool {
 	}
 	if is(ErrRecovering) { // of an epoch that we have no way into
 		return true
+	}
+	if is(proteus.ErrRemoteIdentityChanged) { // a person decides
+		return false
 	}
 	switch core.Kind(err) {
 	case core.ErrDenied, core.ErrTooLarge, core.ErrUnsupported, core.ErrInvalid, core.ErrNotFound: // and nothing graver

@@ -15,7 +15,8 @@ import (
 // and only raises, whether or not what they belong to is stored: the segment may have
 // entered an epoch by a commit that comes again.
 
-// A raise is a floor to be merged into what is stored, which may be nothing.
+// A raise is a floor to be merged into what is stored, which may be nothing. If nothing comes of
+// it, nothing is to be written.
 type raise struct {
 	at    place
 	key   []byte
@@ -72,7 +73,9 @@ func (c *Client) raise(ctx context.Context, raises []raise) error {
 		if err != nil {
 			return err
 		}
-		s.put(x.at, x.key, value)
+		if value != nil {
+			s.put(x.at, x.key, value)
+		}
 	}
 	_, err := s.apply(ctx)
 	return err

@@ -38,6 +38,10 @@ const (
 	tableIntention                             // scope conversation: what our pending commit is for
 	tableAccidents                             // no scope: what happened to the store; beside it, that keys are kept
 	tableRefused                               // no scope; IdempotencyKey: why a text that somebody asks for will never arrive
+	tableProteus                               // no scope: the Proteus identity
+	tablePreKey                                // no scope; id u16: a Proteus prekey
+	tableSessions                              // no scope: head; sequence u64: the name of a Proteus session
+	tableSession                               // scope name: head of a Proteus session; kind u8 and the engine's key
 )
 
 // theOnly is the key of a record that is alone in its place, or its head. Items
@@ -59,6 +63,11 @@ func at(table core.Table, scope string) place { return place{table, scope} }
 
 func (p place) compare(q place) int {
 	return cmp.Or(cmp.Compare(p.table, q.table), cmp.Compare(p.scope, q.scope))
+}
+
+// ofSession is where the Proteus engine's records of a session lie, beside its head.
+func ofSession(name string) layout {
+	return func(kind record.Kind) (place, []byte) { return at(tableSession, name), []byte{byte(kind)} }
 }
 
 func ofConversation(table core.Table, id core.ConversationID) place {

@@ -20,22 +20,19 @@ import (
 
 // The kinds of records of a session, with their keys. Integers are big-endian.
 const (
-	RecordHead  record.Kind = iota + 1 // no key: identities, pending prekey, the tags of the states
-	RecordState                        // tag [16]: a state without the keys that it keeps
-	RecordKept                         // tag [16], chain u32, page u32: kept message keys
+	RecordHead  record.Kind = iota + 1 // no key: identities, pending prekey, tags and numbers of the states
+	RecordState                        // state u32: a state without the keys that it keeps
+	RecordKept                         // state u32, chain u32, page u32: kept message keys
 )
 
 // recordFormat is the format version that every stored record begins with.
 const recordFormat = 1
 
-func stateKey(tag Tag) []byte { return slices.Clone(tag[:]) }
-
-func chainRecords(tag Tag, chain uint32) []byte {
-	return binary.BigEndian.AppendUint32(stateKey(tag), chain)
-}
-
-func pageRecord(tag Tag, chain, number uint32) []byte {
-	return binary.BigEndian.AppendUint32(chainRecords(tag, chain), number)
+func key(numbers ...uint32) (k []byte) {
+	for _, n := range numbers {
+		k = binary.BigEndian.AppendUint32(k, n)
+	}
+	return k
 }
 
 // LoadSession makes a session of its records. The keys that it keeps are read by
@@ -58,25 +55,24 @@ func DecodeSession(answers [][]record.Record) (*Session, error) {
 	if len(answers) != 2 || len(answers[0]) == 0 {
 		return nil, failed(CodeSessionNotFound, "nothing is stored")
 	}
-	s, tags, err := decodeHead(answers[0][0].Value)
+	s, err := decodeHead(answers[0][0].Value)
 	if err != nil {
 		return nil, err
 	}
-	for _, tag := range tags {
-		i := slices.IndexFunc(answers[1], func(r record.Record) bool { return bytes.Equal(r.Key, tag[:]) })
+	for n, t := range s.states {
+		i := slices.IndexFunc(answers[1], func(r record.Record) bool { return bytes.Equal(r.Key, key(t.number)) })
 		if i < 0 {
-			return nil, damaged("session", fmt.Errorf("no state %v", tag))
+			return nil, damaged("session", fmt.Errorf("no state %v", t.tag))
 		}
 		value := answers[1][i].Value
 		if len(value) == 0 || value[0] != recordFormat {
 			return nil, damaged("session state", fmt.Errorf("unknown format"))
 		}
 		r := &reader{rest: value[1:]}
-		state := r.state(true)
+		s.states[n].state = r.state(true)
 		if err := r.end("state"); err != nil {
 			return nil, damaged("session state", err)
 		}
-		s.states = append(s.states, taggedState{tag, state})
 	}
 	return s, nil
 }
@@ -87,19 +83,18 @@ func (s *Session) head() []byte {
 	b = s.local.appendIdentity(append(b, 2))
 	b = s.remote.appendIdentity(append(b, 3))
 	b = s.pending.append(append(b, 4))
-	b = appendArray(append(b, 5), len(s.states))
+	b = appendMap(append(b, 5), len(s.states))
 	for _, t := range s.states {
-		b = appendBytes(b, t.tag[:])
+		b = appendUint(appendBytes(b, t.tag[:]), uint64(t.number))
 	}
 	return b
 }
 
-func decodeHead(value []byte) (s *Session, tags []Tag, err error) {
+func decodeHead(value []byte) (*Session, error) {
 	if len(value) == 0 || value[0] != recordFormat {
-		return nil, nil, damaged("session", fmt.Errorf("unknown format"))
+		return nil, damaged("session", fmt.Errorf("unknown format"))
 	}
-	r := &reader{rest: value[1:]}
-	s = new(Session)
+	r, s := &reader{rest: value[1:]}, new(Session)
 	r.fields([]uint64{1, 2, 3, 4, 5}, func(key uint64) bool {
 		switch key {
 		case 1:
@@ -111,9 +106,10 @@ func decodeHead(value []byte) (s *Session, tags []Tag, err error) {
 		case 4:
 			s.pending = r.pending()
 		case 5:
-			tags = make([]Tag, r.entries(majorArray))
-			for i := range tags {
-				r.fixed(tags[i][:])
+			s.states = make([]taggedState, r.entries(majorMap))
+			for i := range s.states {
+				r.fixed(s.states[i].tag[:])
+				s.states[i].number = uint32(r.uint(4))
 			}
 		default:
 			return false
@@ -121,19 +117,19 @@ func decodeHead(value []byte) (s *Session, tags []Tag, err error) {
 		return true
 	})
 	if err := r.end("head"); err != nil {
-		return nil, nil, damaged("session", err)
+		return nil, damaged("session", err)
 	}
-	return s, tags, nil
+	return s, nil
 }
 
 // pages reads the kept keys of a state.
-func (e *Env) pages(ctx context.Context, tag Tag) func(chain uint32) loadPage {
+func (e *Env) pages(ctx context.Context, state uint32) func(chain uint32) loadPage {
 	return func(chain uint32) loadPage {
 		return func(number uint32) (core.Secret, error) {
 			if e == nil || e.Fetch == nil {
 				return core.Secret{}, damaged("kept keys", fmt.Errorf("there is no store"))
 			}
-			value, err := e.Fetch.One(ctx, RecordKept, pageRecord(tag, chain, number))
+			value, err := e.Fetch.One(ctx, RecordKept, key(state, chain, number))
 			if err != nil {
 				return core.Secret{}, err
 			}
@@ -161,8 +157,8 @@ func (s *Session) Changes(before *Session) *record.WriteSet {
 	}
 	for _, t := range before.states {
 		if s.find(t.tag) < 0 {
-			w.Del(RecordState, stateKey(t.tag))
-			w.Del(RecordKept, stateKey(t.tag))
+			w.Del(RecordState, key(t.number))
+			w.Del(RecordKept, key(t.number))
 		}
 	}
 	for _, t := range s.states {
@@ -177,17 +173,17 @@ func (s *Session) Changes(before *Session) *record.WriteSet {
 		if err != nil {
 			panic(err) // only an encoding for others can fail
 		}
-		w.Put(RecordState, stateKey(t.tag), value)
-		t.state.changedKept(w, t.tag, was)
+		w.Put(RecordState, key(t.number), value)
+		t.state.changedKept(w, t.number, was)
 	}
 	w.Retire(unshared(before.secrets(), s.secrets())...)
 	return w
 }
 
 // changedKept adds what differs in the kept keys of two values of a state.
-func (s *state) changedKept(w *record.WriteSet, tag Tag, was *state) {
-	chain := func(chains []receiveChain, number uint32) receiveChain {
-		if i := slices.IndexFunc(chains, func(c receiveChain) bool { return c.number == number }); i >= 0 {
+func (s *state) changedKept(w *record.WriteSet, number uint32, was *state) {
+	chain := func(chains []receiveChain, wanted uint32) receiveChain {
+		if i := slices.IndexFunc(chains, func(c receiveChain) bool { return c.number == wanted }); i >= 0 {
 			return chains[i]
 		}
 		return receiveChain{}
@@ -195,12 +191,12 @@ func (s *state) changedKept(w *record.WriteSet, tag Tag, was *state) {
 	for _, c := range was.receive {
 		stay := chain(s.receive, c.number).kept
 		if len(stay) == 0 && len(c.kept) > 0 {
-			w.Del(RecordKept, chainRecords(tag, c.number))
+			w.Del(RecordKept, key(number, c.number))
 			continue
 		}
 		for _, p := range c.kept {
 			if !slices.ContainsFunc(stay, func(q page) bool { return q.number == p.number }) {
-				w.Del(RecordKept, pageRecord(tag, c.number, p.number))
+				w.Del(RecordKept, key(number, c.number, p.number))
 			}
 		}
 	}
@@ -208,7 +204,7 @@ func (s *state) changedKept(w *record.WriteSet, tag Tag, was *state) {
 		had := chain(was.receive, c.number).kept
 		for _, p := range c.kept {
 			if !p.keys.IsZero() && !slices.ContainsFunc(had, func(q page) bool { return q.number == p.number && same(q.keys, p.keys) }) {
-				w.Put(RecordKept, pageRecord(tag, c.number, p.number), append([]byte{recordFormat}, p.keys.Bytes()...))
+				w.Put(RecordKept, key(number, c.number, p.number), append([]byte{recordFormat}, p.keys.Bytes()...))
 			}
 		}
 	}

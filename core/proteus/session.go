@@ -40,8 +40,9 @@ type Session struct {
 }
 
 type taggedState struct {
-	tag   Tag
-	state *state
+	tag    Tag
+	number uint32 // which names its records: the tag is on the wire, and says too much in a store
+	state  *state
 }
 
 // SessionFromPreKey opens a session by a bundle of the peer's. A signature that the bundle
@@ -59,7 +60,7 @@ func SessionFromPreKey(env *Env, bundle *PreKeyBundle) (*Session, error) {
 	if _, err := io.ReadFull(source(env.Random), s.current[:]); err != nil {
 		return nil, fmt.Errorf("proteus: random bytes: %w", err)
 	}
-	s.states = []taggedState{{s.current, state}}
+	s.states = []taggedState{{tag: s.current, state: state}}
 	return s, nil
 }
 
@@ -131,7 +132,7 @@ func (s *Session) open(ctx context.Context, env *Env, e *envelope) (*Decrypted, 
 	if i < 0 {
 		return nil, failed(CodeNoState, "state %v", e.cipher.tag)
 	}
-	state, plaintext, err := s.states[i].state.open(env.Random, e, env.pages(ctx, e.cipher.tag))
+	state, plaintext, err := s.states[i].state.open(env.Random, e, env.pages(ctx, s.states[i].number))
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +153,7 @@ func (s *Session) openFromPreKey(ctx context.Context, env *Env, e *envelope) (*D
 		return nil, err
 	}
 	defer wipe([]core.Secret{called.root, called.send.chain.key, called.send.pair.seed}, nil)
-	state, plaintext, err := called.open(env.Random, e, env.pages(ctx, e.cipher.tag))
+	state, plaintext, err := called.open(env.Random, e, nil) // which keeps nothing that is to be read
 	if err != nil {
 		return nil, err
 	}
@@ -168,11 +169,19 @@ func (s *Session) with(tag Tag, state *state) *Session {
 		next.states[i].state = state
 		return &next
 	}
-	next.states = append(next.states, taggedState{tag, state})
+	next.states = append(next.states, taggedState{tag, next.number(), state})
 	if len(next.states) > maxStates {
 		next.states = next.states[1:]
 	}
 	return &next
+}
+
+// number is one that no state has.
+func (s *Session) number() (n uint32) {
+	for _, t := range s.states {
+		n = max(n, t.number+1)
+	}
+	return n
 }
 
 func (s *Session) find(tag Tag) int {
@@ -188,6 +197,16 @@ func (s *Session) Remote() PublicKey { return s.remote }
 // Format shows the peer's fingerprint only, by whatever verb.
 func (s *Session) Format(f fmt.State, _ rune) {
 	_, _ = io.WriteString(f, "Session("+s.remote.Fingerprint()+")")
+}
+
+// Wipe erases the secrets that the session holds in memory, but for those that another value
+// of it shares, which may be nil.
+func (s *Session) Wipe(but *Session) {
+	var stay []core.Secret
+	if but != nil {
+		stay = but.secrets()
+	}
+	wipe(s.secrets(), stay)
 }
 
 // secrets are all that the session holds in memory.

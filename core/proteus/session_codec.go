@@ -32,7 +32,7 @@ func (s *Session) marshal(ctx context.Context, env *Env, states []taggedState) (
 	for _, t := range states {
 		b = appendBytes(b, t.tag[:])
 		var err error
-		if b, err = t.state.append(b, env.pages(ctx, t.tag)); err != nil {
+		if b, err = t.state.append(b, env.pages(ctx, t.number)); err != nil {
 			return nil, err
 		}
 	}
@@ -179,6 +179,7 @@ func (r *reader) states() (states []taggedState) {
 		if slices.ContainsFunc(states, func(u taggedState) bool { return u.tag == t.tag }) {
 			r.fail(CodeMalformed, "state %v twice", t.tag)
 		}
+		t.number = uint32(len(states))
 		states = append(states, t)
 		if r.err != nil {
 			break

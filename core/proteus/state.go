@@ -125,7 +125,7 @@ func (s *state) seal(tag Tag, pending *pendingPreKey, identity PublicKey, plaint
 }
 
 // open decrypts a message in the state, and gives the next one. A message of a new turn
-// draws the seed of our next ratchet key.
+// draws the seed of our next ratchet key. load may be nil if the state has no records.
 func (s *state) open(random io.Reader, e *envelope, load func(chain uint32) loadPage) (*state, []byte, error) {
 	next := *s
 	next.receive = slices.Clone(s.receive)
@@ -136,7 +136,11 @@ func (s *state) open(random io.Reader, e *envelope, load func(chain uint32) load
 		}
 		i = 0
 	}
-	c, plaintext, err := next.receive[i].open(e, load(next.receive[i].number))
+	var pages loadPage
+	if load != nil {
+		pages = load(next.receive[i].number)
+	}
+	c, plaintext, err := next.receive[i].open(e, pages)
 	if err != nil {
 		wipe(next.secrets(), s.secrets())
 		return nil, nil, err

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/proteus"
+	"github.com/conclave-mls/conclave/core/record"
+	"github.com/conclave-mls/conclave/core/seal"
+)
+
+// A sessionHead is the record that each change of a session replaces.
+type sessionHead struct {
+	sequence  uint64 // in the list of all
+	accidents uint32 // of the store, when the session was made
+	floors    []proteus.Floor
+}
+
+func (h sessionHead) encode() []byte {
+	e := newEncoder().u64(h.sequence).u32(h.accidents).u32(uint32(len(h.floors)))
+	for _, f := range h.floors {
+		e = e.raw(f.Ratchet[:]).u64(f.Index)
+	}
+	return e
+}
+
+func decodeSessionHead(value []byte) (h sessionHead, err error) {
+	err = decodeRecord("a session", value, func(d *decoder) {
+		h.sequence, h.accidents = d.u64(), d.u32()
+		for n := d.u32(); n > 0 && !d.bad; n-- {
+			var f proteus.Floor
+			d.raw(f.Ratchet[:])
+			f.Index = d.u64()
+			h.floors = append(h.floors, f)
+		}
+	})
+	return h, err
+}
+
+// A heldSession is a Proteus session that a segment holds. No value of it stays in memory
+// when the segment ends: to read it again costs less than to find out whether somebody else
+// has changed it.
+type heldSession struct {
+	name    string
+	version core.Version // of the head; zero: there is none
+	head    sessionHead
+	exists  bool
+
+	stored  *proteus.Session // as it is in the store; nil: it is not, or is replaced
+	session *proteus.Session // as the segment has made it
+	burnt   []proteus.Floor  // of what the segment has replaced
+	dirty   bool
+}
+
+// hold takes sessions for the open segment, in one read.
+func (p Proteus) hold(ctx context.Context, names ...string) ([]*heldSession, error) {
+	places := make([]place, len(names))
+	for i, name := range names {
+		if name == "" {
+			return nil, fmt.Errorf("empty session name: %w", core.ErrInvalid)
+		}
+		places[i] = at(tableSession, name)
+	}
+	err := p.t.take(ctx, func(missing []place) ([]party, error) { return loadSessions(ctx, p.t.segment, missing) }, places...)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]*heldSession, len(names))
+	for i, at := range places {
+		out[i] = p.t.segment.held[at].party.(*heldSession)
+	}
+	return out, nil
+}
+
+// loadSessions reads the sessions at some places.
+func loadSessions(ctx context.Context, s *segment, places []place) ([]party, error) {
+	const queries = 3
+	asked := make([]query, 0, queries*len(places))
+	for _, p := range places {
+		asked = append(asked, one(p, theOnly), one(p, []byte{byte(proteus.RecordHead)}), query{place: p, prefix: []byte{byte(proteus.RecordState)}})
+	}
+	answers, err := s.read(ctx, asked...)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]party, len(places))
+	for i, p := range places {
+		h := &heldSession{name: p.scope}
+		if err := h.load(answers[queries*i : queries*(i+1)]); err != nil {
+			return nil, fmt.Errorf("a Proteus session: %w", err)
+		}
+		out[i] = h
+	}
+	return out, nil
+}
+
+func (h *heldSession) load(answers [][]seal.Record) (err error) {
+	if len(answers[0]) == 0 {
+		return nil
+	}
+	h.exists, h.version = true, answers[0][0].Version
+	if h.head, err = decodeSessionHead(answers[0][0].Value); err != nil {
+		return err
+	}
+	records := make([][]record.Record, 2)
+	for i, kind := range []record.Kind{proteus.RecordHead, proteus.RecordState} {
+		for _, r := range answers[1+i] {
+			records[i] = append(records[i], record.Record{Kind: kind, Key: r.Key[1:], Value: r.Value})
+			defer clear(r.Value)
+		}
+	}
+	if h.stored, err = proteus.DecodeSession(records); err != nil {
+		if errors.Is(err, core.ErrNotFound) {
+			err = core.ErrDamaged
+		}
+		return err
+	}
+	h.session, _ = h.stored.Above(h.head.floors)
+	return nil
+}
+
+// step makes next the value of the session.
+func (h *heldSession) step(next *proteus.Session) {
+	h.session.Wipe(next)
+	h.session, h.dirty = next, true
+}
+
+// replace makes a session of its own the value.
+func (p Proteus) replace(ctx context.Context, h *heldSession, next *proteus.Session) error {
+	if !h.exists {
+		sequence, err := p.t.sessions().add(ctx, []byte(h.name))
+		if err != nil {
+			return err
+		}
+		h.exists, h.head.sequence = true, sequence
+	}
+	h.drop(p.t.segment)
+	h.session, h.dirty = next, true
+	h.head.accidents = p.t.client.accidents
+	return nil
+}
+
+// drop deletes what is stored of the session but its head.
+func (h *heldSession) drop(s *segment) {
+	if h.stored != nil {
+		h.burnt = append(h.burnt, h.stored.Burnt(h.session)...)
+		for _, kind := range []record.Kind{proteus.RecordHead, proteus.RecordState, proteus.RecordKept} {
+			s.del(at(tableSession, h.name), []byte{byte(kind)})
+		}
+	}
+	if h.session != nil {
+		h.session.Wipe(nil)
+	}
+	h.stored, h.session = nil, nil
+}
+
+func (h *heldSession) changed() bool { return h.dirty }
+
+// write puts the session into the segment that is about to become durable. Its chains stand
+// above the floors then.
+func (h *heldSession) write(s *segment) {
+	at := at(tableSession, h.name)
+	s.expect(at, theOnly, h.version)
+	if h.session == nil {
+		s.del(at, nil)
+		return
+	}
+	h.head.floors = nil
+	s.put(at, theOnly, h.head.encode())
+	s.take(ofSession(h.name), h.session.Changes(h.stored))
+}
+
+func (h *heldSession) landed(*Client, map[place]map[string]core.Version) { h.wipe() }
+
+// undone tells which counters are burnt.
+func (h *heldSession) undone(*Client) []raise {
+	burnt := h.burnt
+	if h.stored != nil && h.session != nil {
+		burnt = append(burnt, h.stored.Burnt(h.session)...)
+	}
+	h.wipe()
+	if len(burnt) == 0 {
+		return nil
+	}
+	return []raise{{at(tableSession, h.name), theOnly, func(stored []byte) ([]byte, error) {
+		if len(stored) == 0 { // it was deleted, and its keys with it
+			return nil, nil
+		}
+		head, err := decodeSessionHead(stored)
+		if err != nil {
+			return nil, err
+		}
+		head.floors = append(head.floors, burnt...)
+		return head.encode(), nil
+	}}}
+}
+
+func (h *heldSession) wipe() {
+	for _, s := range []*proteus.Session{h.stored, h.session} {
+		if s != nil {
+			s.Wipe(nil)
+		}
+	}
+}

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/proteus"
+)
+
+// errNoSession is for a name that no session has.
+func errNoSession(name string) error {
+	return &proteus.Error{Code: proteus.CodeSessionNotFound, Detail: fmt.Sprintf("%q", name)}
+}
+
+// SessionFromPreKey opens a session by a bundle of the other side, in place of the one of
+// this name if there is one. A signature in the bundle must be good.
+func (p Proteus) SessionFromPreKey(ctx context.Context, name string, bundle []byte) error {
+	return p.t.do(ctx, func() error {
+		b, err := proteus.UnmarshalPreKeyBundle(bundle)
+		if err != nil {
+			return err
+		}
+		return p.open(ctx, name, func(h *heldSession, env *proteus.Env) (*proteus.Session, error) {
+			return proteus.SessionFromPreKey(env, b)
+		})
+	})
+}
+
+// SessionFromMessage opens a session by the first message of the other side, in place of
+// the one of this name if there is one, and reads the message. The prekey that it names is
+// used up, unless it is that of last resort.
+func (p Proteus) SessionFromMessage(ctx context.Context, name string, message []byte) ([]byte, error) {
+	return in(ctx, p.t, func() ([]byte, error) { return p.fromMessage(ctx, name, message) })
+}
+
+func (p Proteus) fromMessage(ctx context.Context, name string, message []byte) (plaintext []byte, err error) {
+	err = p.open(ctx, name, func(h *heldSession, env *proteus.Env) (*proteus.Session, error) {
+		d, err := proteus.SessionFromMessage(ctx, env, message)
+		if err != nil {
+			return nil, p.explain(ctx, h, err)
+		}
+		p.usedPreKey(d.UsedPreKey)
+		plaintext = d.Plaintext
+		return d.Session, nil
+	})
+	return plaintext, err
+}
+
+// open makes a session in place of what is there.
+func (p Proteus) open(ctx context.Context, name string, make func(*heldSession, *proteus.Env) (*proteus.Session, error)) error {
+	held, err := p.hold(ctx, name)
+	if err != nil {
+		return err
+	}
+	env, done, err := p.env(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer done()
+	next, err := make(held[0], env)
+	if err != nil {
+		return err
+	}
+	return p.replace(ctx, held[0], next)
+}
+
+// env is what the engine needs from us. done wipes what it got.
+func (p Proteus) env(ctx context.Context, name string) (env *proteus.Env, done func(), err error) {
+	identity, err := p.identity(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	var asked []*proteus.PreKey
+	find := func(ctx context.Context, id uint16) (*proteus.PreKey, error) {
+		k, err := p.preKey(ctx, id)
+		if err == nil {
+			asked = append(asked, k)
+		}
+		return k, err
+	}
+	return &proteus.Env{Identity: identity, PreKey: find, Fetch: p.t.segment.fetch(ofSession(name))}, func() {
+		identity.Wipe()
+		for _, k := range asked {
+			k.Wipe()
+		}
+	}, nil
+}
+
+// Encrypt encrypts for a session: proteus.ErrSessionNotFound if there is none,
+// ErrRecovering if the store was put back since it was made, and its keys may have been
+// used: open it again by a prekey. The result is to be sent once the transaction is
+// durable.
+func (p Proteus) Encrypt(ctx context.Context, name string, plaintext []byte) (message []byte, err error) {
+	err = p.t.do(ctx, func() error {
+		held, err := p.hold(ctx, name)
+		if err != nil {
+			return err
+		}
+		if held[0].session == nil {
+			return errNoSession(name)
+		}
+		message, err = p.encrypt(held[0], plaintext)
+		return err
+	})
+	return message, err
+}
+
+// EncryptBatched encrypts the same for many sessions, each once, in one read and one write.
+// Names that no session has are not in the result.
+func (p Proteus) EncryptBatched(ctx context.Context, names []string, plaintext []byte) (messages map[string][]byte, err error) {
+	messages = make(map[string][]byte, len(names))
+	err = p.t.do(ctx, func() error {
+		names = slices.Compact(slices.Sorted(slices.Values(names)))
+		held, err := p.hold(ctx, names...)
+		if err != nil {
+			return err
+		}
+		for _, h := range held {
+			if h.session == nil {
+				continue
+			}
+			if messages[h.name], err = p.encrypt(h, plaintext); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return messages, nil
+}
+
+func (p Proteus) encrypt(h *heldSession, plaintext []byte) ([]byte, error) {
+	if h.head.accidents != p.t.client.accidents {
+		return nil, fmt.Errorf("session %q: the store was put back since it was made: %w", h.name, ErrRecovering)
+	}
+	next, message, err := h.session.Encrypt(plaintext)
+	if err != nil {
+		return nil, err
+	}
+	h.step(next)
+	return message, nil
+}
+
+// Decrypt reads a message of a session: proteus.ErrSessionNotFound if there is none; see
+// there for what else may be wrong. After an error nothing has changed.
+func (p Proteus) Decrypt(ctx context.Context, name string, message []byte) ([]byte, error) {
+	return in(ctx, p.t, func() ([]byte, error) {
+		held, err := p.hold(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if held[0].session == nil {
+			return nil, errNoSession(name)
+		}
+		return p.decrypt(ctx, held[0], message)
+	})
+}
+
+// DecryptSafe is Decrypt if there is a session, else SessionFromMessage.
+func (p Proteus) DecryptSafe(ctx context.Context, name string, message []byte) ([]byte, error) {
+	return in(ctx, p.t, func() ([]byte, error) {
+		held, err := p.hold(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if held[0].session == nil {
+			return p.fromMessage(ctx, name, message)
+		}
+		return p.decrypt(ctx, held[0], message)
+	})
+}
+
+func (p Proteus) decrypt(ctx context.Context, h *heldSession, message []byte) ([]byte, error) {
+	env, done, err := p.env(ctx, h.name)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	d, err := h.session.Decrypt(ctx, env, message)
+	if err != nil {
+		return nil, p.explain(ctx, h, err)
+	}
+	p.usedPreKey(d.UsedPreKey)
+	h.step(d.Session)
+	return d.Plaintext, nil
+}
+
+// explain tells what is wrong with a message from a session that another process has
+// changed meanwhile.
+func (p Proteus) explain(ctx context.Context, h *heldSession, err error) error {
+	if !errors.Is(err, core.ErrDamaged) && !Blames(err) {
+		return err
+	}
+	r, _, again := newSegment(p.t.client.store).get(ctx, at(tableSession, h.name), theOnly)
+	if again == nil && r.Version != h.version {
+		return fmt.Errorf("the session changed while it was read: %w", core.ErrConflict)
+	}
+	return err
+}
+
+// Exists says whether there is a session of this name. That it cannot be read is an error.
+func (p Proteus) Exists(ctx context.Context, name string) (bool, error) {
+	return in(ctx, p.t, func() (bool, error) {
+		held, err := p.hold(ctx, name)
+		return err == nil && held[0].session != nil, err
+	})
+}
+
+// Delete deletes a session, if there is one.
+func (p Proteus) Delete(ctx context.Context, name string) error {
+	return p.t.do(ctx, func() error {
+		held, err := p.hold(ctx, name)
+		if err != nil || !held[0].exists {
+			return err
+		}
+		h := held[0]
+		if err := p.t.sessions().remove(ctx, h.head.sequence); err != nil {
+			return err
+		}
+		h.drop(p.t.segment)
+		h.exists, h.dirty = false, true
+		return nil
+	})
+}
+
+// Sessions lists the names of all sessions, in the order in which they came.
+func (p Proteus) Sessions(ctx context.Context) ([]string, error) {
+	return in(ctx, p.t, func() (names []string, err error) {
+		all, err := p.t.sessions().list(ctx)
+		for _, name := range all {
+			names = append(names, string(name))
+		}
+		return names, err
+	})
+}
+
+// Fingerprints are the identity keys of both sides of a session, as 64 lowercase
+// hexadecimal digits each: ours, as the session has it, and that of the peer.
+func (p Proteus) Fingerprints(ctx context.Context, name string) (local, remote string, err error) {
+	err = p.t.do(ctx, func() error {
+		held, err := p.hold(ctx, name)
+		if err != nil {
+			return err
+		}
+		if held[0].session == nil {
+			return errNoSession(name)
+		}
+		local, remote = held[0].session.Local().Fingerprint(), held[0].session.Remote().Fingerprint()
+		return nil
+	})
+	return local, remote, err
+}
