@@ -54,8 +54,6 @@ func initialize(ctx context.Context, e *engine, r *request) (_ result, err error
 	switch {
 	case e.instances[r.Instance] != nil:
 		return nil, bad("instance %s exists", r.Instance)
-	case r.Proteus:
-		return nil, bad("proteus: no such thing here")
 	case r.Suites != nil && len(r.Suites) == 0:
 		return nil, bad("ciphersuites: there are none")
 	}
@@ -83,6 +81,13 @@ func initialize(ctx context.Context, e *engine, r *request) (_ result, err error
 			return nil, err
 		}
 		out["clientId"] = showClientID(id)
+	}
+	if r.Proteus {
+		shown, err := proteusInit(ctx, i, r)
+		if err != nil {
+			return nil, err
+		}
+		out["fingerprint"] = shown["fingerprint"]
 	}
 	e.instances[r.Instance] = i
 	return out, nil

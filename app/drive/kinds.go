@@ -9,6 +9,7 @@ import (
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/proteus"
 )
 
 // A failure is what a reply says of an error. Kind is one of Core Crypto's, or
@@ -66,6 +67,12 @@ var kinds = []struct {
 	{mls.ErrWrongGroup, otherMLS, "WrongGroup"},
 	{mls.ErrMalformed, otherMLS, "Malformed"},
 	{mls.ErrAuthentication, otherMLS, "DecryptionError"},
+	{proteus.ErrSessionNotFound, "Proteus.SessionNotFound", ""},
+	{proteus.ErrDuplicateMessage, "Proteus.DuplicateMessage", ""},
+	{proteus.ErrRemoteIdentityChanged, "Proteus.RemoteIdentityChanged", ""},
+	{client.ErrProteusNotInitialized, otherProteus, "ProteusNotInitialized"},
+	{client.ErrPreKeyExists, otherProteus, "PreKeyExists"},
+	{client.ErrNoFreePreKey, otherProteus, "NoFreePrekeyId"},
 	{core.ErrUnsupported, ofProtocol, "Unsupported"},
 	{core.ErrWrongKey, other, "WrongKey"},
 	{core.ErrDamaged, other, "Damaged"},
@@ -127,6 +134,12 @@ func describe(command string, err error) *failure {
 		if name != "" {
 			f.Detail["name"] = name
 		}
+	}
+	if code := proteus.CodeOf(err); code != 0 {
+		if f.Detail == nil {
+			f.Detail = result{}
+		}
+		f.Detail["errorCode"] = code
 	}
 	return f
 }

@@ -45,6 +45,10 @@ type request struct {
 	Plaintexts   [][]byte       `json:"plaintexts"`
 	Data         []byte         `json:"data"`
 	Rollback     bool           `json:"rollback"`
+	Session      string         `json:"session"`
+	Sessions     []string       `json:"sessions"`
+	PreKey       []byte         `json:"prekey"`
+	PreKeyID     *int           `json:"prekeyId"`
 
 	Transport struct {
 		Kind   transportKind `json:"kind"`

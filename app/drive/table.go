@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"strings"
+
+	"github.com/conclave-mls/conclave/core/client"
 )
 
 // A command is what a request can ask for: of the engine, or of an instance.
@@ -21,7 +23,7 @@ type command struct {
 var commands = []command{
 	{name: "version", gives: "version, build", engine: version},
 	{name: "log", takes: "level? (Debug)", engine: setLevel},
-	{name: "init", takes: "clientId? (random), ciphersuites? ([1]), db? (path), dbKey? (zeros), mls? (true)", gives: "clientId, db?", engine: initialize},
+	{name: "init", takes: "clientId? (random), ciphersuites? ([1]), db? (path), dbKey? (zeros), mls? (true), proteus? (false)", gives: "clientId?, db?, fingerprint?", engine: initialize},
 	{name: "close", engine: closeInstance},
 	{name: "addCredential", takes: "ciphersuite", gives: "publicKeyHash", instance: addCredential},
 	{name: "credentials", gives: "credentials[]", instance: listCredentials},
@@ -50,6 +52,20 @@ var commands = []command{
 	{name: "disableHistorySharing", takes: "conversation, transport?", gives: "bundle?", instance: disableHistorySharing},
 	{name: "historySharing", takes: "conversation", gives: "enabled", instance: historySharing},
 	{name: "wipe", takes: "conversation", instance: wipe},
+	{name: "proteusInit", gives: "fingerprint", instance: proteusInit},
+	{name: "proteusPrekey", takes: "prekeyId? (1), n? (1)", gives: "prekey, prekeys[]", instance: proteusPrekey},
+	{name: "proteusPrekeyAuto", gives: "prekeyId, prekey", instance: proteusPrekeyAuto},
+	{name: "proteusLastResortPrekey", gives: "prekeyId, prekey", instance: proteusLastResortPrekey},
+	{name: "proteusSessionFromPrekey", takes: "session, prekey", instance: proteusSessionFromPrekey},
+	{name: "proteusSessionFromMessage", takes: "session, message", gives: "plaintext", instance: readProteus(client.Proteus.SessionFromMessage)},
+	{name: "proteusEncrypt", takes: "session, plaintext", gives: "message", instance: proteusEncrypt},
+	{name: "proteusEncryptBatched", takes: "sessions[], plaintext", gives: "messages{}", instance: proteusEncryptBatched},
+	{name: "proteusDecrypt", takes: "session, message", gives: "plaintext", instance: readProteus(client.Proteus.Decrypt)},
+	{name: "proteusDecryptSafe", takes: "session, message", gives: "plaintext", instance: readProteus(client.Proteus.DecryptSafe)},
+	{name: "proteusFingerprint", takes: "session?", gives: "fingerprint, local?, remote?", instance: proteusFingerprint},
+	{name: "proteusSessionExists", takes: "session", gives: "exists", instance: proteusSessionExists},
+	{name: "proteusSessionDelete", takes: "session", instance: proteusSessionDelete},
+	{name: "proteusSessionSave", takes: "session", instance: proteusSessionSave},
 	{name: "events", gives: "events[]", instance: events},
 	{name: "random", takes: "n", gives: "bytes", instance: random},
 	{name: "setData", takes: "data", instance: setData},
@@ -71,7 +87,7 @@ var byName = func() map[string]*command {
 func Table() string {
 	var b strings.Builder
 	for _, c := range commands {
-		line := fmt.Sprintf("%-20s  %s", c.name, c.takes)
+		line := fmt.Sprintf("%-25s  %s", c.name, c.takes)
 		if c.gives != "" {
 			line = strings.TrimRight(line, " ") + "  -> " + c.gives
 		}
