@@ -100,7 +100,6 @@ func TestLines(t *testing.T) {
 		{`{"id":1,"cmd":"version"}{"id":2,"cmd":"version"}`, nil, "BadRequest"},
 		{`{"id":1,"cmd":5}`, 1.0, "BadRequest"},
 		{`{"id":1,"cmd":"proteusInit"}`, 1.0, "BadRequest"},
-		{`{"id":1,"cmd":"init","proteus":true}`, 1.0, "BadRequest"},
 		{`{"id":1,"cmd":"init","ciphersuites":[]}`, 1.0, "BadRequest"},
 		{`{"id":1,"cmd":"init","ciphersuites":[65536]}`, 1.0, "BadRequest"},
 		{`{"id":1,"cmd":"init","clientId":"alice"}`, 1.0, "BadRequest"},
