@@ -19,17 +19,29 @@ type Floor struct {
 // Burnt gives the floors of the send chains of s that were used in dropped, a later value of it. A
 // chain that s does not have needs none: its ratchet key is random and never comes again.
 func (s *Session) Burnt(dropped *Session) (floors []Floor) {
-	for _, t := range s.states {
-		i := dropped.find(t.tag)
-		if i < 0 {
-			continue
-		}
-		was, is := t.state.send, dropped.states[i].state.send
-		if was.pair.public == is.pair.public && was.chain.index < is.chain.index {
-			floors = append(floors, Floor{is.pair.public, is.chain.index})
+	used := slices.Clone(dropped.left)
+	for _, t := range dropped.states {
+		used = append(used, t.state.send.floor())
+	}
+	for _, f := range used {
+		if slices.ContainsFunc(s.states, func(t taggedState) bool {
+			is := t.state.send.floor()
+			return is.Ratchet == f.Ratchet && is.Index < f.Index
+		}) {
+			floors = append(floors, f)
 		}
 	}
 	return floors
+}
+
+func (s sendChain) floor() Floor { return Floor{s.pair.public, s.chain.index} }
+
+// leave notes how far a send chain was used that the session no longer has, for Burnt: 40
+// bytes for each turn since the session was read from its records.
+func (s *Session) leave(was, is *state) {
+	if was.send.chain.index > 0 && (is == nil || is.send.pair.public != was.send.pair.public) {
+		s.left = append(slices.Clip(s.left), was.send.floor())
+	}
 }
 
 // Above is the session with its send chains at or above the floors, and what of these it

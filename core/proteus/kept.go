@@ -68,34 +68,23 @@ func (k kept) find(counter uint32) (i int, ok bool) {
 	return i, ok && k[i].has&(1<<(counter&31)) != 0
 }
 
-// get gives the keys of a counter, which find has found on page i.
-func (k kept) get(i int, counter uint32, load loadPage) (messageKeys, error) {
-	keys, err := k[i].load(load)
-	if err != nil {
-		return messageKeys{}, err
-	}
-	defer k[i].done(keys)
+// get gives the keys of a counter, which find has found on page i, whose keys are loaded.
+func (k kept) get(i int, counter uint32, keys core.Secret) messageKeys {
 	at := pageKeySize * bits.OnesCount32(k[i].has&(1<<(counter&31)-1))
 	b := slices.Clone(keys.Bytes()[at : at+pageKeySize])
-	return messageKeys{core.NewSecret(b[:32:32]), core.NewSecret(b[32:]), counter}, nil
+	return messageKeys{core.NewSecret(b[:32:32]), core.NewSecret(b[32:]), counter}
 }
 
-// without is k without a counter, which find has found on page i.
-func (k kept) without(i int, counter uint32, load loadPage) (kept, error) {
-	p := k[i]
-	keys, err := p.load(load)
-	if err != nil {
-		return nil, err
-	}
-	defer p.done(keys)
+// without is k without a counter, which find has found on page i, whose keys are loaded.
+func (k kept) without(i int, counter uint32, keys core.Secret) kept {
+	k = slices.Clone(k)
+	p := &k[i]
 	if p.has &^= 1 << (counter & 31); p.has == 0 {
-		return slices.Delete(slices.Clone(k), i, i+1), nil
+		return slices.Delete(k, i, i+1)
 	}
 	at := pageKeySize * bits.OnesCount32(p.has&(1<<(counter&31)-1))
 	p.keys = core.NewSecret(slices.Concat(keys.Bytes()[:at], keys.Bytes()[at+pageKeySize:]))
-	k = slices.Clone(k)
-	k[i] = p
-	return k, nil
+	return k
 }
 
 // with is k with the keys of later counters, ascending, and without the oldest that are

@@ -20,7 +20,7 @@ const maxStates = 99
 type Env struct {
 	// Identity is ours.
 	Identity *IdentityKeyPair
-	// PreKey finds a prekey of ours: core.ErrNotFound if there is none.
+	// PreKey finds a prekey of ours: core.ErrNotFound if there is none; nil: there are none.
 	PreKey func(ctx context.Context, id uint16) (*PreKey, error)
 	// Fetch reads the records of the session that the operation is called on; nil if it
 	// was never stored.
@@ -37,6 +37,7 @@ type Session struct {
 	current       Tag
 	pending       *pendingPreKey
 	states        []taggedState // the oldest first
+	left          []Floor       // of send chains that were used and then left; not stored
 }
 
 type taggedState struct {
@@ -141,7 +142,11 @@ func (s *Session) open(ctx context.Context, env *Env, e *envelope) (*Decrypted, 
 
 // openFromPreKey reads a message in a new state, which it opens.
 func (s *Session) openFromPreKey(ctx context.Context, env *Env, e *envelope) (*Decrypted, error) {
-	preKey, err := env.PreKey(ctx, e.preKey.id)
+	var preKey *PreKey
+	err := core.ErrNotFound
+	if env.PreKey != nil {
+		preKey, err = env.PreKey(ctx, e.preKey.id)
+	}
 	if errors.Is(err, core.ErrNotFound) {
 		return nil, failed(CodePreKeyNotFound, "prekey %d", e.preKey.id)
 	}
@@ -166,12 +171,18 @@ func (s *Session) with(tag Tag, state *state) *Session {
 	next.pending, next.current = nil, tag
 	next.states = slices.Clone(s.states)
 	if i := s.find(tag); i >= 0 {
+		next.leave(next.states[i].state, state)
 		next.states[i].state = state
-		return &next
+	} else {
+		next.states = append(next.states, taggedState{tag, next.number(), state})
 	}
-	next.states = append(next.states, taggedState{tag, next.number(), state})
-	if len(next.states) > maxStates {
-		next.states = next.states[1:]
+	if len(next.states) > maxStates { // one each time, as both implementations do
+		oldest := 0
+		if next.states[0].tag == tag {
+			oldest = 1
+		}
+		next.leave(next.states[oldest].state, nil)
+		next.states = slices.Delete(next.states, oldest, oldest+1)
 	}
 	return &next
 }

@@ -112,6 +112,7 @@ func (c receiveChain) append(b []byte, load func(chain uint32) loadPage) ([]byte
 			b = appendUint(append(b, 2), uint64(p.number)<<5+uint64(bits.TrailingZeros32(has)))
 			k = k[pageKeySize:]
 		}
+		p.done(keys)
 	}
 	return b, nil
 }
@@ -169,8 +170,7 @@ func (r *reader) pending() *pendingPreKey {
 	return p
 }
 
-// states reads the states of a session, at most as many as one may have and the one that
-// makes the oldest go.
+// states reads the states of a session. Whoever wrote it may have had more than we keep.
 func (r *reader) states() (states []taggedState) {
 	for range r.entries(majorMap) {
 		var t taggedState
@@ -225,7 +225,7 @@ func (r *reader) receiveChains(stored bool) (chains []receiveChain) {
 		r.fields([]uint64{0, 1}, func(key uint64) bool {
 			switch {
 			case key == 0:
-				c.chain = r.chainKey()
+				c.chain = r.chainKey(stored)
 			case key == 1:
 				c.ratchet = r.public()
 			case key == 2 && !stored:
@@ -251,7 +251,7 @@ func (r *reader) sendChain(stored bool) (s sendChain) {
 	r.fields([]uint64{0, 1}, func(key uint64) bool {
 		switch key {
 		case 0:
-			s.chain = r.chainKey()
+			s.chain = r.chainKey(stored)
 		case 1:
 			if stored {
 				s.pair = r.seedAndPublic()
@@ -283,13 +283,19 @@ func (r *reader) rootKey() (k core.Secret) {
 	return k
 }
 
-func (r *reader) chainKey() (c chainKey) {
+// chainKey reads a ChainKey; of a record, if stored: only that has an index for a chain that
+// is at its end.
+func (r *reader) chainKey(stored bool) (c chainKey) {
+	width := 4
+	if stored {
+		width = 8
+	}
 	r.fields([]uint64{0, 1}, func(key uint64) bool {
 		switch key {
 		case 0:
 			c.key = r.secretOf32()
 		case 1:
-			if c.index = r.uint(8); c.index > maxIndex+1 {
+			if c.index = r.uint(width); c.index > maxIndex+1 {
 				r.fail(CodeMalformed, "chain index %d", c.index)
 			}
 		default:

@@ -229,17 +229,17 @@ func (c receiveChain) openLate(e *envelope, load loadPage) (receiveChain, []byte
 	case !ok:
 		return c, nil, failed(CodeDuplicate, "message %d", n)
 	}
-	keys, err := c.kept.get(i, n, load)
+	page, err := c.kept[i].load(load)
 	if err != nil {
 		return c, nil, err
 	}
+	defer c.kept[i].done(page)
+	keys := c.kept.get(i, n, page)
 	defer keys.wipe()
 	if !keys.verifies(e) {
 		return c, nil, failed(CodeBadMACBehind, "message %d, the next would be %d", n, c.chain.index)
 	}
-	if c.kept, err = c.kept.without(i, n, load); err != nil {
-		return c, nil, err
-	}
+	c.kept = c.kept.without(i, n, page)
 	return c, keys.crypt(e.cipher.ciphertext), nil
 }
 
