@@ -379,14 +379,12 @@ func (t *Transaction) params(ctx context.Context, h *held, members []mls.Member,
 	}
 	env := t.own(h)
 	leaves := map[core.ClientID]mls.LeafIndex{}
-	if len(changes.Remove) > 0 || len(changes.Add) > 0 && again { // to read a certificate takes its time
-		for _, m := range members {
-			id, err := identify(env, m.Credential, m.SignatureKey)
-			if err != nil {
-				return nil, err
-			}
-			leaves[id] = m.Leaf
+	for _, m := range members {
+		id, err := identify(env, m.Credential, m.SignatureKey)
+		if err != nil {
+			return nil, err
 		}
+		leaves[id] = m.Leaf
 	}
 	p := &mls.CommitParams{ForcePath: changes.Update, AuthenticatedData: changes.AuthenticatedData, NoReInit: true, LeaveOut: addsHistory}
 	for _, message := range changes.Add {
