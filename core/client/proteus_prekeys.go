@@ -94,8 +94,10 @@ func (p Proteus) PreKeys(ctx context.Context) ([]uint16, error) {
 	return in(ctx, p.t, func() ([]uint16, error) { return p.preKeys(ctx) })
 }
 
-func (p Proteus) preKeys(ctx context.Context) (ids []uint16, err error) {
-	answers, err := p.t.segment.read(ctx, query{place: preKeyPlace, prefix: item(), keysOnly: true})
+func (p Proteus) preKeys(ctx context.Context) ([]uint16, error) { return preKeys(ctx, p.t.segment) }
+
+func preKeys(ctx context.Context, s *segment) (ids []uint16, err error) {
+	answers, err := s.read(ctx, query{place: preKeyPlace, prefix: item(), keysOnly: true})
 	if err != nil {
 		return nil, err
 	}
@@ -106,6 +108,18 @@ func (p Proteus) preKeys(ctx context.Context) (ids []uint16, err error) {
 		ids = append(ids, binary.BigEndian.Uint16(r.Key[len(inList):]))
 	}
 	return ids, nil
+}
+
+// dropPreKeys is for who recovers: each may have been used since. That of last resort stays,
+// as others have its bundle and it is not used up.
+func dropPreKeys(ctx context.Context, s *segment) error {
+	ids, err := preKeys(ctx, s)
+	for _, id := range ids {
+		if id != proteus.LastResortPreKeyID {
+			s.del(preKeyPlace, item(be16(id)))
+		}
+	}
+	return err
 }
 
 func (p Proteus) makePreKey(ctx context.Context, id uint16) ([]byte, error) {

@@ -537,3 +537,61 @@ func TestProteusMeanwhile(t *testing.T) {
 		return errors.Join(err, err2)
 	})
 }
+
+// After the store was put back, sessions are read in and not written in until they are made
+// again: their keys may have been used since. Prekeys are dropped, but that of last resort,
+// which is not used up.
+func TestProteusRecovery(t *testing.T) {
+	t.Parallel()
+	store := memory.New()
+	alice, bob := talking(t, store, memory.New())
+	alice.bundle()
+	var last []byte
+	alice.do(func(ctx context.Context, p client.Proteus) (err error) {
+		last, err = p.LastResortPreKey(ctx)
+		return err
+	})
+	past := photo(t, store)
+	lost := alice.encrypt("bob", "of the lost hour")
+	w := newWorld(t, clienttest.Options{})
+	back := putBack(t, past)
+	if _, err := openOn(t, back, config()); !errors.Is(err, core.ErrRolledBack) {
+		t.Fatalf("opened without a word: %v", err)
+	}
+	alice = &proteusDevice{t, clienttest.NewDevice(w, w.service, "proteus", back, recovered()), back}
+	alice.do(func(ctx context.Context, p client.Proteus) error {
+		again, err := p.LastResortPreKey(ctx)
+		if !bytes.Equal(again, last) {
+			t.Error("another prekey of last resort")
+		}
+		ids, err2 := p.PreKeys(ctx)
+		if !slices.Equal(ids, []uint16{proteus.LastResortPreKeyID}) {
+			t.Errorf("prekeys %d", ids)
+		}
+		return errors.Join(err, err2)
+	})
+	refused := func() {
+		t.Helper()
+		for name, f := range map[string]func(ctx context.Context, p client.Proteus) error{
+			"encrypt": func(ctx context.Context, p client.Proteus) error {
+				_, err := p.Encrypt(ctx, "bob", nil)
+				return err
+			},
+			"encrypt in a batch": func(ctx context.Context, p client.Proteus) error {
+				_, err := p.EncryptBatched(ctx, []string{"bob"}, nil)
+				return err
+			},
+		} {
+			if err := alice.try(f); !errors.Is(err, client.ErrRecovering) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	refused()
+	bob.reads("alice", lost, "of the lost hour")
+	alice.reads("bob", bob.encrypt("alice", "do you hear me"), "do you hear me")
+	refused() // whatever was read
+	alice.open("bob", bob.bundle())
+	bob.reads("alice", alice.encrypt("bob", "I do"), "I do")
+	alice.reads("bob", bob.encrypt("alice", "good"), "good")
+}

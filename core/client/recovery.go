@@ -102,7 +102,7 @@ func (g *guardedStore) outdated(ctx context.Context, conflict error) error {
 func (c *Client) meetAccident(ctx context.Context, then AfterRollback) (recovering bool, err error) {
 	for try := 1; ; try++ {
 		s := newSegment(c.store)
-		answers, err := s.read(ctx, one(accidentsPlace, theOnly), one(at(tableClient, ""), theOnly))
+		answers, err := s.read(ctx, one(accidentsPlace, theOnly), one(at(tableClient, ""), theOnly), one(proteusPlace, theOnly))
 		if err != nil {
 			return false, err
 		}
@@ -114,7 +114,7 @@ func (c *Client) meetAccident(ctx context.Context, then AfterRollback) (recoveri
 		if a.known == c.store.Incarnation() {
 			return false, nil
 		}
-		nobody := len(answers[1]) == 0 // who has nothing has lost nothing
+		nobody := len(answers[1])+len(answers[2]) == 0 // who has nothing has lost nothing
 		switch {
 		case nobody || then == NothingLost:
 		case then == Recover:
@@ -152,7 +152,7 @@ func dropAtEntering(ctx context.Context, s *segment) error {
 		s.del(at(tableKeyPackage, string(e.ref)), theOnly)
 	}
 	s.put(accidentsPlace, keysKept, newEncoder())
-	return nil
+	return dropPreKeys(ctx, s)
 }
 
 // entered tells of a recovery that has begun.
