@@ -71,7 +71,7 @@ func (k AdmissionKind) String() string {
 
 // admit asks about one who is to come into the conversation as it is before.
 func (t *Transaction) admit(ctx context.Context, h *held, how AdmissionKind, joiner, proposer core.Identity) error {
-	ask := t.client.admitted
+	ask := t.client.cfg.Admit
 	if ask == nil {
 		return nil
 	}
@@ -133,7 +133,7 @@ func (t *Transaction) parentMembers(ctx context.Context, h *held) (ids []core.Cl
 // admitProposal asks about an Add of somebody else.
 func (t *Transaction) admitProposal(ctx context.Context, h *held, r mls.ReceivedProposal) error {
 	add, ok := r.Proposal.(*mls.Add)
-	if !ok || t.client.admitted == nil {
+	if !ok || t.client.cfg.Admit == nil {
 		return nil
 	}
 	env := t.own(h)
@@ -179,7 +179,7 @@ func (t *Transaction) memberAtLeaf(ctx context.Context, h *held, env *mls.Env, l
 // admitCommit asks about those whom somebody else's commit brings and no proposal has
 // announced.
 func (t *Transaction) admitCommit(ctx context.Context, h *held, r *mls.ReceivedCommit) error {
-	if t.client.admitted == nil || r.SelfRemoved {
+	if t.client.cfg.Admit == nil || r.SelfRemoved {
 		return nil
 	}
 	for _, p := range r.Proposals {

@@ -3,6 +3,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -68,9 +69,36 @@ type Config struct {
 	Lease time.Duration
 }
 
+// withDefaults puts in what was left out. No limit of MaxLifetime is 0 then, as for the
+// engine.
+func (cfg Config) withDefaults() Config {
+	if cfg.Authenticator == nil {
+		cfg.Authenticator = Basic{}
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = time.Now
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	switch {
+	case cfg.MaxLifetime == 0:
+		cfg.MaxLifetime = DefaultMaxLifetime
+	case cfg.MaxLifetime < 0:
+		cfg.MaxLifetime = 0
+	}
+	if cfg.Backoff == nil {
+		cfg.Backoff = backoff
+	}
+	cfg.MaxOutboxLag = cmp.Or(cfg.MaxOutboxLag, 1)
+	cfg.Lease = cmp.Or(cfg.Lease, 3*time.Second)
+	return cfg
+}
+
 // A Client is one device of a person: its keys and its conversations. It is safe
 // for concurrent use, also with other clients, in other processes, on one store.
 type Client struct {
+	cfg       Config // with its defaults; what is below it is used from there, as it may change or is wrapped
 	store     *guardedStore
 	accidents uint32 // of the store, that the client knows of
 	suites    core.SuiteSource
@@ -79,15 +107,6 @@ type Client struct {
 	link      atomic.Pointer[Transport]
 	now       func() time.Time
 	log       *slog.Logger
-	admitted  func(context.Context, Admission) error
-	grease    bool
-	longest   time.Duration // lifetime of a key package; 0: no limit
-	initial   int           // key packages for each suite
-	maxLag    uint64
-	lease     time.Duration
-	noRenewal bool
-	backoff   func(try int) time.Duration
-	prepare   func(core.ConversationID, HistorySecret) ([]byte, error)
 
 	process    [16]byte  // names this client in leases
 	locks      lockTable // of parties, and of outboxes that are sent from
@@ -114,40 +133,16 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	if cfg.Store == nil || cfg.Suites == nil || cfg.Keys == nil {
 		return nil, fmt.Errorf("client: a store, suites and a crypto provider are needed: %w", core.ErrInvalid)
 	}
+	cfg = cfg.withDefaults()
 	c := &Client{
-		store: &guardedStore{Store: cfg.Store}, suites: cfg.Suites, keys: cfg.Keys, auth: cfg.Authenticator,
-		now: cfg.Clock, log: cfg.Logger, admitted: cfg.Admit, grease: !cfg.NoGrease, longest: cfg.MaxLifetime, initial: cfg.InitialKeyPackages, maxLag: cfg.MaxOutboxLag, lease: cfg.Lease,
-		noRenewal: cfg.NoRenewal, backoff: cfg.Backoff, prepare: cfg.PrepareHistory, idle: make(chan struct{}),
+		cfg: cfg, store: &guardedStore{Store: cfg.Store}, suites: cfg.Suites, keys: cfg.Keys, auth: cfg.Authenticator,
+		now: cfg.Clock, log: cfg.Logger, idle: make(chan struct{}),
 	}
 	_, _ = rand.Read(c.process[:])
-	if c.auth == nil {
-		c.auth = Basic{}
-	}
-	if c.now == nil {
-		c.now = time.Now
-	}
-	if c.log == nil {
-		c.log = slog.New(slog.DiscardHandler)
-	}
 	if cfg.Observe != nil {
 		c.Observe(cfg.Observe)
 	}
 	c.SetTransport(cfg.Transport)
-	switch {
-	case c.longest == 0:
-		c.longest = DefaultMaxLifetime
-	case c.longest < 0:
-		c.longest = 0
-	}
-	if c.maxLag == 0 {
-		c.maxLag = 1
-	}
-	if c.backoff == nil {
-		c.backoff = backoff
-	}
-	if c.lease == 0 {
-		c.lease = 3 * time.Second
-	}
 	recovering, err := c.meetAccident(ctx, cfg.RolledBack)
 	if err != nil {
 		return nil, err

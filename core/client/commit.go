@@ -136,7 +136,7 @@ func (t *Transaction) commit(ctx context.Context, id core.ConversationID, change
 		if err == nil {
 			return result, t.replayAfter(ctx, id, result)
 		}
-		if in.tries++; !errors.Is(err, ErrCommitLost) || c.noRenewal || in.tries == maxTries {
+		if in.tries++; !errors.Is(err, ErrCommitLost) || c.cfg.NoRenewal || in.tries == maxTries {
 			return nil, err
 		}
 		if err := c.pause(ctx, int(in.tries)); err != nil {
@@ -291,7 +291,7 @@ const maxReady = 20
 func (t *Transaction) ready(ctx context.Context, id core.ConversationID, in intention) (*held, error) {
 	blocked := false // by proposals, which the commit takes away
 	sequence, looks := uint64(0), 0
-	patience := time.Now().Add(3 * t.client.lease)
+	patience := time.Now().Add(3 * t.client.cfg.Lease)
 	for try := 1; ; try++ {
 		h, err := t.member(ctx, id)
 		if err != nil {

@@ -173,7 +173,7 @@ func (d *delivery) mine() bool { return d.lease.owner == d.c.process && !d.lease
 
 // renew takes the lease, or makes it longer when half of it is over.
 func (d *delivery) renew(ctx context.Context) error {
-	if d.mine() && time.Until(d.lease.expires) > d.c.lease/2 {
+	if d.mine() && time.Until(d.lease.expires) > d.c.cfg.Lease/2 {
 		return nil
 	}
 	p := ofConversation(tableLease, d.id)
@@ -205,7 +205,7 @@ func (d *delivery) send(ctx context.Context, h head, r seal.Record, o outgoing, 
 	switch {
 	case h.active == 0:
 		return false, d.lose(ctx, r, o, last, "we are not in the conversation")
-	case o.outOfDate(&h, d.c.maxLag):
+	case o.outOfDate(&h, d.c.cfg.MaxOutboxLag):
 		return true, d.c.encryptAgain(ctx, d.id, r.Key)
 	}
 	outcome, err := d.c.transport().SendMessage(ctx, d.id, o.key.String(), o.message)

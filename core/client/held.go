@@ -266,9 +266,9 @@ func (c *Client) env(s *segment, id core.ConversationID, incarnation uint32) *ml
 		Fetch:  s.fetch(ofIncarnation(id, incarnation)),
 		Signer: func(ctx context.Context, public []byte) (core.Signer, error) { return c.signer(ctx, s, public) },
 		Now:    c.now(),
-		Grease: c.grease,
+		Grease: !c.cfg.NoGrease,
 
-		MaxLifetime: c.longest,
+		MaxLifetime: c.cfg.MaxLifetime,
 	}
 }
 

@@ -145,7 +145,7 @@ func (t *Transaction) withHistory(ctx context.Context, h *held, members []mls.Me
 		return fail(err)
 	}
 	e := &era{secret: secret, data: secret.Data.Bytes()}
-	if prepare := t.client.prepare; prepare != nil {
+	if prepare := t.client.cfg.PrepareHistory; prepare != nil {
 		if e.data, err = prepare(h.id, secret); err != nil {
 			return fail(fmt.Errorf("preparing a history secret: %w", err))
 		}

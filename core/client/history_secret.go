@@ -119,7 +119,7 @@ func (c *Client) historyClient(ctx context.Context, suite core.Suite, id core.Cl
 	}
 	b, err := mls.NewKeyPackage(ctx, mls.KeyPackageParams{
 		Suite: suite, Signer: key.(core.Signer), Credential: core.BasicCredential(id), Capabilities: like,
-		Lifetime: lifetime, Now: c.now(), MaxLifetime: c.longest,
+		Lifetime: lifetime, Now: c.now(), MaxLifetime: c.cfg.MaxLifetime,
 	})
 	key.Material().Wipe()
 	if err != nil {

@@ -206,7 +206,7 @@ func (t *Transaction) InitMLSWithClientID(ctx context.Context, id core.ClientID,
 
 // initialKeyPackages makes what the configuration asks for.
 func (t *Transaction) initialKeyPackages(ctx context.Context, suites []core.SuiteID) error {
-	n := t.client.initial
+	n := t.client.cfg.InitialKeyPackages
 	if n == 0 {
 		return nil
 	}

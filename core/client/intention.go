@@ -136,7 +136,7 @@ func (t *Transaction) overtaken(ctx context.Context, h *held) error {
 		t.ended(h.id, in.key, nil, mls.ErrInactive)
 		return nil
 	}
-	if t.client.noRenewal || in.tries >= maxTries {
+	if t.client.cfg.NoRenewal || in.tries >= maxTries {
 		t.ended(h.id, in.key, nil, ErrCommitLost)
 		return nil
 	}
@@ -146,7 +146,7 @@ func (t *Transaction) overtaken(ctx context.Context, h *held) error {
 // prolonged gives the owner of an intention, if it has one, the time of a lease.
 func (c *Client) prolonged(in intention) intention {
 	if in.owner != ([16]byte{}) {
-		in.until = time.Now().Add(c.lease)
+		in.until = time.Now().Add(c.cfg.Lease)
 	}
 	return in
 }

@@ -215,7 +215,7 @@ func (c *Client) lifetime(d time.Duration) (mls.Lifetime, error) {
 		d = keyPackageLifetime
 	}
 	l := mls.Lifetime{NotBefore: unix(c.now().Add(-clockSkew)), NotAfter: unix(c.now().Add(d))}
-	if d < time.Second || c.longest > 0 && l.NotAfter-l.NotBefore > uint64(c.longest/time.Second) {
+	if d < time.Second || c.cfg.MaxLifetime > 0 && l.NotAfter-l.NotBefore > uint64(c.cfg.MaxLifetime/time.Second) {
 		return l, fmt.Errorf("lifetime of a key package, %v: %w", d, core.ErrInvalid)
 	}
 	return l, nil
@@ -235,8 +235,8 @@ func (m *maker) add(ctx context.Context, n int) (list []KeyPackage, err error) {
 	for range n {
 		bundle, err := mls.NewKeyPackage(ctx, mls.KeyPackageParams{
 			Suite: m.suite, Signer: m.signer, Credential: m.own.Credential, Capabilities: mls.DefaultCapabilities(c.suites.Suites()),
-			Lifetime: m.lifetime, LastResort: m.last, Grease: c.grease,
-			Now: c.now(), MaxLifetime: c.longest,
+			Lifetime: m.lifetime, LastResort: m.last, Grease: !c.cfg.NoGrease,
+			Now: c.now(), MaxLifetime: c.cfg.MaxLifetime,
 		})
 		if err != nil {
 			return nil, err

@@ -45,7 +45,7 @@ func (l leaseRecord) free() bool {
 }
 
 func (c *Client) newLease() leaseRecord {
-	return leaseRecord{owner: c.process, expires: time.Now().Add(c.lease)}
+	return leaseRecord{owner: c.process, expires: time.Now().Add(c.cfg.Lease)}
 }
 
 // takeLease takes a free lease with the open segment.

@@ -81,7 +81,7 @@ func (t *Transaction) renew(ctx context.Context, h *held, c *CommitResult, left 
 	if err != nil {
 		return err
 	}
-	if len(left) > 0 && !t.client.noRenewal {
+	if len(left) > 0 && !t.client.cfg.NoRenewal {
 		if err := t.encryptTexts(ctx, h); err != nil {
 			return err
 		}
@@ -124,7 +124,7 @@ func (t *Transaction) renew(ctx context.Context, h *held, c *CommitResult, left 
 var errAchieved = errors.New("done already")
 
 func (t *Transaction) proposeAgain(ctx context.Context, h *held, own ownProposal, key IdempotencyKey) (Proposed, error) {
-	if t.client.noRenewal {
+	if t.client.cfg.NoRenewal {
 		return Proposed{}, fmt.Errorf("renewal is off: %w", core.ErrUnsupported)
 	}
 	env := t.own(h)

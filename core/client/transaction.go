@@ -132,7 +132,7 @@ func (c *Client) once(ctx context.Context, f func(context.Context, *Transaction)
 }
 
 // pause waits before another try.
-func (c *Client) pause(ctx context.Context, try int) error { return wait(ctx, c.backoff(try)) }
+func (c *Client) pause(ctx context.Context, try int) error { return wait(ctx, c.cfg.Backoff(try)) }
 
 // backoff is a little longer each time; not for long, or those who have waited long would
 // stand behind those who have just come.
