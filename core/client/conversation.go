@@ -162,43 +162,26 @@ func (t *Transaction) enlist(ctx context.Context, h *held) error {
 	if h.exists {
 		return nil
 	}
-	next, err := t.listHead(ctx)
+	list, err := t.segment.set(ctx, conversationList)
 	if err != nil {
 		return err
 	}
-	p := at(tableConversations, "")
-	t.segment.put(p, item(be64(next)), newEncoder().bytes([]byte(h.id)))
-	t.segment.put(p, theOnly, newEncoder().u64(next+1))
-	h.head.sequence = next
+	h.head.sequence = list.next
+	list.put(be64(list.next), newEncoder().bytes([]byte(h.id)))
 	h.exists, h.dirty = true, true
 	return nil
 }
 
-func (t *Transaction) listHead(ctx context.Context) (next uint64, err error) {
-	r, found, err := t.segment.getExpected(ctx, at(tableConversations, ""), theOnly)
-	if err != nil || !found {
-		return 0, err
-	}
-	err = decodeRecord("the conversations", r.Value, func(d *decoder) { next = d.u64() })
-	return next, err
-}
+// conversationList is the set of all conversations with a head.
+var conversationList = at(tableConversations, "")
 
 // conversations lists the ids of all conversations with a head, in the order in
 // which they came.
-func conversations(ctx context.Context, s *segment) (ids []core.ConversationID, err error) {
-	answers, err := s.read(ctx, query{place: at(tableConversations, ""), prefix: item()})
-	if err != nil {
-		return nil, err
-	}
-	for _, r := range answers[0] {
-		err := decodeRecord("the conversations", r.Value, func(d *decoder) {
-			ids = append(ids, core.ConversationID(d.bytes()))
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	return ids, nil
+func conversations(ctx context.Context, s *segment) ([]core.ConversationID, error) {
+	return items(ctx, s, conversationList, nil, func(_, value []byte) (id core.ConversationID, err error) {
+		err = decodeRecord("the conversations", value, func(d *decoder) { id = core.ConversationID(d.bytes()) })
+		return id, err
+	})
 }
 
 // forget deletes the group and, unless a join waits, everything else that there is
@@ -228,13 +211,11 @@ func (t *Transaction) forget(ctx context.Context, h *held, reason string) error 
 	if h.head.join.exists() || !h.exists {
 		return nil
 	}
-	next, err := t.listHead(ctx)
+	list, err := t.segment.set(ctx, conversationList)
 	if err != nil {
 		return err
 	}
-	p := at(tableConversations, "")
-	t.segment.del(p, item(be64(h.head.sequence)))
-	t.segment.put(p, theOnly, newEncoder().u64(next))
+	list.remove(be64(h.head.sequence))
 	for _, table := range []core.Table{tableLease, tableJoin, tableUse} {
 		t.segment.del(ofConversation(table, h.id), nil)
 	}

@@ -37,7 +37,7 @@ const usesPage = 1000
 // mayUse lists the conversations that may use a credential, and sees to it that no
 // other does before the segment is durable.
 func (t *Transaction) mayUse(ctx context.Context, ref CredentialRef) (users []core.ConversationID, err error) {
-	if _, err := t.listHead(ctx); err != nil {
+	if _, err := t.segment.set(ctx, conversationList); err != nil {
 		return nil, err
 	}
 	ids, err := conversations(ctx, t.segment)

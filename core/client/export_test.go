@@ -82,6 +82,26 @@ func (b *Buffer) Expect(place int, key []byte, v core.Version) {
 	b.s.expect(bufferPlaces[place], key, v)
 }
 
+// Set opens a set, puts an item into it under its next number, and takes others out.
+func (b *Buffer) Set(ctx context.Context, place int, put []byte, remove ...uint64) error {
+	x, err := b.s.set(ctx, bufferPlaces[place])
+	if err != nil {
+		return err
+	}
+	if put != nil {
+		x.put(be64(x.next), put)
+	}
+	for _, n := range remove {
+		x.remove(be64(n))
+	}
+	return nil
+}
+
+// Items are the values in a set.
+func (b *Buffer) Items(ctx context.Context, place int) ([]string, error) {
+	return items(ctx, b.s, bufferPlaces[place], nil, func(_, value []byte) (string, error) { return string(value), nil })
+}
+
 // Apply makes it durable.
 func (b *Buffer) Apply(ctx context.Context) error {
 	_, err := b.s.apply(ctx)

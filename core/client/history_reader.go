@@ -84,7 +84,11 @@ func OpenHistory(ctx context.Context, cfg Config, secret HistorySecret) (*Client
 			t.putIdentity(who)
 			noKey := storedKey{ref: "history:"}
 			t.segment.put(at(tableSignatureKey, string(own.SignatureKey)), theOnly, noKey.encode())
-			(&maker{pool: &pool{t: t}, suite: suite, own: own, lifetime: leaf.Lifetime}).put(b)
+			pool, err := t.pool(ctx)
+			if err != nil {
+				return err
+			}
+			(&maker{pool: pool, suite: suite, own: own, lifetime: leaf.Lifetime}).put(b)
 			return nil
 		})
 	})

@@ -52,10 +52,10 @@ func (p pooled) encode() []byte {
 }
 
 func decodePooled(key, value []byte) (p pooled, err error) {
-	if len(key) != len(inList)+2+8 {
+	if len(key) != 2+8 {
 		return p, fmt.Errorf("key of a key package: %w", core.ErrDamaged)
 	}
-	p.key, p.suite = key, core.SuiteID(binary.BigEndian.Uint16(key[len(inList):]))
+	p.key, p.suite = key, core.SuiteID(binary.BigEndian.Uint16(key))
 	err = decodeRecord("a key package", value, func(d *decoder) {
 		p.ref, p.kind, p.credential = d.bytes(), core.CredentialType(d.u16()), CredentialRef(d.u64())
 		p.notAfter, p.lastResort = d.u64(), d.flag()
@@ -70,67 +70,44 @@ func (p pooled) usableOnce(suite core.SuiteID, kind core.CredentialType) bool {
 
 func (p pooled) expired(now time.Time) bool { return uint64(max(now.Unix(), 0)) >= p.notAfter }
 
-// A pool is the set of our key packages as a segment sees it. Everything decided
-// on the whole set expects its head, and every change replaces it.
+// A pool is the set of our key packages.
 type pool struct {
+	*set
 	t    *Transaction
-	next uint64
 	list []pooled
 }
 
+var poolPlace = at(tablePool, "")
+
 // pool reads our key packages of all suites.
-func (t *Transaction) pool(ctx context.Context) (*pool, error) {
-	p := &pool{t: t}
-	r, found, err := t.segment.getExpected(ctx, at(tablePool, ""), theOnly)
-	if err != nil {
+func (t *Transaction) pool(ctx context.Context) (p *pool, err error) {
+	p = &pool{t: t}
+	if p.set, err = t.segment.set(ctx, poolPlace); err != nil {
 		return nil, err
-	}
-	if found {
-		if err := decodeRecord("the key packages", r.Value, func(d *decoder) { p.next = d.u64() }); err != nil {
-			return nil, err
-		}
 	}
 	p.list, err = poolList(ctx, t.segment, 0)
 	return p, err
 }
 
 // poolList lists the key packages of a suite; of all if it is 0.
-func poolList(ctx context.Context, s *segment, suite core.SuiteID) (list []pooled, err error) {
-	prefix := item()
+func poolList(ctx context.Context, s *segment, suite core.SuiteID) ([]pooled, error) {
+	var prefix []byte
 	if suite != 0 {
-		prefix = item(be16(uint16(suite)))
+		prefix = be16(uint16(suite))
 	}
-	answers, err := s.read(ctx, query{place: at(tablePool, ""), prefix: prefix})
-	if err != nil {
-		return nil, err
-	}
-	for _, r := range answers[0] {
-		e, err := decodePooled(r.Key, r.Value)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, e)
-	}
-	return list, nil
+	return items(ctx, s, poolPlace, prefix, decodePooled)
 }
 
-func (p *pool) changed() { p.t.segment.put(at(tablePool, ""), theOnly, newEncoder().u64(p.next)) }
-
 // remove takes packages and their private keys away.
-func (p *pool) remove(which func(pooled) bool) (removed int) {
+func (p *pool) remove(which func(pooled) bool) {
 	p.list = slices.DeleteFunc(p.list, func(e pooled) bool {
 		if !which(e) {
 			return false
 		}
-		p.t.segment.del(at(tablePool, ""), e.key)
-		p.t.segment.del(at(tableKeyPackage, string(e.ref)), theOnly)
-		removed++
+		p.set.remove(e.key)
+		p.s.del(at(tableKeyPackage, string(e.ref)), theOnly)
 		return true
 	})
-	if removed > 0 {
-		p.changed()
-	}
-	return removed
 }
 
 // prune is KP-6's sweep of what has expired.
@@ -224,8 +201,8 @@ func (c *Client) lifetime(d time.Duration) (mls.Lifetime, error) {
 // add makes n key packages. Whoever removes the credential meanwhile, or has done so,
 // meets the head of the pool or the credential.
 func (m *maker) add(ctx context.Context, n int) (list []KeyPackage, err error) {
-	c, s := m.t.client, m.t.segment
-	_, found, err := s.getExpected(ctx, at(tableCredential, ""), m.own.Ref.key())
+	c := m.t.client
+	_, found, err := m.s.getExpected(ctx, at(tableCredential, ""), m.own.Ref.key())
 	if err != nil {
 		return nil, err
 	}
@@ -249,14 +226,12 @@ func (m *maker) add(ctx context.Context, n int) (list []KeyPackage, err error) {
 // put adds a key package with its private keys.
 func (m *maker) put(b *mls.KeyPackageBundle) pooled {
 	e := pooled{
-		key: item(be16(uint16(m.suite.ID())), be64(m.next)), suite: m.suite.ID(), ref: b.KeyPackage.Ref(m.suite),
+		key: slices.Concat(be16(uint16(m.suite.ID())), be64(m.next)), suite: m.suite.ID(), ref: b.KeyPackage.Ref(m.suite),
 		kind: m.own.Credential.Type, credential: m.own.Ref, notAfter: m.lifetime.NotAfter, lastResort: m.last,
 	}
-	m.t.segment.put(at(tablePool, ""), e.key, e.encode())
-	m.t.segment.put(at(tableKeyPackage, string(e.ref)), theOnly, b.Marshal())
+	m.set.put(e.key, e.encode())
+	m.s.put(at(tableKeyPackage, string(e.ref)), theOnly, b.Marshal())
 	m.list = append(m.list, e)
-	m.next++
-	m.changed()
 	return e
 }
 

@@ -36,7 +36,7 @@ func encodes[T interface{ encode() []byte }](decode func([]byte) (T, error)) fun
 // one is added here.
 func storedRecords() []stored {
 	at := time.UnixMilli(1_800_000_000_000)
-	ref, entry := CredentialRef(7).key(), item(be16(1), be64(5))
+	ref, entry := CredentialRef(7).key(), append(be16(1), be64(5)...)
 	credential := Credential{Ref: 7, Credential: core.BasicCredential("alice"), Scheme: 0x0807, SignatureKey: []byte("public")}
 	h := head{
 		id: "chat", sequence: 1, epoch: 2, active: 3, staged: 4, next: 5, pending: pendingHead{digest{1}, 2, 3}, join: pendingHead{digest{2}, 3, 4},

@@ -147,7 +147,7 @@ func dropAtEntering(ctx context.Context, s *segment) error {
 	if err != nil {
 		return err
 	}
-	s.del(at(tablePool, ""), item())
+	s.del(poolPlace, item())
 	for _, e := range packages {
 		s.del(at(tableKeyPackage, string(e.ref)), theOnly)
 	}
