@@ -98,7 +98,7 @@ func (cfg Config) withDefaults() Config {
 // A Client is one device of a person: its keys and its conversations. It is safe
 // for concurrent use, also with other clients, in other processes, on one store.
 type Client struct {
-	cfg       Config // with its defaults; what is below it is used from there, as it may change or is wrapped
+	cfg       Config // with its defaults; what stands below is used from there: it may change, or is wrapped
 	store     *guardedStore
 	accidents uint32 // of the store, that the client knows of
 	suites    core.SuiteSource

@@ -188,7 +188,7 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 // withoutSecrets are types that hold nothing which the engine has made or opened:
 // what callers ask for.
 var withoutSecrets = []string{
-	"Custom", "CustomProposal", "EpochError", "ExternalParams", "ExternalProposalParams", "ExternalSender", "Floor", "GroupInfoParams", "RecordQuery",
+	"Custom", "CustomProposal", "EpochError", "ExternalParams", "ExternalProposalParams", "ExternalSender", "Floor", "GroupInfoParams",
 	"RequiredCapabilities", "RuleError", "SuccessorParams",
 }
 
