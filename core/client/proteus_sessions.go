@@ -12,9 +12,16 @@ import (
 	"github.com/conclave-mls/conclave/core/proteus"
 )
 
-// errNoSession is for a name that no session has.
-func errNoSession(name string) error {
-	return &proteus.Error{Code: proteus.CodeSessionNotFound, Detail: fmt.Sprintf("%q", name)}
+// there holds a session that there is: proteus.ErrSessionNotFound.
+func (p Proteus) there(ctx context.Context, name string) (*heldSession, error) {
+	held, err := p.hold(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if held[0].session == nil {
+		return nil, &proteus.Error{Code: proteus.CodeSessionNotFound, Detail: fmt.Sprintf("%q", name)}
+	}
+	return held[0], nil
 }
 
 // SessionFromPreKey opens a session by a bundle of the other side, in place of the one of
@@ -97,14 +104,10 @@ func (p Proteus) env(ctx context.Context, name string) (env *proteus.Env, done f
 // durable.
 func (p Proteus) Encrypt(ctx context.Context, name string, plaintext []byte) (message []byte, err error) {
 	err = p.t.do(ctx, func() error {
-		held, err := p.hold(ctx, name)
-		if err != nil {
-			return err
+		h, err := p.there(ctx, name)
+		if err == nil {
+			message, err = p.encrypt(h, plaintext)
 		}
-		if held[0].session == nil {
-			return errNoSession(name)
-		}
-		message, err = p.encrypt(held[0], plaintext)
 		return err
 	})
 	return message, err
@@ -152,14 +155,11 @@ func (p Proteus) encrypt(h *heldSession, plaintext []byte) ([]byte, error) {
 // there for what else may be wrong. After an error nothing has changed.
 func (p Proteus) Decrypt(ctx context.Context, name string, message []byte) ([]byte, error) {
 	return in(ctx, p.t, func() ([]byte, error) {
-		held, err := p.hold(ctx, name)
+		h, err := p.there(ctx, name)
 		if err != nil {
 			return nil, err
 		}
-		if held[0].session == nil {
-			return nil, errNoSession(name)
-		}
-		return p.decrypt(ctx, held[0], message)
+		return p.decrypt(ctx, h, message)
 	})
 }
 
@@ -245,15 +245,11 @@ func (p Proteus) Sessions(ctx context.Context) ([]string, error) {
 // hexadecimal digits each: ours, as the session has it, and that of the peer.
 func (p Proteus) Fingerprints(ctx context.Context, name string) (local, remote string, err error) {
 	err = p.t.do(ctx, func() error {
-		held, err := p.hold(ctx, name)
-		if err != nil {
-			return err
+		h, err := p.there(ctx, name)
+		if err == nil {
+			local, remote = h.session.Local().Fingerprint(), h.session.Remote().Fingerprint()
 		}
-		if held[0].session == nil {
-			return errNoSession(name)
-		}
-		local, remote = held[0].session.Local().Fingerprint(), held[0].session.Remote().Fingerprint()
-		return nil
+		return err
 	})
 	return local, remote, err
 }
