@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/proteus"
@@ -194,7 +195,13 @@ func (h *heldSession) undone(*Client) []raise {
 		if err != nil {
 			return nil, err
 		}
-		head.floors = append(head.floors, burnt...)
+		for _, f := range burnt {
+			if i := slices.IndexFunc(head.floors, func(g proteus.Floor) bool { return g.Ratchet == f.Ratchet }); i >= 0 {
+				head.floors[i].Index = max(head.floors[i].Index, f.Index)
+			} else {
+				head.floors = append(head.floors, f)
+			}
+		}
 		return head.encode(), nil
 	}}}
 }

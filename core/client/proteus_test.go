@@ -269,6 +269,7 @@ func TestProteusAbort(t *testing.T) {
 	bundle := bob.bundle()
 	first := alice.encrypt("bob", "first")
 	var escaped [][]byte
+	var sizes []int // of all that is stored
 	for range 3 {
 		err := alice.try(func(ctx context.Context, p client.Proteus) error {
 			for range 2 {
@@ -294,6 +295,13 @@ func TestProteusAbort(t *testing.T) {
 			t.Fatal(err)
 		}
 		alice = alice.again()
+		sizes = append(sizes, 0)
+		for _, put := range photo(t, alice.ks).Puts {
+			sizes[len(sizes)-1] += len(put.Value)
+		}
+	}
+	if sizes[2] != sizes[0] {
+		t.Errorf("what is stored grows with each abort: %d", sizes)
 	}
 	alice.do(func(ctx context.Context, p client.Proteus) error {
 		names, err := p.Sessions(ctx)
