@@ -7,11 +7,11 @@
 # make fuzz    every fuzz target, FUZZTIME each
 # make soak    random groups beside a model of them for SOAK_TIME (an hour); 10000
 #              random histories of the client's store beside a map, and of Proteus with
-#              each of its real implementations; four processes of a client on one
-#              PostgreSQL, killed ones on a SQLite file, and 200 goroutines on two
-#              sessions of tokens, for SCALE_TIME (ten minutes) each; 1000 processes
-#              killed while they use a token; and two tokens more, a TPM in software
-#              and opencryptoki
+#              each of its real implementations, 50000 of it beside a model; four
+#              processes of a client on one PostgreSQL, killed ones on a SQLite file, and
+#              200 goroutines on two sessions of tokens, for SCALE_TIME (ten minutes)
+#              each; 1000 processes killed while they use a token; and two tokens more, a
+#              TPM in software and opencryptoki
 # make soak-race, soak-fuzz   the tests again and again; fuzzing for 10 minutes each
 # make soak-interop   every scenario with every assignment of actors, and long random ones
 # make token   the tests of PKCS#11 tokens on one of yours, whose URI is HSM
@@ -200,6 +200,7 @@ soak: setup-soak
 		-test.run '^TestGroupModelSoak$$' -rapid.steps 60 -rapid.nofailfile | \
 		{ grep --line-buffered -vF '[rapid] draw' || true; }
 	go test -count 1 -timeout 0 -run '^TestSegmentModel$$' ./core/client -histories 10000
+	go test -count 1 -timeout 0 -run '^TestHistories$$' ./core/proteus -histories 50000
 	go test -count 1 -timeout 0 -v -run '^TestScaleOut$$' ./core/client -scale $(SCALE_TIME)
 	go test -count 1 -timeout 0 -run '^TestProteusHistories$$' ./app/drive -histories 10000
 	CONCLAVE_SOAK=$(SCALE_TIME) go test -count 1 -timeout 0 -run 'FileAlone|ManyProcesses' ./storage/sqlite

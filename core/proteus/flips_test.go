@@ -354,6 +354,9 @@ func TestFlippedRecords(t *testing.T) {
 			if !errors.Is(err, core.ErrDamaged) || !errors.Is(other, core.ErrDamaged) {
 				t.Errorf("no kept keys: %v, %v", err, other)
 			}
+			if _, err := s.Marshal(t.Context(), nil); !errors.Is(err, core.ErrDamaged) {
+				t.Errorf("no environment: %v", err)
+			}
 			lost.stored = nil
 			if _, err := s.Decrypt(t.Context(), lost.env(), messages[0]); !errors.Is(err, core.ErrDamaged) {
 				t.Errorf("no store: %v", err)

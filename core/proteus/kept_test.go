@@ -28,6 +28,7 @@ type keptModel struct {
 	stored  *records
 	was     *Session // as it is stored
 	wasList []uint32
+	loaded  []core.Secret // pages from the store
 }
 
 // What names the records of the chain.
@@ -65,15 +66,23 @@ func (m *keptModel) set(k kept) {
 }
 
 func (m *keptModel) load(number uint32) (core.Secret, error) {
-	return (&Env{Fetch: m.stored.fetch}).pages(context.Background(), keptState)(keptChain)(number)
+	page, err := (&Env{Fetch: m.stored.fetch}).pages(context.Background(), keptState)(keptChain)(number)
+	m.loaded = append(m.loaded, page)
+	return page, err
 }
 
 // pass keeps the keys of n messages and then uses one.
 func (m *keptModel) pass(t *rapid.T, n uint64) {
 	n = min(n, maxIndex-m.next)
-	k, err := m.kept().with(keysFrom(m.next, m.next+n), m.load)
+	later := keysFrom(m.next, m.next+n)
+	k, err := m.kept().with(later, m.load)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, keys := range later {
+		if !isWiped(keys.cipher.Bytes()) || !isWiped(keys.mac.Bytes()) {
+			t.Fatal("keys that are in a page are left")
+		}
 	}
 	m.set(k)
 	for range n {
@@ -155,8 +164,13 @@ func (m *keptModel) save(t *rapid.T) {
 	}
 }
 
-// check compares a session with a list.
+// check compares a session with a list. Nothing that was read from the store is left.
 func (m *keptModel) check(t *rapid.T) {
+	for _, page := range m.loaded {
+		if !isWiped(page.Bytes()) {
+			t.Fatal("a page is left")
+		}
+	}
 	var list []uint32
 	for _, p := range m.kept() {
 		for i := range uint32(32) {
@@ -210,8 +224,7 @@ func TestKept(t *testing.T) {
 			}
 		}
 		m.save(t)
-		env := &Env{Fetch: m.stored.fetch}
-		b, err := m.session.states[0].state.receive[0].append(nil, env.pages(context.Background(), keptState))
+		b, err := m.session.states[0].state.receive[0].append(nil, func(uint32) loadPage { return m.load })
 		if err != nil {
 			t.Fatal(err)
 		}

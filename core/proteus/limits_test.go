@@ -523,6 +523,29 @@ func TestBadKeys(t *testing.T) {
 	}
 }
 
+// Keys that are nearly not reduced are as good as others.
+func TestReduced(t *testing.T) {
+	t.Parallel()
+	pair := newDevice(t, seeded(26)).identity.pair
+	for _, c := range []struct {
+		key    []byte
+		change int // the byte that makes it a point
+	}{
+		{slices.Concat([]byte{0xff}, make([]byte, 30), []byte{0x7f}), 2},
+		{slices.Concat([]byte{0xec}, bytes.Repeat([]byte{0xff}, 30), []byte{0x7f}), 0},
+		{slices.Concat(bytes.Repeat([]byte{0xff}, 31), []byte{0x7e}), 31},
+		{slices.Concat([]byte{0xff, 0xfe}, bytes.Repeat([]byte{0xff}, 30)), 1},
+	} {
+		p := PublicKey(c.key)
+		for _, err := pair.agree(p); err != nil && p[c.change] != 1; _, err = pair.agree(p) {
+			p[c.change]--
+		}
+		if _, err := pair.agree(p); err != nil {
+			t.Errorf("%x: %v", c.key, err)
+		}
+	}
+}
+
 // A key that has a part of small order agrees like the one without, as X25519 has it.
 func TestMixedOrder(t *testing.T) {
 	t.Parallel()
