@@ -4,6 +4,7 @@ package proteus
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -243,7 +244,9 @@ func TestReadingSessions(t *testing.T) {
 		"states that are 1001":        {slices.Concat(head[:len(head)-18], appendMap(nil, 1001)), CodeMalformed},
 		"kept keys in a map":          {slices.Concat(b[:kept], []byte{2, 0xa0}, b[kept+2+3*size:]), CodeMalformed},
 		"kept keys that are 1001":     {slices.Concat(b[:kept], []byte{2}, appendArray(nil, 1001), b[kept+2:]), CodeMalformed},
-		"no kept keys":                {slices.Concat(bytes.Replace(b[:kept], []byte{0xa3, 0, 0xa2, 0}, []byte{0xa2, 0, 0xa2, 0}, 1), b[kept+2+3*size:]), 0},
+		"unknown keys of a chain": {slices.Concat(bytes.Replace(b[:kept], []byte{0xa3, 0, 0xa2, 0}, []byte{0xa5, 0, 0xa2, 0}, 1),
+			b[kept:kept+2+3*size], []byte{3, 7, 4, 0x48, 0, 0, 0, 1, 0, 0, 0, 1}, b[kept+2+3*size:]), 0},
+		"no kept keys": {slices.Concat(bytes.Replace(b[:kept], []byte{0xa3, 0, 0xa2, 0}, []byte{0xa2, 0, 0xa2, 0}, 1), b[kept+2+3*size:]), 0},
 	} {
 		got, err := UnmarshalSession(local, c.data)
 		if CodeOf(err) != c.code || (err == nil) != (c.code == 0) {
@@ -279,6 +282,44 @@ func TestReadingSessions(t *testing.T) {
 	}
 	_, _, err = got.Encrypt(nil)
 	refused(t, "no state for the current tag", err, CodeSessionNotFound)
+}
+
+// What only our records have: the pages of a chain, and an index for a chain at its end.
+func TestReadingRecords(t *testing.T) {
+	t.Parallel()
+	page := func(number, has uint32) (b []byte) {
+		return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, number), has)
+	}
+	var many []byte
+	for n := range uint32(maxKept) {
+		many = append(many, page(n, 1)...)
+	}
+	for name, c := range map[string]struct {
+		data []byte
+		ok   bool
+	}{
+		"none":         {nil, true},
+		"two":          {slices.Concat(page(1, 1), page(2, 3)), true},
+		"the last":     {page(1<<27-1, 1<<31), true},
+		"a thousand":   {many, true},
+		"one more":     {slices.Concat(many, page(maxKept, 1)), false},
+		"7 bytes":      {page(1, 1)[:7], false},
+		"9 bytes":      {append(page(1, 1), 0), false},
+		"without keys": {slices.Concat(page(1, 1), page(2, 0)), false},
+		"twice":        {slices.Concat(page(2, 1), page(2, 1)), false},
+		"descending":   {slices.Concat(page(2, 1), page(1, 1)), false},
+	} {
+		r := &reader{rest: appendBytes(nil, c.data)}
+		if k := r.keptPages(); c.ok != (r.err == nil) || c.ok && len(k) != len(c.data)/8 {
+			t.Errorf("%s: %d pages, %v", name, len(k), r.err)
+		}
+	}
+	for index, ok := range map[uint64]bool{maxIndex: true, maxIndex + 1: true, maxIndex + 2: false, math.MaxUint64: false} {
+		r := &reader{rest: chainKey{core.NewSecret(make([]byte, 32)), index}.append(nil)}
+		if c := r.chainKey(true); ok != (r.err == nil) || ok && c.index != index {
+			t.Errorf("index %d: %v", index, r.err)
+		}
+	}
 }
 
 // States are written by their tags and kept by their age, which our records have.
