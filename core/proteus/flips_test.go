@@ -310,6 +310,9 @@ func TestFlippedRecords(t *testing.T) {
 				}
 				return
 			}
+			if what == "format" && r.Kind != RecordKept {
+				t.Errorf("%v of another format", r)
+			}
 			count++
 			readable[works(t, &flipped, s, messages[:2+(7+count)%8/7])]++
 			if r.Kind == RecordKept && what == "format" {

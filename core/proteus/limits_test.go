@@ -145,6 +145,17 @@ func TestChainsLimit(t *testing.T) {
 	if n := len(toAlice.states[0].state.receive); n != maxReceiveChains {
 		t.Errorf("%d receive chains", n)
 	}
+	// As others store it the chains have no numbers; when it is ours again they do.
+	imported, err := UnmarshalSession(toAlice.local, marshalled(t, toAlice, bob.env()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved := *bob
+	moved.stored = nil
+	imported = moved.store(t, imported)
+	for _, m := range late[1:] {
+		moved.reads(t, imported, m, "lost")
+	}
 	for i, m := range late {
 		d, err := toAlice.Decrypt(t.Context(), bob.env(), m)
 		if i == 0 {
