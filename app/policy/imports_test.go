@@ -23,7 +23,7 @@ var arrows = []struct {
 	{"core/proteus", []string{"core", "core/vlbytes", "core/record", "core/vectors"}},
 	{"core/e2ei", []string{"core", "core/vlbytes"}},
 	{"core/client/clienttest", []string{"core", "core/*"}},
-	{"core/client", []string{"core", "core/vlbytes", "core/record", "core/seal", "core/mls", "core/proteus", "core/e2ei"}},
+	{"core/client", []string{"core", "core/vlbytes", "core/record", "core/seal", "core/mls", "core/proteus", "core/proteus/*", "core/e2ei"}},
 	{"core/coretest", []string{"core", "core/vlbytes", "core/seal"}},
 	{"core", nil},
 	{"providers/*", []string{"core", "core/*"}},

@@ -114,6 +114,7 @@ func TestMigrateCryptobox(t *testing.T) {
 
 	// Who has an identity keeps it, and what is of another is left out.
 	carol := newProteus(t, memory.New())
+	first := carol.bundle()
 	kept, refused := 0, 0
 	must(carol.MigrateCryptobox(t.Context(), box, func(m client.Migrated, _, _ int) {
 		if m.Kept {
@@ -123,9 +124,11 @@ func TestMigrateCryptobox(t *testing.T) {
 			refused++
 		}
 	}))
-	if kept != 2 || refused != sessions+1 { // the identity and the prekey of last resort
+	if kept != 3 || refused != sessions+1 { // the identity, prekey 1 and that of last resort
 		t.Errorf("%d kept, %d refused", kept, refused)
 	}
+	bob.open("carol", first)
+	carol.reads("bob", bob.encrypt("carol", "hello"), "hello")
 	// Without one nothing happens.
 	delete(files, "identities/local_identity")
 	nobody := (&proteusDevice{TB: t, ks: memory.New()}).again()
