@@ -169,9 +169,9 @@ func (e *engine) abandon(plaintext []byte, n int, restart bool) (message []byte,
 	if before, err = e.load(); err != nil {
 		return nil, err
 	}
-	above, needed := before.Above(floors)
-	if len(needed) != 1 {
-		return nil, fmt.Errorf("%d of the floors %v are needed", len(needed), floors)
+	above := before.Above(floors)
+	if len(floors) != 1 || above == before {
+		return nil, fmt.Errorf("the floors %v are not needed", floors)
 	}
 	return message, e.store(above)
 }

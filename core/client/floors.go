@@ -77,6 +77,9 @@ func (c *Client) raise(ctx context.Context, raises []raise) error {
 			s.put(x.at, x.key, value)
 		}
 	}
+	if s.empty() {
+		return nil
+	}
 	_, err := s.apply(ctx)
 	return err
 }

@@ -120,7 +120,7 @@ func (h *heldSession) load(answers [][]seal.Record) (err error) {
 		}
 		return err
 	}
-	h.session, _ = h.stored.Above(h.head.floors)
+	h.session = h.stored.Above(h.head.floors)
 	return nil
 }
 
@@ -195,12 +195,21 @@ func (h *heldSession) undone(*Client) []raise {
 		if err != nil {
 			return nil, err
 		}
+		raised := false // a segment that has only read stands above the floors that there were
 		for _, f := range burnt {
-			if i := slices.IndexFunc(head.floors, func(g proteus.Floor) bool { return g.Ratchet == f.Ratchet }); i >= 0 {
-				head.floors[i].Index = max(head.floors[i].Index, f.Index)
-			} else {
+			i := slices.IndexFunc(head.floors, func(g proteus.Floor) bool { return g.Ratchet == f.Ratchet })
+			switch {
+			case i < 0:
 				head.floors = append(head.floors, f)
+			case head.floors[i].Index < f.Index:
+				head.floors[i] = f
+			default:
+				continue
 			}
+			raised = true
+		}
+		if !raised {
+			return nil, nil
 		}
 		return head.encode(), nil
 	}}}

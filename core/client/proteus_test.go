@@ -154,7 +154,7 @@ func TestProteusPreKeys(t *testing.T) {
 			t.Errorf("prekey %d: %v, want %v", c.id, err, c.want)
 		}
 	}
-	var first, again, all []byte
+	var first, again []byte
 	d.do(func(ctx context.Context, p client.Proteus) (err error) {
 		first, err = p.LastResortPreKey(ctx)
 		return err
@@ -198,7 +198,6 @@ func TestProteusPreKeys(t *testing.T) {
 		}
 		return err
 	})
-	_ = all
 }
 
 // What is not initialised, not there, or has no name.
@@ -265,7 +264,8 @@ var errOurs = errors.New("ours")
 // What a transaction does is undone with it, but for counters that were used.
 func TestProteusAbort(t *testing.T) {
 	t.Parallel()
-	alice, bob := talking(t, memory.New(), memory.New())
+	store := &coretest.Faulty{Keystore: memory.New()}
+	alice, bob := talking(t, store, memory.New())
 	bundle := bob.bundle()
 	first := alice.encrypt("bob", "first")
 	var escaped [][]byte
@@ -303,6 +303,14 @@ func TestProteusAbort(t *testing.T) {
 	if sizes[2] != sizes[0] {
 		t.Errorf("what is stored grows with each abort: %d", sizes)
 	}
+	applies := store.Applies()
+	err := alice.try(func(ctx context.Context, p client.Proteus) error {
+		_, err := p.Exists(ctx, "bob")
+		return errors.Join(err, errOurs)
+	})
+	if !errors.Is(err, errOurs) || store.Applies() != applies {
+		t.Errorf("who has only looked has written %d times: %v", store.Applies()-applies, err)
+	}
 	alice.do(func(ctx context.Context, p client.Proteus) error {
 		names, err := p.Sessions(ctx)
 		ids, err2 := p.PreKeys(ctx)
@@ -319,7 +327,7 @@ func TestProteusAbort(t *testing.T) {
 	}
 	// A message that was read in a transaction that was undone is read again.
 	answer := bob.encrypt("alice", "answer")
-	err := alice.try(func(ctx context.Context, p client.Proteus) error {
+	err = alice.try(func(ctx context.Context, p client.Proteus) error {
 		_, err := p.Decrypt(ctx, "bob", answer)
 		return errors.Join(err, errOurs)
 	})

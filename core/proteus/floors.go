@@ -44,12 +44,12 @@ func (s *Session) leave(was, is *state) {
 	}
 }
 
-// Above is the session with its send chains at or above the floors, and what of these it
-// needed: the others are of chains that it does not have any more, or are below.
-func (s *Session) Above(floors []Floor) (*Session, []Floor) {
+// Above is the session with its send chains at or above the floors: s itself if they are,
+// or are of chains that it does not have any more.
+func (s *Session) Above(floors []Floor) *Session {
 	next := *s
 	next.states = slices.Clone(s.states)
-	var needed []Floor
+	raised := false
 	for _, f := range floors {
 		for i, t := range next.states {
 			if t.state.send.pair.public != f.Ratchet || t.state.send.chain.index >= f.Index || f.Index > maxIndex+1 {
@@ -61,11 +61,11 @@ func (s *Session) Above(floors []Floor) (*Session, []Floor) {
 				state.send.chain.step()
 			}
 			next.states[i].state = &state
-			needed = append(needed, f)
+			raised = true
 		}
 	}
-	if needed == nil {
-		return s, nil
+	if !raised {
+		return s
 	}
-	return &next, needed
+	return &next
 }

@@ -365,8 +365,7 @@ func (h *history) crash(m *member) error {
 	}
 	for peer, was := range m.durable.sessions {
 		t := *was
-		var needed []Floor
-		if t.session, needed = was.session.Above(m.floors[peer]); len(needed) > 0 {
+		if t.session = was.session.Above(m.floors[peer]); t.session != was.session {
 			h.count["floor"]++
 		}
 		t.model = was.model.clone()

@@ -38,19 +38,15 @@ func key(numbers ...uint32) (k []byte) {
 // LoadSession makes a session of its records. The keys that it keeps are read by
 // operations that need them.
 func LoadSession(ctx context.Context, fetch record.Fetch) (*Session, error) {
-	answers, err := fetch(ctx, SessionQueries())
+	answers, err := fetch(ctx, []record.Query{{Kind: RecordHead}, {Kind: RecordState}})
 	if err != nil {
 		return nil, err
 	}
 	return DecodeSession(answers)
 }
 
-// SessionQueries are what DecodeSession wants the answers of: for whoever reads many
-// sessions at once.
-func SessionQueries() []record.Query { return []record.Query{{Kind: RecordHead}, {Kind: RecordState}} }
-
-// DecodeSession makes a session of the answers to [SessionQueries]: core.ErrNotFound if
-// there are no records.
+// DecodeSession is LoadSession for whoever reads many sessions at once: the answers are all
+// records of [RecordHead] and all of [RecordState], core.ErrNotFound if there are none.
 func DecodeSession(answers [][]record.Record) (*Session, error) {
 	if len(answers) != 2 || len(answers[0]) == 0 {
 		return nil, failed(CodeSessionNotFound, "nothing is stored")
