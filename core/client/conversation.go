@@ -178,10 +178,7 @@ var conversationList = at(tableConversations, "")
 // conversations lists the ids of all conversations with a head, in the order in
 // which they came.
 func conversations(ctx context.Context, s *segment) ([]core.ConversationID, error) {
-	return items(ctx, s, conversationList, nil, func(_, value []byte) (id core.ConversationID, err error) {
-		err = decodeRecord("the conversations", value, func(d *decoder) { id = core.ConversationID(d.bytes()) })
-		return id, err
-	})
+	return names[core.ConversationID](ctx, s, conversationList)
 }
 
 // forget deletes the group and, unless a join waits, everything else that there is

@@ -133,11 +133,12 @@ func (h *heldSession) step(next *proteus.Session) {
 // replace makes a session of its own the value.
 func (p Proteus) replace(ctx context.Context, h *heldSession, next *proteus.Session) error {
 	if !h.exists {
-		sequence, err := p.t.sessions().add(ctx, []byte(h.name))
+		list, err := p.t.segment.set(ctx, sessionList)
 		if err != nil {
 			return err
 		}
-		h.exists, h.head.sequence = true, sequence
+		h.exists, h.head.sequence = true, list.next
+		list.put(be64(list.next), newEncoder().bytes([]byte(h.name)))
 	}
 	h.drop(p.t.segment)
 	h.session, h.dirty = next, true

@@ -221,9 +221,11 @@ func (p Proteus) Delete(ctx context.Context, name string) error {
 			return err
 		}
 		h := held[0]
-		if err := p.t.sessions().remove(ctx, h.head.sequence); err != nil {
+		list, err := p.t.segment.set(ctx, sessionList)
+		if err != nil {
 			return err
 		}
+		list.remove(be64(h.head.sequence))
 		h.drop(p.t.segment)
 		h.exists, h.dirty = false, true
 		return nil
@@ -232,14 +234,11 @@ func (p Proteus) Delete(ctx context.Context, name string) error {
 
 // Sessions lists the names of all sessions, in the order in which they came.
 func (p Proteus) Sessions(ctx context.Context) ([]string, error) {
-	return in(ctx, p.t, func() (names []string, err error) {
-		all, err := p.t.sessions().list(ctx)
-		for _, name := range all {
-			names = append(names, string(name))
-		}
-		return names, err
-	})
+	return in(ctx, p.t, func() ([]string, error) { return names[string](ctx, p.t.segment, sessionList) })
 }
+
+// sessionList is the set of all sessions.
+var sessionList = at(tableSessions, "")
 
 // Fingerprints are the identity keys of both sides of a session, as 64 lowercase
 // hexadecimal digits each: ours, as the session has it, and that of the peer.

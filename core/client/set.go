@@ -58,3 +58,11 @@ func items[T any](ctx context.Context, s *segment, p place, prefix []byte, decod
 	}
 	return list, nil
 }
+
+// names lists the items of a set that are names, in the order in which they came.
+func names[T ~string](ctx context.Context, s *segment, p place) ([]T, error) {
+	return items(ctx, s, p, nil, func(_, value []byte) (name T, err error) {
+		err = decodeRecord("a list of names", value, func(d *decoder) { name = T(d.bytes()) })
+		return name, err
+	})
+}
