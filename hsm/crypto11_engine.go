@@ -182,7 +182,11 @@ func (t *Token) configure(path string) (*crypto11.Context, error) {
 		c.Pin = string(pin.Bytes())
 		defer func() { c.Pin = "" }() // crypto11 keeps c, and needs it no more
 	}
-	inner, err := crypto11.Configure(c)
+	var inner *crypto11.Context
+	err := cryptoki.Alone(func() (err error) {
+		inner, err = crypto11.Configure(c)
+		return err
+	})
 	if err != nil {
 		return nil, t.unavailable("configure", cryptokiError(err))
 	}

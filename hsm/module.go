@@ -345,3 +345,9 @@ func Available() error {
 	}
 	return nil
 }
+
+// InitializeAlone calls f while this package initialises no module. Code of the same
+// process that initialises a PKCS#11 module by itself does it in here: some modules, SoftHSM
+// is one, disturb one another when they read their configurations at the same time. One that
+// hangs keeps the others for ten seconds.
+func InitializeAlone(f func() error) error { return cryptoki.Alone(f) }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/miekg/pkcs11"
 
+	"github.com/conclave-mls/conclave/hsm"
 	softhsmtest "github.com/conclave-mls/conclave/softhsm-test"
 )
 
@@ -67,7 +68,7 @@ func initialize(t testing.TB, k *softhsmtest.Token) *pkcs11.Ctx {
 		args := append([]byte(k.InitArgs), 0)
 		options = append(options, pkcs11.InitializeWithReserved(unsafe.Pointer(&args[0])))
 	}
-	if err := c.Initialize(options...); err != nil {
+	if err := hsm.InitializeAlone(func() error { return c.Initialize(options...) }); err != nil {
 		t.Fatal("initialize: ", err)
 	}
 	t.Cleanup(func() { _ = c.Finalize() })

@@ -44,11 +44,12 @@ func failed(err error) error {
 func give[T any](v T, err error) (T, error) { return v, failed(err) }
 
 func (m *module) Initialize(args string) error {
-	if args == "" {
-		return failed(m.c.Initialize())
+	var options []pkcs11.InitializeOption
+	if args != "" {
+		reserved := append([]byte(args), 0)
+		options = append(options, pkcs11.InitializeWithReserved(unsafe.Pointer(&reserved[0])))
 	}
-	reserved := append([]byte(args), 0)
-	return failed(m.c.Initialize(pkcs11.InitializeWithReserved(unsafe.Pointer(&reserved[0]))))
+	return failed(Alone(func() error { return m.c.Initialize(options...) }))
 }
 
 func (m *module) Finalize() error { return failed(m.c.Finalize()) }
