@@ -144,6 +144,40 @@ func (h *haystack) files(t *testing.T, folder string, but ...string) (found map[
 	return found
 }
 
+// log searches a write-ahead log of PostgreSQL: its files as they are, and all of them
+// without the headers of pages, over which a record goes on.
+func (h *haystack) log(t *testing.T, folder string) (found map[string]string) {
+	t.Helper()
+	found = h.files(t, folder)
+	segments, err := filepath.Glob(filepath.Join(folder, strings.Repeat("[0-9A-F]", 24)))
+	if err != nil || len(segments) == 0 {
+		t.Fatalf("no segment in %s: %v", folder, err)
+	}
+	var records []byte
+	for _, segment := range segments { // in the order of their names
+		pages, err := os.ReadFile(segment)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+		records = append(records, unpaged(pages)...)
+	}
+	h.search(records, "records of the log", found)
+	return found
+}
+
+// unpaged is what is in the pages of a segment, see access/xlog_internal.h of PostgreSQL:
+// pages of 8192 bytes with a header of 24, or of 40 if its flags say so.
+func unpaged(segment []byte) (content []byte) {
+	for page := range slices.Chunk(segment, 8192) {
+		header := 24
+		if len(page) > 2 && page[2]&2 != 0 {
+			header = 40
+		}
+		content = append(content, page[min(header, len(page)):]...)
+	}
+	return content
+}
+
 // What is hidden anywhere is found, in every form.
 func TestHaystack(t *testing.T) {
 	needle := []byte{0, 1, 2, 0xfe, 0xff, 'q', 'u', 'x', 200, 100, 50}
@@ -169,6 +203,22 @@ func TestHaystack(t *testing.T) {
 		if len(found) != 1 {
 			t.Errorf("%s: not found", name)
 		}
+	}
+	// A record of a log begins at the end of a page and goes on in the next.
+	folder, pages := t.TempDir(), bytes.Repeat([]byte{2}, 2*8192)
+	copy(pages[8192-5:], needle[:5])
+	pages[8192+2] = 0
+	copy(pages[8192+24:], needle[5:])
+	do(t, os.WriteFile(filepath.Join(folder, "00000001000000000000000A"), pages, 0o600))
+	if found := h.log(t, folder); len(found) != 1 {
+		t.Error("over the pages of a log: not found")
+	}
+	pages[2*8192-1] = needle[0]
+	next := append(bytes.Repeat([]byte{2}, 40), needle[1:]...)
+	do(t, os.WriteFile(filepath.Join(folder, "00000001000000000000000A"), pages[8192:], 0o600))
+	do(t, os.WriteFile(filepath.Join(folder, "00000001000000000000000B"), next, 0o600))
+	if found := h.log(t, folder); len(found) != 1 {
+		t.Error("over the segments of a log: not found")
 	}
 	found := map[string]string{}
 	h.search([]byte("as"+string(needle[:window-1])+base64.StdEncoding.EncodeToString(needle[:window-1])+hex.EncodeToString(needle[4:])), "parts", found)

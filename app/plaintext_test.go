@@ -66,7 +66,7 @@ func TestNoPlaintextInPostgreSQL(t *testing.T) {
 		inDump := map[string]string{}
 		h.search(text, "dump", inDump)
 		inTables := h.files(t, filepath.Join(server.Folder, "data", "base"))
-		inLog := h.files(t, filepath.Join(server.Folder, "data", "pg_wal"))
+		inLog := h.log(t, filepath.Join(server.Folder, "data", "pg_wal"))
 		found := h.files(t, server.Folder, "base", "pg_wal") // what the server has to say
 		for _, in := range []map[string]string{inDump, inTables, inLog} {
 			if len(in) != len(inDump) {
