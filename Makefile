@@ -3,7 +3,8 @@
 # make demo    build, then a group of four in separate processes, narrated
 # make test    everything that a change must pass, with the time of each part
 # make check   format, build without cgo, vet, tidy, staticcheck
-# make bench   the table of the keystores in README.md; make bench-all runs every benchmark
+# make bench   the table of the keystores in README.md; make bench-proteus that of Proteus
+#              beside Core Crypto's, which it installs; make bench-all runs every benchmark
 # make fuzz    every fuzz target, FUZZTIME each
 # make soak    random groups beside a model of them for SOAK_TIME (an hour); 10000
 #              random histories of the client's store beside a map, and of Proteus with
@@ -24,7 +25,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: demo setup setup-soak postgres tokens tokens-soak token peer test check unit scale race bench bench-all fuzz soak soak-race soak-fuzz soak-interop build clean
+.PHONY: demo setup setup-soak postgres tokens tokens-soak token peer test check unit scale race bench bench-proteus bench-all fuzz soak soak-race soak-fuzz soak-interop build clean
 
 DIRS := $(wildcard core providers storage hsm plugins app softhsm-test)
 PKGS := $(DIRS:%=./%/...)
@@ -177,7 +178,10 @@ token:
 bench:
 	go test -run '^$$' -bench '^BenchmarkKeystores$$' -benchtime 1x -timeout 10m ./core/coretest
 
-bench-all:
+bench-proteus: peer
+	go test -run '^$$' -bench '^BenchmarkProteus$$' -benchtime 1x -timeout 10m ./app/drive
+
+bench-all: peer
 	go test -run '^$$' -bench . -benchmem $(PKGS)
 
 # To make an input smaller takes runs by the thousand where it is long; fewer are used
