@@ -27,6 +27,18 @@ func head(first byte) int {
 	return 1 + 1<<(first-24)
 }
 
+// number reads one that is shorter than 64 bits.
+func number(b []byte) (n int) {
+	if n = int(b[0] & 31); n < 24 {
+		return n
+	}
+	n = 0
+	for _, c := range b[1:head(b[0])] {
+		n = n<<8 | int(c)
+	}
+	return n
+}
+
 // layOut finds the parts of a message that is well-formed.
 func layOut(message []byte) proteusWire {
 	w := proteusWire{b: slices.Clone(message), mac: 8}

@@ -57,7 +57,45 @@ type modelDevice struct {
 	*names
 	identity name
 	preKeys  map[uint16]name
+	used     map[name]int // of our turns, how many keys
 	session  *modelSession
+}
+
+func newModelDevice(n *names) *modelDevice {
+	return &modelDevice{names: n, identity: n.fresh(), preKeys: map[uint16]name{}, used: map[name]int{}}
+}
+
+func (d *modelDevice) clone() *modelDevice {
+	c := *d
+	c.preKeys, c.used = maps.Clone(d.preKeys), maps.Clone(d.used)
+	if d.session != nil {
+		s := *d.session
+		s.states = maps.Clone(s.states)
+		c.session = &s
+	}
+	return &c
+}
+
+// undone is the device as it was, but for the keys that it has used since, if it knows of
+// them, and the prekey of last resort, which was there already.
+func (d *modelDevice) undone(was *modelDevice, burnt bool) *modelDevice {
+	if k := d.preKeys[proteus.LastResortPreKeyID]; k != 0 {
+		was.preKeys[proteus.LastResortPreKeyID] = k
+	}
+	if !burnt {
+		return was
+	}
+	was.used = d.used
+	if was.session != nil {
+		for tag, s := range was.session.states {
+			if used := d.used[s.ratchet]; used > s.index {
+				s.index = used
+				was.session.states[tag] = s
+				d.happens["burnt"]++
+			}
+		}
+	}
+	return was
 }
 
 type modelSession struct {
@@ -99,6 +137,7 @@ type modelMessage struct {
 	identity     name
 	tag, ratchet name
 	counter      int
+	previous     int // nobody reads it
 
 	chain name // that its keys are of
 }
@@ -124,8 +163,8 @@ func (d *modelDevice) encrypt(n int) (modelMessage, proteus.Code) {
 	}
 	s := d.session.states[d.session.current]
 	s.index += n
-	d.session.states[d.session.current] = s
-	m := modelMessage{tag: d.session.current, ratchet: s.ratchet, counter: s.index - 1, chain: s.chain}
+	d.session.states[d.session.current], d.used[s.ratchet] = s, s.index
+	m := modelMessage{tag: d.session.current, ratchet: s.ratchet, counter: s.index - 1, previous: s.previous, chain: s.chain}
 	if p := d.session.pending; p != nil {
 		m.first, m.preKey, m.identity = true, *p, d.identity
 	}

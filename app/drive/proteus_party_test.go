@@ -3,25 +3,18 @@
 package drive_test
 
 import (
-	"bytes"
-	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
-	"strings"
 
-	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/proteus"
-	"github.com/conclave-mls/conclave/core/record"
 )
 
 // A party is an implementation of Proteus that is a device with at most one session.
 type party interface {
-	preKey(lastResort bool) (proteus.PreKeyBundle, []byte, error)
-	open(bundle []byte) error
+	preKey(lastResort bool) (*proteus.PreKeyBundle, []byte, error)
+	openSession(bundle []byte) error
 	encrypt(plaintext []byte, n int) ([]byte, error) // n times; the last message
 	decrypt(message []byte, inSession bool) ([]byte, error)
 	drop() error
@@ -38,232 +31,6 @@ type proteusStore struct {
 	Sessions map[string][]byte `json:"sessions"`
 }
 
-// An engine is our party: what it has is records, or serialised.
-type engine struct {
-	identity *proteus.IdentityKeyPair
-	preKeys  map[uint16][]byte
-	records  map[string][]byte // by kind and key
-	session  *proteus.Session  // nil: not loaded
-}
-
-func newEngine() (*engine, error) {
-	identity, err := proteus.GenerateIdentity(nil)
-	return &engine{identity: identity, preKeys: map[uint16][]byte{}, records: map[string][]byte{}}, err
-}
-
-func (e *engine) fetch(_ context.Context, queries []record.Query) (answers [][]record.Record, _ error) {
-	for _, q := range queries {
-		var found []record.Record
-		for _, key := range slices.Sorted(maps.Keys(e.records)) {
-			k := []byte(key[1:])
-			if record.Kind(key[0]) == q.Kind && bytes.HasPrefix(k, q.Prefix) && bytes.Compare(k, q.After) >= cmp.Compare(len(q.After), 0) {
-				found = append(found, record.Record{Kind: q.Kind, Key: k, Value: slices.Clone(e.records[key])})
-			}
-		}
-		if q.Limit > 0 {
-			found = found[:min(q.Limit, len(found))]
-		}
-		answers = append(answers, found)
-	}
-	return answers, nil
-}
-
-func (e *engine) env() *proteus.Env {
-	return &proteus.Env{Identity: e.identity, Fetch: e.fetch, PreKey: func(_ context.Context, id uint16) (*proteus.PreKey, error) {
-		if e.preKeys[id] == nil {
-			return nil, core.ErrNotFound
-		}
-		return proteus.UnmarshalPreKey(e.preKeys[id])
-	}}
-}
-
-func (e *engine) load() (_ *proteus.Session, err error) {
-	if e.session == nil {
-		e.session, err = proteus.LoadSession(context.Background(), e.fetch)
-	}
-	return e.session, err
-}
-
-// store writes what changes from the session that is stored to this one.
-func (e *engine) store(next *proteus.Session) error {
-	before, err := e.load()
-	if err != nil && !errors.Is(err, core.ErrNotFound) {
-		return err
-	}
-	w := next.Changes(before)
-	for _, d := range w.Dels {
-		prefix := string(byte(d.Kind)) + string(d.Prefix)
-		maps.DeleteFunc(e.records, func(key string, _ []byte) bool { return strings.HasPrefix(key, prefix) })
-	}
-	for _, p := range w.Puts {
-		e.records[string(byte(p.Kind))+string(p.Key)] = slices.Clone(p.Value)
-	}
-	for _, s := range w.Retired {
-		s.Wipe()
-	}
-	e.session = next
-	return nil
-}
-
-func (e *engine) preKey(lastResort bool) (proteus.PreKeyBundle, []byte, error) {
-	id := uint16(proteus.LastResortPreKeyID)
-	if !lastResort {
-		for id = 1; e.preKeys[id] != nil; id++ {
-		}
-	}
-	if e.preKeys[id] == nil {
-		k, err := proteus.GeneratePreKey(nil, id)
-		if err != nil {
-			return proteus.PreKeyBundle{}, nil, err
-		}
-		e.preKeys[id] = k.Marshal()
-	}
-	k, err := proteus.UnmarshalPreKey(e.preKeys[id])
-	if err != nil {
-		return proteus.PreKeyBundle{}, nil, err
-	}
-	b := k.Bundle(e.identity)
-	return *b, b.Marshal(), nil
-}
-
-func (e *engine) open(bundle []byte) error {
-	b, err := proteus.UnmarshalPreKeyBundle(bundle)
-	if err != nil {
-		return err
-	}
-	s, err := proteus.SessionFromPreKey(e.env(), b)
-	if err != nil {
-		return err
-	}
-	return e.store(s)
-}
-
-func (e *engine) encrypt(plaintext []byte, n int) (message []byte, err error) {
-	s, err := e.load()
-	for ; n > 0 && err == nil; n-- {
-		s, message, err = s.Encrypt(plaintext)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return message, e.store(s)
-}
-
-// abandon is encrypt where the session is not stored afterwards: what is left is from where
-// on its keys may be used, perhaps in another process.
-func (e *engine) abandon(plaintext []byte, n int, restart bool) (message []byte, err error) {
-	before, err := e.load()
-	if err != nil {
-		return nil, err
-	}
-	after := before
-	for ; n > 0; n-- {
-		if after, message, err = after.Encrypt(plaintext); err != nil {
-			return nil, err
-		}
-	}
-	floors := before.Burnt(after)
-	if restart {
-		e.session = nil
-	}
-	if before, err = e.load(); err != nil {
-		return nil, err
-	}
-	above := before.Above(floors)
-	if len(floors) != 1 || above == before {
-		return nil, fmt.Errorf("the floors %v are not needed", floors)
-	}
-	return message, e.store(above)
-}
-
-func (e *engine) decrypt(message []byte, inSession bool) ([]byte, error) {
-	var d *proteus.Decrypted
-	s, err := e.load()
-	switch {
-	case !inSession && errors.Is(err, proteus.ErrSessionNotFound):
-		d, err = proteus.SessionFromMessage(context.Background(), e.env(), message)
-	case err == nil:
-		d, err = s.Decrypt(context.Background(), e.env(), message)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if d.UsedPreKey != nil && *d.UsedPreKey != proteus.LastResortPreKeyID {
-		delete(e.preKeys, *d.UsedPreKey)
-	}
-	return d.Plaintext, e.store(d.Session)
-}
-
-func (e *engine) drop() error {
-	e.records, e.session = map[string][]byte{}, nil
-	return nil
-}
-
-func (e *engine) restart() (err error) {
-	e.session = nil
-	e.identity, err = proteus.UnmarshalIdentity(e.identity.Marshal())
-	return err
-}
-
-func (e *engine) fingerprints() (local, remote string, err error) {
-	s, err := e.load()
-	if err != nil {
-		return "", "", err
-	}
-	return s.Local().Fingerprint(), s.Remote().Fingerprint(), nil
-}
-
-func (e *engine) says(err error) string {
-	code := proteus.CodeOf(err)
-	if errors.Is(err, proteus.ErrMalformed) && code != proteus.CodeMessageType {
-		code = proteus.CodeMalformed
-	}
-	return fmt.Sprint(code)
-}
-
-func (e *engine) saying(code proteus.Code) []string { return []string{fmt.Sprint(code)} }
-
-// leave gives the device away.
-func (e *engine) leave() (proteusStore, error) {
-	to := proteusStore{e.identity.Marshal(), map[string][]byte{}, map[string][]byte{}}
-	for id, key := range e.preKeys {
-		to.PreKeys[fmt.Sprint(id)] = key
-	}
-	switch s, err := e.load(); {
-	case err == nil:
-		if to.Sessions[peerSession], err = s.Marshal(context.Background(), e.env()); err != nil {
-			return to, err
-		}
-	case !errors.Is(err, core.ErrNotFound):
-		return to, err
-	}
-	return to, nil
-}
-
-// arrive is a device that was another implementation's.
-func arrive(from proteusStore) (e *engine, err error) {
-	e = &engine{preKeys: map[uint16][]byte{}, records: map[string][]byte{}}
-	if e.identity, err = proteus.UnmarshalIdentity(from.Identity); err != nil {
-		return nil, err
-	}
-	for id, key := range from.PreKeys {
-		k, err := proteus.UnmarshalPreKey(key)
-		if err != nil || fmt.Sprint(k.ID) != id {
-			return nil, fmt.Errorf("prekey %s: %v, %w", id, k, err)
-		}
-		e.preKeys[k.ID] = k.Marshal()
-	}
-	stored := from.Sessions[peerSession]
-	if stored == nil {
-		return e, nil
-	}
-	s, err := proteus.UnmarshalSession(e.identity.Public(), stored)
-	if err != nil {
-		return nil, err
-	}
-	return e, e.store(s)
-}
-
 // A peer is one of the real ones, by its driver.
 type peer struct {
 	*driver
@@ -272,7 +39,7 @@ type peer struct {
 	db      string // of Core Crypto; empty: it is TypeScript, which gives its store away
 }
 
-// peerSession is the session's name where each history has devices of its own.
+// peerSession is the session's name where each history has devices of its own, as ours has.
 const peerSession = "session"
 
 func (p *peer) ask(command string, a args) (answer, error) {
@@ -313,23 +80,20 @@ func (p *peer) restart() error {
 	return p.start(store)
 }
 
-func (p *peer) preKey(lastResort bool) (proteus.PreKeyBundle, []byte, error) {
+func (p *peer) preKey(lastResort bool) (*proteus.PreKeyBundle, []byte, error) {
 	command := "proteusPrekeyAuto"
 	if lastResort {
 		command = "proteusLastResortPrekey"
 	}
 	got, err := p.ask(command, nil)
 	if err != nil {
-		return proteus.PreKeyBundle{}, nil, err
+		return nil, nil, err
 	}
 	b, err := proteus.UnmarshalPreKeyBundle(got.Prekey)
-	if err != nil {
-		return proteus.PreKeyBundle{}, nil, err
-	}
-	return *b, got.Prekey, nil
+	return b, got.Prekey, err
 }
 
-func (p *peer) open(bundle []byte) error {
+func (p *peer) openSession(bundle []byte) error {
 	_, err := p.ask("proteusSessionFromPrekey", args{"prekey": bundle})
 	return err
 }

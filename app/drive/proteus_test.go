@@ -4,6 +4,7 @@ package drive_test
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -28,6 +29,10 @@ type side struct {
 	coming  []letter // messages that are on their way to it
 	read    []letter // those that it has read
 	bundles []publishedBundle
+
+	before *modelDevice // of ours, when the transaction began that is open; nil: none is
+	unsent []letter     // that it has encrypted
+	again  []letter     // that it has read
 }
 
 // A letter is a message on its way.
@@ -106,7 +111,7 @@ func (h *proteusHistory) open(s, other *side) error {
 	}
 	h.logf("%s opens by prekey %d", s.called, b.id)
 	s.modelDevice.open(b.modelBundle)
-	return h.expect(s, 0, s.party.open(b.bytes))
+	return h.expect(s, 0, s.openSession(b.bytes))
 }
 
 // plaintext is of any length: Core Crypto writes those of 65536 bytes or more in a form of its
@@ -127,29 +132,85 @@ func (h *proteusHistory) plaintext() []byte {
 	return b
 }
 
-// send has a device use n keys; the last message is sent, the others are lost. Ours may
-// forget that it has sent.
-func (h *proteusHistory) send(s, other *side, n int, abandon bool) error {
-	ours, _ := s.party.(*engine)
-	abandon = abandon && ours != nil && s.session != nil
+// send has a device use n keys; the last message is sent, the others are lost.
+func (h *proteusHistory) send(s, other *side, n int) error {
 	if s.session == nil {
 		n = 1 // Core Crypto says nothing of many
 	}
 	plaintext := h.plaintext()
-	h.logf("%s encrypts %d times, %d bytes, abandoned: %t", s.called, n, len(plaintext), abandon)
+	h.logf("%s encrypts %d times, %d bytes", s.called, n, len(plaintext))
 	m, code := s.modelDevice.encrypt(n)
-	var message []byte
-	var err error
-	if abandon {
-		h.happens["abandoned"]++
-		message, err = ours.abandon(plaintext, n, h.oneIn(2))
+	message, err := s.party.encrypt(plaintext, n)
+	if err := h.expect(s, code, err); err != nil || code != 0 {
+		return err
+	}
+	w := layOut(message)
+	if counter, previous := number(w.b[w.counter:]), number(w.b[w.previous:]); counter != m.counter || previous != m.previous {
+		return fmt.Errorf("%s writes the counter %d after %d, wanted %d after %d", s.called, counter, previous, m.counter, m.previous)
+	}
+	l := letter{message, plaintext, m}
+	if s.before != nil {
+		s.unsent = append(s.unsent, l)
 	} else {
-		message, err = s.party.encrypt(plaintext, n)
+		other.coming = append(other.coming, l)
 	}
-	if code == 0 {
-		other.coming = append(other.coming, letter{message, plaintext, m})
+	return nil
+}
+
+// begin has ours do what follows in one transaction.
+func (h *proteusHistory) begin(s *side) error {
+	h.logf("%s begins a transaction", s.called)
+	s.before, s.unsent, s.again = s.modelDevice.clone(), nil, nil
+	return s.party.(*clientParty).begin()
+}
+
+// end ends it: it becomes durable; or is undone, perhaps when all that it has encrypted has
+// left, against the rule; or the process dies, and the next one knows nothing of it.
+func (h *proteusHistory) end(s, other *side, how string) (err error) {
+	h.logf("the transaction of %s: %s", s.called, how)
+	h.happens[how]++
+	c := s.party.(*clientParty)
+	if how == died {
+		err = c.restart()
+	} else {
+		err = c.finish(how != finished)
 	}
-	return h.expect(s, code, err)
+	if how == finished || how == undoneLate {
+		other.coming = append(other.coming, s.unsent...)
+	}
+	if how != finished {
+		s.modelDevice = s.modelDevice.undone(s.before, how != died)
+		s.coming = append(s.coming, s.again...)
+	}
+	s.before = nil
+	return err
+}
+
+// What becomes of a transaction.
+const (
+	finished   = "finished"
+	undone     = "undone"
+	undoneLate = "undone when all was sent"
+	died       = "died"
+)
+
+// beginOrEnd has ours begin a transaction or end it, now and then.
+func (h *proteusHistory) beginOrEnd(s, other *side) error {
+	switch {
+	case s.before == nil && h.oneIn(12):
+		return h.begin(s)
+	case s.before != nil && h.oneIn(4):
+		return h.end(s, other, []string{finished, finished, undone, undoneLate, died}[h.IntN(5)])
+	}
+	return nil
+}
+
+// ours gives our side and that of the peer.
+func (h *proteusHistory) ours() (s, other *side) {
+	if _, ok := h.sides[0].party.(*clientParty); ok {
+		return h.sides[0], h.sides[1]
+	}
+	return h.sides[1], h.sides[0]
 }
 
 // deliver gives a device a message.
@@ -182,16 +243,16 @@ func (h *proteusHistory) receive(s *side) error {
 	l := s.coming[at]
 	s.coming = slices.Delete(s.coming, at, at+1)
 	s.read = append(s.read, l)
+	if s.before != nil {
+		s.again = append(s.again, l)
+	}
 	return h.deliver(s, l, fmt.Sprint("waiting at ", at))
 }
 
 // swap has each implementation go on as the device that was the other's.
 func (h *proteusHistory) swap() error {
-	s, other := h.sides[0], h.sides[1]
-	if _, ok := s.party.(*peer); ok {
-		s, other = other, s
-	}
-	ours, theirs := s.party.(*engine), other.party.(*peer)
+	s, other := h.ours()
+	ours, theirs := s.party.(*clientParty), other.party.(*peer)
 	h.logf("the implementations change places: %s is the peer's", s.called)
 	h.happens["changed places"]++
 	gives, err := ours.leave()
@@ -202,7 +263,10 @@ func (h *proteusHistory) swap() error {
 	if err != nil {
 		return err
 	}
-	if ours, err = arrive(takes); err != nil {
+	if err := ours.goAway(); err != nil {
+		return err
+	}
+	if ours, err = newClient(h.Rand, ours.folder, &takes); err != nil {
 		return fmt.Errorf("arriving: %w", err)
 	}
 	// With one state there is one encoding.
@@ -230,10 +294,14 @@ func (h *proteusHistory) step() error {
 		}
 	}
 	s, other := h.sides[i], h.sides[1-i]
+	ours, theirs := h.ours()
+	if err := h.beginOrEnd(ours, theirs); err != nil {
+		return err
+	}
 	pick := func(list []letter) int { return h.IntN(len(list)) }
 	switch {
 	case n < 32:
-		if s.session == nil && !h.oneIn(5) {
+		if s.session == nil && !h.oneIn(5) || s.before != nil && h.oneIn(8) {
 			if err := h.open(s, other); err != nil {
 				return err
 			}
@@ -243,7 +311,7 @@ func (h *proteusHistory) step() error {
 				return err
 			}
 		}
-		return h.send(s, other, 1, h.oneIn(10))
+		return h.send(s, other, 1)
 	case n < 72:
 		return h.receive(s)
 	case n < 76:
@@ -276,7 +344,7 @@ func (h *proteusHistory) step() error {
 		if h.kind == oneWay || h.oneIn(20) {
 			gap = []int{490 + h.IntN(20), 990 + h.IntN(20)}[h.IntN(2)]
 		}
-		return h.send(s, other, gap, h.oneIn(10))
+		return h.send(s, other, gap)
 	case n < 91:
 		return h.open(s, other)
 	case n < 92:
@@ -284,12 +352,18 @@ func (h *proteusHistory) step() error {
 		s.session = nil
 		return h.expect(s, 0, s.drop())
 	case n < 97:
+		if s.before != nil {
+			return h.end(s, other, died)
+		}
 		h.logf("%s restarts", s.called)
 		return h.expect(s, 0, s.restart())
 	default:
-		for _, s := range h.sides {
-			if p, ok := s.party.(*peer); ok && p.db != "" {
-				return nil // Core Crypto gives nothing away
+		if theirs.party.(*peer).db != "" {
+			return nil // Core Crypto gives nothing away
+		}
+		if ours.before != nil {
+			if err := h.end(ours, theirs, finished); err != nil {
+				return err
 			}
 		}
 		return h.swap()
@@ -304,17 +378,22 @@ func (h *proteusHistory) play() error {
 			if err := h.open(s, h.sides[1-i]); err != nil {
 				return err
 			}
-			if err := h.send(s, h.sides[1-i], 1, false); err != nil {
+			if err := h.send(s, h.sides[1-i], 1); err != nil {
 				return err
 			}
 		}
 	}
-	steps := 10 + h.IntN(30)
+	steps := 8 + h.IntN(25)
 	if h.kind == calm {
 		steps *= 2
 	}
 	for range steps {
 		if err := h.step(); err != nil {
+			return err
+		}
+	}
+	if s, other := h.ours(); s.before != nil {
+		if err := h.end(s, other, finished); err != nil {
 			return err
 		}
 	}
@@ -333,8 +412,8 @@ func (h *proteusHistory) play() error {
 		if err != nil || err1 != nil || err2 != nil || local != wantLocal || remote != wantRemote {
 			return fmt.Errorf("%s has a session of %s with %s: %v, %v, %v", s.called, local, remote, err, err1, err2)
 		}
-		if e, ok := s.party.(*engine); ok {
-			if err := e.wholeRecords(s.session); err != nil {
+		if c, ok := s.party.(*clientParty); ok {
+			if err := c.wholeRecords(s.session); err != nil {
 				return err
 			}
 		}
@@ -348,41 +427,11 @@ func (h *proteusHistory) fingerprint(s *side) (string, error) {
 	return b.Identity.Fingerprint(), err
 }
 
-// wholeRecords compares the session in memory with that of the records, and how many of these
-// there are with how many there should be.
-func (e *engine) wholeRecords(should *modelSession) error {
-	memory, err := e.leave()
-	if err != nil {
-		return err
-	}
-	e.session = nil
-	stored, err := e.leave()
-	if err != nil {
-		return err
-	}
-	if !bytes.Equal(memory.Sessions[peerSession], stored.Sessions[peerSession]) {
-		return fmt.Errorf("in memory: %x, stored: %x", memory.Sessions[peerSession], stored.Sessions[peerSession])
-	}
-	want := 1 + len(should.states)
-	for _, s := range should.states {
-		for _, c := range s.receive {
-			pages := slices.Clone(c.kept)
-			for i := range pages {
-				pages[i] /= 32
-			}
-			want += len(slices.Compact(pages))
-		}
-	}
-	if len(e.records) != want {
-		return fmt.Errorf("%d records, wanted %d", len(e.records), want)
-	}
-	return nil
-}
-
 // A caster has the devices of a peer, one after another.
 type caster struct {
 	d      *driver
-	folder string // of Core Crypto's databases; empty: TypeScript
+	folder string // of databases
+	rust   bool   // it is Core Crypto
 	inst   string
 	played int
 	left   []uint16 // prekeys of the device from histories before
@@ -396,11 +445,11 @@ const perDevice = 100
 // cast gives a device of the peer's, with a session of a new name.
 func (c *caster) cast() (*peer, error) {
 	p := &peer{driver: c.d, inst: c.inst, session: peerSession}
-	if c.folder != "" {
+	if c.rust {
 		p.session = fmt.Sprint(peerSession, c.played)
 		p.db = filepath.Join(c.folder, fmt.Sprintf("%s-%d.db", c.inst, c.played/perDevice))
 	}
-	begins := c.folder == "" || c.played%perDevice == 0
+	begins := !c.rust || c.played%perDevice == 0
 	c.played++
 	if !begins {
 		c.last = p
@@ -425,7 +474,11 @@ func (c *caster) play(seed uint64, happens map[string]int) (h *proteusHistory, e
 	case seed%3 == 0:
 		h.kind = calm
 	}
-	e, err := newEngine()
+	folder := ""
+	if seed%8 == 0 {
+		folder = c.folder
+	}
+	ours, err := newClient(h.Rand, folder, nil)
 	if err != nil {
 		return h, err
 	}
@@ -433,38 +486,36 @@ func (c *caster) play(seed uint64, happens map[string]int) (h *proteusHistory, e
 	if err != nil {
 		return h, err
 	}
-	parties := []party{e, p}
+	parties := []party{ours, p}
 	if h.kind == oneWay && h.oneIn(2) {
 		slices.Reverse(parties)
 	}
 	for i, party := range parties {
-		d := &modelDevice{names: h.names, identity: h.fresh(), preKeys: map[uint16]name{}}
-		h.sides[i] = &side{party: party, modelDevice: d, called: []string{"alice", "bob"}[i]}
+		h.sides[i] = &side{party: party, modelDevice: newModelDevice(h.names), called: []string{"alice", "bob"}[i]}
 	}
 	theirs := h.sides[slices.Index(parties, party(p))]
 	for _, id := range c.left {
 		theirs.preKeys[id] = h.fresh()
 	}
 	err = h.play()
+	last, _ := h.ours()
+	err = errors.Join(err, last.party.(*clientParty).goAway())
 	c.left = theirs.ids()
 	return h, err
 }
 
-// Random histories of our engine with each real implementation: messages that are out of
+// Random histories of our client with each real implementation: messages that are out of
 // order, late, lost, repeated or changed on their way, sessions that both open at once, or
 // again after one was lost, gaps up to the limit and beyond, restarts at any time, devices
-// that move from one implementation to the other. Both read what is to be read and refuse
-// all else for the reason that the model says.
+// that move from one implementation to the other; of ours, transactions that do much or
+// little and are then durable, undone, or lost with the process. Both read what is to be read
+// and refuse all else for the reason that the model says.
 func TestProteusHistories(t *testing.T) {
 	for name, start := range map[string]func(testing.TB) *driver{"core-crypto": coreCrypto, "wireapp-proteus": typeScript} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := start(t)
-			folder := ""
-			if name == "core-crypto" {
-				folder = memoryFolder(t)
-			}
-			playProteus(t, d, folder, *proteusHistories)
+			playProteus(t, caster{d: d, folder: memoryFolder(t), rust: name == "core-crypto"}, *proteusHistories)
 		})
 	}
 }
@@ -480,14 +531,15 @@ func memoryFolder(t *testing.T) string {
 	return folder
 }
 
-func playProteus(t *testing.T, d *driver, folder string, count uint64) {
+func playProteus(t *testing.T, c caster, count uint64) {
 	var next atomic.Uint64
 	var working sync.WaitGroup
 	var mu sync.Mutex
 	happened := map[string]int{}
 	for worker := range 2 {
 		working.Go(func() {
-			c := &caster{d: d, folder: folder, inst: fmt.Sprint("device ", worker)}
+			c := c
+			c.inst = fmt.Sprint("device ", worker)
 			happens := map[string]int{}
 			for n := next.Add(1) - 1; n < count && !t.Failed(); n = next.Add(1) - 1 {
 				s := *seed + n
@@ -508,11 +560,11 @@ func playProteus(t *testing.T, d *driver, folder string, count uint64) {
 	if t.Failed() || count < 1000 {
 		return
 	}
-	want := []string{"abandoned", "a turn too many", "kept keys too many", "long"}
+	want := []string{finished, undone, undoneLate, died, "burnt", "a turn too many", "kept keys too many", "long"}
 	for code := range coreCryptoSays {
 		want = append(want, fmt.Sprint(code))
 	}
-	if folder == "" {
+	if !c.rust {
 		want = append(want, "changed places", "equal encodings")
 	}
 	for _, what := range want {
