@@ -237,6 +237,50 @@ func (p Proteus) Sessions(ctx context.Context) ([]string, error) {
 	return in(ctx, p.t, func() ([]string, error) { return names[string](ctx, p.t.segment, sessionList) })
 }
 
+// Recovering lists the sessions that were made before the store was put back: their keys may
+// have been used since, so they are read in, and Encrypt is ErrRecovering until
+// SessionFromPreKey or SessionFromMessage makes them again.
+func (p Proteus) Recovering(ctx context.Context) (list []string, err error) {
+	err = p.t.do(ctx, func() error {
+		if p.t.client.accidents == 0 {
+			return nil
+		}
+		s := p.t.segment
+		all, err := names[string](ctx, s, sessionList)
+		if err != nil {
+			return err
+		}
+		for page := range slices.Chunk(all, usesPage) {
+			queries := make([]query, len(page))
+			for i, name := range page {
+				queries[i] = one(at(tableSession, name), theOnly)
+			}
+			answers, err := s.read(ctx, queries...)
+			if err != nil {
+				return err
+			}
+			for i, name := range page {
+				var head sessionHead
+				switch held, ok := s.held[queries[i].place].party.(*heldSession); {
+				case ok:
+					head = held.head
+				case len(answers[i]) == 0: // deleted meanwhile
+					continue
+				default:
+					if head, err = decodeSessionHead(answers[i][0].Value); err != nil {
+						return err
+					}
+				}
+				if head.accidents != p.t.client.accidents {
+					list = append(list, name)
+				}
+			}
+		}
+		return nil
+	})
+	return list, err
+}
+
 // sessionList is the set of all sessions.
 var sessionList = at(tableSessions, "")
 

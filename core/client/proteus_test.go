@@ -604,10 +604,39 @@ func TestProteusRecovery(t *testing.T) {
 		}
 	}
 	refused()
+	waiting := func(want ...string) {
+		t.Helper()
+		alice.do(func(ctx context.Context, p client.Proteus) error {
+			names, err := p.Recovering(ctx)
+			if !slices.Equal(names, want) {
+				t.Errorf("waiting: %q, want %q", names, want)
+			}
+			return err
+		})
+	}
+	alice.open("new", bob.bundle())
+	waiting("bob")
 	bob.reads("alice", lost, "of the lost hour")
 	alice.reads("bob", bob.encrypt("alice", "do you hear me"), "do you hear me")
 	refused() // whatever was read
+	waiting("bob")
+	bundle := bob.bundle()
+	err := alice.try(func(ctx context.Context, p client.Proteus) error {
+		if err := p.SessionFromPreKey(ctx, "bob", bundle); err != nil {
+			return err
+		}
+		names, err := p.Recovering(ctx)
+		if len(names) > 0 {
+			t.Errorf("within the transaction that has opened it again: %q", names)
+		}
+		return errors.Join(err, errOurs)
+	})
+	if !errors.Is(err, errOurs) {
+		t.Error(err)
+	}
+	waiting("bob")
 	alice.open("bob", bob.bundle())
+	waiting()
 	bob.reads("alice", alice.encrypt("bob", "I do"), "I do")
 	alice.reads("bob", bob.encrypt("alice", "good"), "good")
 }
