@@ -38,6 +38,7 @@ type deed struct {
 
 	Done         string   `json:"done"` // "created", "added", ...
 	Conversation string   `json:"conversation,omitempty"`
+	Session      string   `json:"session,omitempty"` // of Proteus
 	Clients      []string `json:"clients,omitempty"`
 	Epoch        *uint64  `json:"epoch,omitempty"` // that it has led to
 }

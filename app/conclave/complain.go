@@ -14,6 +14,7 @@ import (
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/proteus"
 	"github.com/conclave-mls/conclave/core/seal"
 )
 
@@ -36,6 +37,20 @@ var hints = []struct {
 	{messenger.ErrNotRegistered, "make an identity first, or again if that did not come to its end: conclave init ID"},
 	{messenger.ErrFull, "read the conversations that have unread messages: conclave chat list, conclave chat read NAME"},
 	{messenger.ErrLeaving, "you have left it; another member's next command there completes that. To come back after that, be added again, or: conclave chat join ID"},
+	{client.ErrProteusNotInitialized, "make the identity for it: conclave proteus init; or bring that of an earlier client: conclave proteus migrate BOX"},
+	{client.ErrPreKeyExists, "nothing was made; others may have the bundle of that one. Take a --first that is free, or leave it out; conclave proteus prekeys lists those that are left"},
+	{client.ErrNoFreePreKey, "nothing was made; each id is for one prekey until that is used: conclave proteus prekeys lists them"},
+	{proteus.ErrSessionNotFound, "nothing was changed; conclave proteus sessions lists those that there are. To open one: conclave proteus encrypt SESSION --prekey BUNDLE"},
+	{proteus.ErrPreKeyNotFound, "the prekey by which this message opens a session was used already, by this message or by another, or was never of this home; have the other side open the session by a new one: conclave proteus prekeys 1"},
+	{proteus.ErrRemoteIdentityChanged, "nothing was changed. Ask the other side whether that is their new device, and compare fingerprints: conclave proteus fingerprint SESSION shows the old one. If it is: conclave proteus sessions --delete SESSION, and decrypt this message again"},
+	{proteus.ErrDuplicateMessage, "it was read already, and can be once only; nothing was changed"},
+	{proteus.ErrOutdatedMessage, "it was read already, or is too old; nothing was changed"},
+	{proteus.ErrTooDistantFuture, "more than a thousand messages before it are missing; if they do not come, have the other side open the session again by a prekey: conclave proteus prekeys 1"},
+	{proteus.ErrInvalidMessage, "it is of a session that is not here, lost or of another home; nothing was changed. Is SESSION the right name? Else have the other side open it again by a prekey: conclave proteus prekeys 1"},
+	{proteus.ErrInvalidSignature, "it was changed or cut on its way, or is for somebody else; nothing was changed. Have it sent again"},
+	{proteus.ErrMalformed, "is it whole, and what it should be, a prekey or a message of Proteus? Nothing was changed"},
+	{proteus.ErrBadKey, "no honest device has such a key; nothing was changed"},
+	{proteus.ErrExhausted, "wait for a message of the other side, or open the session again by a prekey: conclave proteus encrypt SESSION --replace --prekey BUNDLE"},
 	{mls.ErrPendingProposals, "proposals wait to be committed first, try again"},
 	{modules.ErrNoKeyFile, noKey},
 	{seal.ErrMoved, "the client was moved to another database, and conclave.toml does not name that; if the move was interrupted: conclave keystore copy --to URI again"},
@@ -85,7 +100,7 @@ func hintOf(err error) string {
 }
 
 // ownCommand is one that has to do with a home.
-var ownCommand = regexp.MustCompile(`\bconclave (chat|doctor|init|keys|keystore|recover|hsm (?:list|unlatch))\b( --help)?`)
+var ownCommand = regexp.MustCompile(`\bconclave (chat|doctor|init|keys|keystore|proteus|recover|hsm (?:list|unlatch))\b( --help)?`)
 
 // here has the commands in a hint say which home is meant, if --home did.
 func (p *program) here(hint string) string {
@@ -119,10 +134,11 @@ func (p *program) complain(err error) {
 	}
 	if p.json {
 		_ = writeJSON(p.err, struct {
-			Error string `json:"error"`
-			Kind  string `json:"kind"`
-			Hint  string `json:"hint,omitempty"`
-		}{text, kind, hint})
+			Error string       `json:"error"`
+			Kind  string       `json:"kind"`
+			Code  proteus.Code `json:"code,omitempty"`
+			Hint  string       `json:"hint,omitempty"`
+		}{text, kind, proteus.CodeOf(err), hint})
 		return
 	}
 	p.notice("%s", plain(text))

@@ -17,6 +17,7 @@ import (
 	"github.com/conclave-mls/conclave/app/messenger"
 	"github.com/conclave-mls/conclave/app/modules"
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
 )
 
 // Completion knows what is known here: it asks nobody, neither the delivery service
@@ -94,6 +95,21 @@ func strangers(list []messenger.Status, of messenger.Status) (out []core.ClientI
 // known gives f what the home folder knows, or is not called: completion has no way
 // to say what is wrong.
 func (p *program) known(ctx context.Context, f func(own core.ClientID, list []messenger.Status)) {
+	p.quietly(ctx, func(ctx context.Context, m *messenger.Messenger, _ *client.Client) error {
+		own, err := m.ID(ctx)
+		if err != nil {
+			return err
+		}
+		list, err := m.List(ctx)
+		if err == nil {
+			f(own, list)
+		}
+		return err
+	})
+}
+
+// quietly runs f with what the home folder has, or does not.
+func (p *program) quietly(ctx context.Context, f func(context.Context, *messenger.Messenger, *client.Client) error) {
 	if p.findHome() != nil { // the flags were read after the first time
 		return
 	}
@@ -109,15 +125,6 @@ func (p *program) known(ctx context.Context, f func(own core.ClientID, list []me
 		options = append(options, fx.Replace(modules.Passphrase(p.passphrase)))
 	}
 	var m *messenger.Messenger
-	_ = app.Run(ctx, app.New(c, append(options, fx.Populate(&m))...), func(ctx context.Context) error {
-		own, err := m.ID(ctx)
-		if err != nil {
-			return err
-		}
-		list, err := m.List(ctx)
-		if err == nil {
-			f(own, list)
-		}
-		return err
-	})
+	var own *client.Client
+	_ = app.Run(ctx, app.New(c, append(options, fx.Populate(&m, &own))...), func(ctx context.Context) error { return f(ctx, m, own) })
 }

@@ -32,8 +32,8 @@ func (p *program) doctor() *cobra.Command {
 		Short: "Look for what is wrong, and say what to do about it",
 		Long: `Look at everything that an identity needs: the home folder and its files, who can
 read them, PKCS#11 tokens, whether the key opens the database, what is in it, the
-delivery service and its clock, key packages, and what waits in conversations. Nothing
-is changed.
+delivery service and its clock, key packages, what waits in conversations, and Proteus if
+it is used. Nothing is changed.
 
 There is a line for each, which is ok, warn or fail, and where it is not ok what to
 do. The exit code is 1 if one is fail. With --json a line has "check", "status",
@@ -269,8 +269,9 @@ func (d *doctor) inside(ctx context.Context, c config.Config) {
 	var m *messenger.Messenger
 	var service *delivery.Client
 	var keystore core.Keystore
+	var own *client.Client
 	opened, software := false, softwareKeys{}
-	options := []fx.Option{modules.Messenger(), fx.Replace(modules.Passphrase(d.program.passphrase)), fx.Populate(&m, &service, &keystore),
+	options := []fx.Option{modules.Messenger(), fx.Replace(modules.Passphrase(d.program.passphrase)), fx.Populate(&m, &service, &keystore, &own),
 		fx.Decorate(present(ctx, c)), fx.Decorate(software.beside)}
 	err := app.Run(ctx, app.New(c, append(options, d.program.options...)...), func(ctx context.Context) error {
 		opened = true
@@ -282,9 +283,13 @@ func (d *doctor) inside(ctx context.Context, c config.Config) {
 			d.reach(ctx, c, service)
 			return nil
 		}
-		d.identity(h)
-		if d.reach(ctx, c, service) && h.Registered {
-			d.registered(ctx, m, service)
+		if used := d.proteus(ctx, own); used && h.ID == "" {
+			d.ok("identity", "none for conversations, which conclave init ID makes; Proteus only")
+		} else {
+			d.identity(h)
+			if d.reach(ctx, c, service) && h.Registered {
+				d.registered(ctx, m, service)
+			}
 		}
 		d.packages(h)
 		d.signatureKeys(h, software)
@@ -298,6 +303,31 @@ func (d *doctor) inside(ctx context.Context, c config.Config) {
 	default:
 		d.unsound("opening", err)
 	}
+}
+
+// proteus tells of the other protocol, if it is used.
+func (d *doctor) proteus(ctx context.Context, own *client.Client) (used bool) {
+	s, err := proteusStateOf(ctx, own)
+	switch {
+	case err != nil:
+		d.unsound("proteus", err)
+		return true
+	case s.fingerprint == "":
+		return false
+	case len(s.damaged) > 0:
+		d.fail("proteus", "delete it, conclave proteus sessions --delete SESSION, and open it again by a prekey of the other side: conclave proteus encrypt SESSION --prekey BUNDLE",
+			"%d of %d sessions are damaged: %s", len(s.damaged), s.sessions, some(s.damaged))
+	case len(s.recovering) > 0:
+		d.warn("proteus", reopen, "%d of %d sessions can be read only, because the database was put back to an older state: %s", len(s.recovering), s.sessions, some(s.recovering))
+	default:
+		d.ok("proteus", "sessions: %d; fingerprint %s", s.sessions, readable(s.fingerprint))
+	}
+	if s.preKeys == 0 {
+		d.warn("prekeys", "conclave proteus prekeys N makes new ones, for others to have", "none is left but that of last resort")
+	} else {
+		d.ok("prekeys", "%d are left", s.preKeys)
+	}
+	return true
 }
 
 // durability asks a store that is a server's whether it keeps what it acknowledges.

@@ -11,11 +11,13 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+	"go.uber.org/fx"
 
 	"github.com/conclave-mls/conclave/app/config"
 	"github.com/conclave-mls/conclave/app/messenger"
 	"github.com/conclave-mls/conclave/app/modules"
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
 )
 
 func (p *program) init() *cobra.Command {
@@ -52,20 +54,7 @@ not accepted ID, another one can be taken in the same way, and --delivery be ano
 			if suite > 7 {
 				return fmt.Errorf("suite %d, there are 1 to 7: %w", suite, core.ErrInvalid)
 			}
-			p.confirm = true
-			file := filepath.Join(p.home, configName)
-			_, missing := os.Stat(file)
-			opened := false
-			defer func() {
-				if !opened && errors.Is(missing, fs.ErrNotExist) {
-					_ = os.Remove(file) // what it says does not work: the next attempt may say something else
-				}
-			}()
-			c, err := p.prepare(cmd.Context(), config.Config{Suite: core.SuiteID(suite), Tenant: tenant}, ask, extractable)
-			if err != nil {
-				return err
-			}
-			register := func(ctx context.Context, m *messenger.Messenger) error {
+			register := func(ctx context.Context, c config.Config, m *messenger.Messenger) error {
 				switch err := m.Register(ctx, id); {
 				case isToken(err):
 					return err
@@ -76,7 +65,7 @@ not accepted ID, another one can be taken in the same way, and --delivery be ano
 				case err != nil:
 					return err
 				}
-				if err := p.remember(file, c); err != nil {
+				if err := p.remember(filepath.Join(p.home, configName), c); err != nil {
 					return err
 				}
 				return p.result(struct {
@@ -84,18 +73,27 @@ not accepted ID, another one can be taken in the same way, and --delivery be ano
 					Home string `json:"home"`
 				}{args[0], p.home}, "%s is ready, in %s\n", id, p.home)
 			}
+			var used config.Config
+			var own *client.Client
 			abandoned := false
-			err = p.openWith(cmd.Context(), c, func(ctx context.Context, m *messenger.Messenger) (err error) {
-				opened = true
-				if abandoned, err = m.Abandon(ctx, id); abandoned || err != nil {
+			err := p.inNewHome(cmd.Context(), config.Config{Suite: core.SuiteID(suite), Tenant: tenant}, ask, extractable, func(ctx context.Context, c config.Config, m *messenger.Messenger) error {
+				used = c
+				both, err := proteusStateOf(ctx, own)
+				if err != nil {
 					return err
 				}
-				return register(ctx, m)
-			})
+				if both.fingerprint == "" { // that would go with the other identity
+					abandoned, err = m.Abandon(ctx, id)
+				}
+				if abandoned || err != nil {
+					return err
+				}
+				return register(ctx, c, m)
+			}, fx.Populate(&own))
 			if err != nil || !abandoned {
 				return err
 			}
-			return p.openWith(cmd.Context(), c, register)
+			return p.openWith(cmd.Context(), used, func(ctx context.Context, m *messenger.Messenger) error { return register(ctx, used, m) })
 		},
 	}
 	cmd.Flags().Uint16Var(&suite, "suite", 0, "cipher suite of RFC 9420, 1 to 7 (default 1)")
@@ -108,6 +106,31 @@ not accepted ID, another one can be taken in the same way, and --delivery be ano
 }
 
 const extractableFlag = "use a key of a token that can leave it all the same"
+
+// noHome says that there is no configuration.
+func (p *program) noHome() bool {
+	_, err := os.Stat(filepath.Join(p.home, configName))
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// inNewHome runs f with the messenger of a home that is made if it is missing.
+func (p *program) inNewHome(ctx context.Context, c config.Config, ask, extractable bool, f func(context.Context, config.Config, *messenger.Messenger) error, more ...fx.Option) error {
+	opened, fresh := false, p.noHome()
+	defer func() {
+		if !opened && fresh {
+			_ = os.Remove(filepath.Join(p.home, configName)) // what it says does not work: the next attempt may say something else
+		}
+	}()
+	p.confirm = true
+	c, err := p.prepare(ctx, c, ask, extractable)
+	if err != nil {
+		return err
+	}
+	return p.openWith(ctx, c, func(ctx context.Context, m *messenger.Messenger) error {
+		opened = true
+		return f(ctx, c, m)
+	}, more...)
+}
 
 // prepare makes the home folder, or finds it as an earlier attempt left it.
 func (p *program) prepare(ctx context.Context, c config.Config, ask, extractable bool) (config.Config, error) {

@@ -10,12 +10,12 @@
 // The exit code is 0 if everything was done, 1 if not; with an unknown outcome the
 // message says how to find out. Everything that a peer wrote is stripped of control
 // characters before it is printed, except in the output of --json, which is for
-// programs.
+// programs, and in that of proteus decrypt where it is no terminal.
 //
 // With --json, each command prints its results on the standard output, and what
 // goes wrong on the error output, as JSON values, one a line. An error has "error",
-// "kind" (of package core, such as "not found") and mostly "hint", what to do; what
-// else a person has to hear is "notice". Progress is told on a terminal only.
+// "kind" (of package core, such as "not found") and mostly "hint", what to do; one of
+// Proteus has its "code", see proteus.Error. What else a person has to hear is "notice". Progress is told on a terminal only.
 package main
 
 import (

@@ -67,8 +67,8 @@ Everything of one identity is in its home folder: --home, else $CONCLAVE_HOME, e
 
 The exit code is 0 if everything was done, else 1. With --json results are printed on
 the standard output and what goes wrong on the error output, as values one a line: an
-error has "error", "kind" and mostly "hint", a remark has "notice", a line of the log
-"msg".`,
+error has "error", "kind" and mostly "hint", one of Proteus its "code"; a remark has
+"notice", a line of the log "msg".`,
 		Example: `  conclave demo
   conclave delivery &
   conclave init alice
@@ -108,7 +108,7 @@ error has "error", "kind" and mostly "hint", a remark has "notice", a line of th
 	f.StringVar(&p.flags.Key, "key", "", "URI of the key that seals the keystore, instead of the configuration's")
 	f.StringVar(&p.flags.Crypto, "crypto", "", "URI of the crypto provider, instead of the configuration's")
 	f.StringVar(&p.flags.Delivery, "delivery", "", "URI of the delivery service, instead of the configuration's")
-	root.AddCommand(p.init(), p.chat(), p.keys(), p.keystore(), p.hsm(), p.recover(), p.doctor(), p.delivery(), p.demo(), p.demoMember(), p.demoCiphertext(), p.demoOpen(),
+	root.AddCommand(p.init(), p.chat(), p.keys(), p.keystore(), p.hsm(), p.proteus(), p.recover(), p.doctor(), p.delivery(), p.demo(), p.demoMember(), p.demoCiphertext(), p.demoOpen(),
 		p.vectors(), p.interopServer(), p.drive(), p.version())
 	withUsage(root)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -37,7 +38,9 @@ func TestReadmeNamesWhatIsThere(t *testing.T) {
 	commands, targets := 0, 0
 	for _, span := range spans {
 		span, _, _ = strings.Cut(span, "#")
-		span, _, _ = strings.Cut(span, "<")
+		if redirected := strings.IndexAny(span, "<>|"); redirected >= 0 {
+			span = span[:redirected]
+		}
 		words := strings.Fields(span)
 		if len(words) < 2 || strings.Contains(span, `"`) {
 			continue // TestQuickStart has those with a quoted word
@@ -104,8 +107,8 @@ func TestReadmeCode(t *testing.T) {
 }
 
 // runSection runs the commands of a section of the README, as they stand there, in an
-// empty folder.
-func runSection(t *testing.T, title string) (out string) {
+// folder that has what setup brings.
+func runSection(t *testing.T, title string, setup ...func(folder string)) (out string) {
 	t.Helper()
 	readme, err := os.ReadFile("../../README.md")
 	if err != nil {
@@ -124,6 +127,9 @@ func runSection(t *testing.T, title string) (out string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(folder) })
+	for _, f := range setup {
+		f(folder)
+	}
 	var script strings.Builder
 	script.WriteString("set -euo pipefail -m\n")
 	for _, b := range blocks {
@@ -148,6 +154,21 @@ func TestReadmeScript(t *testing.T) {
 		if !strings.Contains(out, want) {
 			t.Errorf("nothing of %q in\n%s", want, out)
 		}
+	}
+}
+
+func TestReadmeProteus(t *testing.T) {
+	out := runSection(t, "Proteus", func(folder string) { writeCryptobox(t, filepath.Join(folder, "cryptobox")) })
+	for _, want := range []string{
+		"\nHello Bob!\n", "\nHello Alice!\n", "\nbob      open   ", "\nmoved: the identity, 1 session, 2 prekeys\n", "\ncarol    open   ",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("nothing of %q in\n%s", want, out)
+		}
+	}
+	prints := regexp.MustCompile(`(?m)^([0-9a-f]{4} ){15}[0-9a-f]{4}$`).FindAllString(out, -1)
+	if len(prints) != 4 || prints[1] != prints[2] || prints[2] != prints[3] {
+		t.Errorf("fingerprints %q in\n%s", prints, out)
 	}
 }
 

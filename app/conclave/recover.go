@@ -24,6 +24,7 @@ type recovery struct {
 	*program
 	lines                                           *bufio.Reader
 	yes, nothingLost, putBack, rejoinAll, sweepKeys bool
+	own                                             *client.Client
 }
 
 func (p *program) recover() *cobra.Command {
@@ -46,6 +47,10 @@ Core Crypto 10.3 would then go on without the others. Ask a member to remove you
 add you again; if no member has Core Crypto, use --rejoin-all. One that you have left
 since, or were removed from, is left alone as well. What you have joined since is not
 known here: conclave chat join ID.
+
+Sessions of Proteus can be read as before; to write in one, open it again by a prekey of
+the other side, for which there is no hurry. Your own prekeys are dropped, but that of last
+resort, and others are to be published in their place.
 
 Signature keys in a token that nothing names any more are kept, for the case that a
 newer state of the database is found after all; --sweep-keys deletes them.`,
@@ -84,7 +89,7 @@ func (r *recovery) run(ctx context.Context) error {
 			return errors.Join(err, r.nothing(ctx, m))
 		}
 		return r.goOn(ctx, m)
-	}, fx.Decorate(present(ctx, c)))
+	}, fx.Decorate(present(ctx, c)), fx.Populate(&r.own))
 	if errors.Is(err, core.ErrRolledBack) && !errors.Is(err, client.ErrRecovering) {
 		return r.begin(ctx, c, err.Error()+".")
 	}
@@ -106,6 +111,9 @@ func (r *recovery) nothing(ctx context.Context, m *messenger.Messenger) error {
 	if r.sweepKeys {
 		return r.sweep(ctx, m)
 	}
+	if err := r.proteusWaits(ctx); err != nil {
+		return err
+	}
 	return r.result(deed{Done: "nothing"}, "there is nothing to recover; if you have put older files back yourself: conclave recover --put-back\n")
 }
 
@@ -118,7 +126,7 @@ func (r *recovery) begin(ctx context.Context, c config.Config, found string, opt
 	if r.nothingLost {
 		then = client.NothingLost
 	}
-	options = append(options, fx.Replace(modules.RolledBack(then)))
+	options = append(options, fx.Replace(modules.RolledBack(then)), fx.Populate(&r.own))
 	return r.openWith(ctx, c, func(ctx context.Context, m *messenger.Messenger) error {
 		if r.nothingLost {
 			return r.result(deed{Done: "nothing lost"}, "noted: nothing was lost; the database is used as it is\n")
@@ -146,7 +154,9 @@ again. So:
   - every conversation is joined again, with new keys,
   - what others wrote meanwhile and you had not read stays unread,
   - what waits here to be sent is not sent, and listed,
-  - new key packages take the place of the old ones at the delivery service.
+  - new key packages take the place of the old ones at the delivery service,
+  - sessions of Proteus are read only until they are opened again by a prekey of the other
+    side, and your own prekeys are dropped.
 Is there a newer state of the database anywhere? Then stop here and use that. Do you know
 that this is the newest, as after a move? Then stop and use conclave recover --nothing-lost.
 
@@ -170,6 +180,12 @@ func (r *recovery) asks(question string) bool {
 
 // goOn joins again what is to be joined, and reports.
 func (r *recovery) goOn(ctx context.Context, m *messenger.Messenger) error {
+	if _, err := m.ID(ctx); errors.Is(err, client.ErrNotInitialized) { // there is Proteus only
+		if err := r.proteusWaits(ctx); err != nil {
+			return err
+		}
+		return r.result(deed{Done: "recovered"}, "recovered\n")
+	}
 	done, err := m.Recover(ctx, r.rejoinAll)
 	if err != nil {
 		return err
@@ -198,10 +214,35 @@ func (r *recovery) goOn(ctx context.Context, m *messenger.Messenger) error {
 			return err
 		}
 	}
+	if err := r.proteusWaits(ctx); err != nil {
+		return err
+	}
 	if left > 0 {
 		return errTold
 	}
 	return r.result(deed{Done: "recovered"}, "recovered; what you have joined since that state is not known here: conclave chat join ID\n")
+}
+
+// proteusWaits tells of sessions that wait for a prekey of the other side, which nothing
+// here can bring, and of prekeys that are gone.
+func (r *recovery) proteusWaits(ctx context.Context) error {
+	s, err := proteusStateOf(ctx, r.own)
+	if err != nil || s.fingerprint == "" {
+		return err
+	}
+	for _, name := range s.recovering {
+		err := r.result(deed{Done: "waits", Session: name}, "%s: a session of Proteus that can be read only, until it is opened again by a prekey of the other side\n", plain(name))
+		if err != nil {
+			return err
+		}
+	}
+	if len(s.recovering) > 0 && !r.json {
+		r.printf("%s\n", r.here(reopen))
+	}
+	if s.preKeys == 0 {
+		r.notice("no prekey of Proteus is left but that of last resort; %s", r.here("make others and publish them: conclave proteus prekeys N"))
+	}
+	return nil
 }
 
 func moved(list []messenger.Return) (n int) {
