@@ -59,6 +59,7 @@ type modelDevice struct {
 	preKeys  map[uint16]name
 	used     map[name]int // of our turns, how many keys
 	session  *modelSession
+	ours     bool // refuses to open a state that is there
 }
 
 func newModelDevice(n *names) *modelDevice {
@@ -209,6 +210,9 @@ func (d *modelDevice) answer(m modelMessage, in *modelSession) proteus.Code {
 	s, code := d.read(s, m)
 	if code != 0 {
 		return code
+	}
+	if _, there := in.states[m.tag]; there && d.ours {
+		return proteus.CodeOutdated
 	}
 	if m.preKey.id != proteus.LastResortPreKeyID {
 		delete(d.preKeys, m.preKey.id)

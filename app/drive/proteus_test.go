@@ -216,6 +216,7 @@ func (h *proteusHistory) ours() (s, other *side) {
 // deliver gives a device a message.
 func (h *proteusHistory) deliver(s *side, l letter, how string) error {
 	inSession := s.session != nil
+	_, s.ours = s.party.(*clientParty)
 	code := s.modelDevice.decrypt(l.modelMessage)
 	h.logf("%s reads message %d of turn %d of state %d (%s), which is %d", s.called, l.counter, l.ratchet, l.tag, how, code)
 	plaintext, err := s.party.decrypt(l.bytes, inSession)

@@ -301,6 +301,36 @@ func TestPreKeyMessageInSession(t *testing.T) {
 	}
 }
 
+// A message that has opened a state by the prekey of last resort comes again when the state
+// has gone on so far that its chain is gone: it is not read a second time, and the state
+// stays. So it is with one that has opened none, but is of a state that is there.
+func TestOpenedBefore(t *testing.T) {
+	t.Parallel()
+	random := seeded(24)
+	alice, bob := newDevice(t, random), newDevice(t, random, LastResortPreKeyID)
+	toBob, first := sends(t, alice.opens(t, bob, LastResortPreKeyID), "first")
+	toBob, late := sends(t, toBob, "late")
+	toAlice := bob.reads(t, nil, first, "first")
+	for range maxReceiveChains + 1 {
+		var m []byte
+		toAlice, m = sends(t, toAlice, "ping")
+		toBob = alice.reads(t, toBob, m, "ping")
+		toBob, m = sends(t, toBob, "pong")
+		toAlice = bob.reads(t, toAlice, m, "pong")
+	}
+	before := inMemory(toAlice)
+	for what, m := range map[string][]byte{"again": first, "late": late} {
+		_, err := toAlice.Decrypt(t.Context(), bob.env(), m)
+		refused(t, what, err, CodeOutdated)
+	}
+	if !bytes.Equal(inMemory(toAlice), before) {
+		t.Error("the session has changed")
+	}
+	first[len(first)-1] ^= 1
+	_, err := toAlice.Decrypt(t.Context(), bob.env(), first)
+	refused(t, "again, and altered", err, CodeBadMACInSync)
+}
+
 // The pending prekey goes with every message until one was read, which need not be an answer.
 func TestPending(t *testing.T) {
 	t.Parallel()

@@ -195,6 +195,9 @@ func (m *model) decrypt(s *modelSession, identity int, preKeys map[uint16]int, e
 	if code != 0 {
 		return nil, nil, code
 	}
+	if _, there := s.states[e.tag]; there { // ours alone: both implementations replace it
+		return nil, nil, CodeOutdated
+	}
 	return s.inserted(e.tag, state), &e.opens.id, 0
 }
 

@@ -109,8 +109,8 @@ func (s *Session) Encrypt(plaintext []byte) (*Session, []byte, error) {
 	return &next, message, nil
 }
 
-// Decrypt reads a message of the session, also one that opens another state of it. After an
-// error nothing has changed. It draws the seed of a ratchet key for the first message of
+// Decrypt reads a message of the session, also one that opens another state of it; a state
+// that is there is not opened again: ErrOutdatedMessage. After an error nothing has changed. It draws the seed of a ratchet key for the first message of
 // each turn of the peer's, and another where it then opens a state.
 func (s *Session) Decrypt(ctx context.Context, env *Env, message []byte) (*Decrypted, error) {
 	e, err := parseEnvelope(message)
@@ -161,6 +161,13 @@ func (s *Session) openFromPreKey(ctx context.Context, env *Env, e *envelope) (*D
 	state, plaintext, err := called.open(env.Random, e, nil) // which keeps nothing that is to be read
 	if err != nil {
 		return nil, err
+	}
+	if s.find(e.cipher.tag) >= 0 {
+		// The prekey of last resort opens as often as the message comes. A new state would
+		// take the place of the one that it has opened before, and nobody have the other half.
+		wipe(state.secrets(), nil)
+		clear(plaintext)
+		return nil, failed(CodeOutdated, "it has opened state %v, which is there", e.cipher.tag)
 	}
 	return &Decrypted{Session: s.with(e.cipher.tag, state), Plaintext: plaintext, UsedPreKey: &e.preKey.id}, nil
 }
