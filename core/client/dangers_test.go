@@ -5,13 +5,12 @@ package client_test
 import "testing"
 
 // dangers are the mistakes that are made most easily, by their number in the
-// specification. 21, 23 to 26 and parts of 4, 22 and 27 belong to sessions and to
-// certificates: see testdata/behaviour.txt.
+// specification. 24 to 26 and parts of 4 and 27 belong to certificates: see testdata/behaviour.txt.
 var dangers = []point{
 	{"1 what is buffered is a result and stays", dangerBuffered},
 	{"2 the buffered commit is kept", quirkBufferedCommit},
 	{"3 delete and then save in one transaction", together(quirkDeletedAndPut, quirkWipeAndJoin, dangerBufferAfterReplay)},
-	{"4 an abort leaves the client as it was", dangerAbort},
+	{"4 an abort leaves the client as it was", together(dangerAbort, TestProteusAbort)},
 	{"5 everything is let go on every path", together(TestUndone, quirkFinishFails, dangerSlot)},
 	{"6 a commit is durable before it is sent", dangerDurableFirst},
 	{"7 no answer is no rejection", dangerUnknown},
@@ -28,7 +27,9 @@ var dangers = []point{
 	{"18 key packages go, credentials in use do not", quirkCredentialStays},
 	{"19 the same key packages again", methodKeyPackages},
 	{"20 the leaf's key signs, not the newest", TestQuirkSignsWithTheKeyOfTheLeaf},
-	{"22 an error is not absence", together(TestQuirkExistsReportsErrors, quirkUnreadable)},
+	{"21 prekeys go with the session that used them", dangerPreKeys},
+	{"22 an error is not absence", together(TestQuirkExistsReportsErrors, quirkUnreadable, quirkProteusStoreAway)},
+	{"23 batched encryption passes unknown sessions over", TestProteusBatch},
 	{"27 rotation in its order loses nobody", dangerRotationOrder},
 	{"28 the commit delay counts who stays, in 32 bits", together(TestCommitDelay, dangerDelay)},
 	{"29 the constants of the field", dangerConstants},

@@ -22,6 +22,8 @@ const (
 	TableLease   = tableLease
 	TableParts   = tableParts
 	TableRefused = tableRefused
+	TablePreKey  = tablePreKey
+	TableSession = tableSession
 	PartLen      = partLen
 )
 

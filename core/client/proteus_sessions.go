@@ -296,3 +296,36 @@ func (p Proteus) Fingerprints(ctx context.Context, name string) (local, remote s
 	})
 	return local, remote, err
 }
+
+// A ProteusSession is one session, for who does several things with it in a transaction.
+type ProteusSession struct {
+	p    Proteus
+	name string
+}
+
+// Session gives a session: false if there is none of this name.
+func (p Proteus) Session(ctx context.Context, name string) (*ProteusSession, bool, error) {
+	exists, err := p.Exists(ctx, name)
+	if err != nil || !exists {
+		return nil, false, err
+	}
+	return &ProteusSession{p, name}, true, nil
+}
+
+// Name is the name that the application has given it.
+func (s *ProteusSession) Name() string { return s.name }
+
+// Fingerprints is [Proteus.Fingerprints] of the session.
+func (s *ProteusSession) Fingerprints(ctx context.Context) (local, remote string, err error) {
+	return s.p.Fingerprints(ctx, s.name)
+}
+
+// Encrypt is [Proteus.Encrypt] for the session.
+func (s *ProteusSession) Encrypt(ctx context.Context, plaintext []byte) ([]byte, error) {
+	return s.p.Encrypt(ctx, s.name, plaintext)
+}
+
+// Decrypt is [Proteus.Decrypt] of the session.
+func (s *ProteusSession) Decrypt(ctx context.Context, message []byte) ([]byte, error) {
+	return s.p.Decrypt(ctx, s.name, message)
+}
