@@ -370,6 +370,27 @@ func TestKeyRemovedWhileItIsOpened(t *testing.T) {
 	}
 }
 
+// A key that we know, and that another process deletes when we are about to sign with it.
+func TestKeyRemovedWhileItSigns(t *testing.T) {
+	t.Parallel()
+	tok, ks := newToken(), memory.New()
+	cfg := client.Config{Suites: pure.New(), Keys: tok}
+	w := newWorld(t, clienttest.Options{})
+	alice := w.deviceOn("alice", ks, cfg)
+	other := clienttest.NewDevice(t, w.service, "alice", ks, cfg)
+	w.create(alice)
+	w.newCredential(alice, suite1, 0)
+	tok.signing = func() { w.remove(other, nil, 2) }
+	if err := in(t.Context(), alice, func(ctx context.Context, c *client.Conversation) error {
+		_, err := c.SetCredential(ctx, 2)
+		return err
+	}); !errors.Is(err, client.ErrCredentialNotFound) {
+		t.Errorf("a key that was removed meanwhile: %v", err)
+	}
+	w.uses(alice, 1)
+	w.in(alice, update)
+}
+
 // Another process replaces the key of our leaf and deletes the old one while we send,
 // between any two of our reads: we sign with the new one.
 func TestSendWhileTheKeyIsReplaced(t *testing.T) {

@@ -272,10 +272,14 @@ func (t *Transaction) signer(ctx context.Context, public []byte) (core.Signer, e
 }
 
 func (c *Client) signer(ctx context.Context, s *segment, public []byte) (core.Signer, error) {
-	if known, ok := c.signers.Load(string(public)); ok {
-		return ownKey{known.(core.Signer)}, nil
-	}
 	p := at(tableSignatureKey, string(public))
+	removed := func(ctx context.Context) bool { // since it was read
+		_, found, err := newSegment(c.store).get(ctx, p, theOnly)
+		return err == nil && !found
+	}
+	if known, ok := c.signers.Load(string(public)); ok {
+		return ownKey{known.(core.Signer), removed}, nil
+	}
 	gone := fmt.Errorf("private key of a signature key is gone: %w", core.ErrDamaged)
 	r, found, err := s.get(ctx, p, theOnly)
 	if err != nil {
@@ -289,10 +293,8 @@ func (c *Client) signer(ctx context.Context, s *segment, public []byte) (core.Si
 		return nil, err
 	}
 	key, err := c.keys.OpenKey(ctx, stored.ref, stored.material)
-	if errors.Is(err, core.ErrNotFound) { // it may have been removed since it was read
-		if _, found, again := s.get(ctx, p, theOnly); again == nil && !found {
-			return nil, gone
-		}
+	if errors.Is(err, core.ErrNotFound) && removed(ctx) {
+		return nil, gone
 	}
 	if err != nil {
 		return nil, troubleWith(err)
@@ -305,14 +307,21 @@ func (c *Client) signer(ctx context.Context, s *segment, public []byte) (core.Si
 		return nil, keyTrouble{fmt.Errorf("%s: %w", stored.ref, ErrOtherKey)}
 	}
 	c.signers.Store(string(public), signer)
-	return ownKey{signer}, nil
+	return ownKey{signer, removed}, nil
 }
 
-// An ownKey is a signature key of ours, whose errors no message is to blame for.
-type ownKey struct{ core.Signer }
+// An ownKey is a signature key of ours, whose errors no message is to blame for. That
+// another process has removed it meanwhile is a conflict.
+type ownKey struct {
+	core.Signer
+	removed func(context.Context) bool
+}
 
 func (k ownKey) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	signature, err := k.Signer.Sign(ctx, message)
+	if errors.Is(err, core.ErrNotFound) && k.removed(ctx) {
+		return nil, fmt.Errorf("a signature key was removed meanwhile: %w", core.ErrConflict)
+	}
 	if err != nil {
 		return nil, troubleWith(err)
 	}

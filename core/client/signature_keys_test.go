@@ -25,6 +25,7 @@ type token struct {
 
 	deleting func() // called before a key is deleted
 	making   func() // called before a key is made
+	signing  func() // called before the next signature
 	trouble  error  // of each signature
 }
 
@@ -38,6 +39,10 @@ type tokenKey struct {
 func (k tokenKey) Ref() core.KeyRef { return k.ref }
 
 func (k tokenKey) Sign(ctx context.Context, message []byte) ([]byte, error) {
+	if signing := k.token.signing; signing != nil {
+		k.token.signing = nil
+		signing()
+	}
 	k.token.mu.Lock()
 	err := k.token.trouble
 	if err == nil && k.token.keys[k.ref] == nil {

@@ -57,16 +57,17 @@ func (g *Group) Commit(ctx context.Context, env *Env, p CommitParams) (_ *Group,
 		return fail(err)
 	}
 	b := &commitBuilder{g: g, env: env, list: list, params: p, keys: keys}
+	adopted := false
 	if ownUpdate != nil { // the intention of an own Update goes into the path
 		b.params.ForcePath = true
-		if p.Leaf.Credential == nil && p.Leaf.SignatureKey == nil {
+		if adopted = p.Leaf.Credential == nil && p.Leaf.SignatureKey == nil; adopted {
 			if err := b.adopt(ctx, ownUpdate); err != nil {
 				return fail(err)
 			}
 		}
 	}
 	next, pending, ws, err := b.build(ctx)
-	if rule := (*RuleError)(nil); b.params.Leaf != p.Leaf && errors.As(err, &rule) {
+	if rule := (*RuleError)(nil); adopted && errors.As(err, &rule) {
 		b.params.Leaf = p.Leaf // like anybody's Update, it is left out if it does not fit
 		return b.build(ctx)
 	}
