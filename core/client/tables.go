@@ -38,7 +38,7 @@ const (
 	tableIntention                             // scope conversation: what our pending commit is for
 	tableAccidents                             // no scope: what happened to the store; beside it, that keys are kept
 	tableRefused                               // no scope; IdempotencyKey: why a text that somebody asks for will never arrive
-	tableProteus                               // no scope: the Proteus identity
+	tableProteus                               // no scope: the Proteus identity; scope name: a record of a cryptobox that was moved
 	tablePreKey                                // no scope; id u16: a Proteus prekey
 	tableSessions                              // no scope: head; sequence u64: the name of a Proteus session
 	tableSession                               // scope name: head of a Proteus session; kind u8 and the engine's key
