@@ -6,8 +6,9 @@ import "encoding/binary"
 
 // Proteus is written in a subset of CBOR (RFC 8949): definite lengths, shortest forms, maps
 // whose keys are small numbers. Read is more: any width of a length, and of a number what
-// fits its field; keys in any order; unknown keys and tags, which are passed over; whatever
-// follows the item. A map that names a key twice is refused, as RFC 8949 has it.
+// fits its field; keys in any order; unknown keys, however often they come, and tags, which
+// are passed over, and only what is passed over may be of indefinite length; whatever follows
+// the item. A map that names a known key twice is refused, as RFC 8949 has it.
 //
 // The codec is our own because of these rules: two items may follow one another without a
 // frame, the bytes of an item are what is authenticated, and the width of a number counts.
@@ -77,6 +78,19 @@ func (r *reader) fail(c Code, format string, args ...any) {
 // head reads how an item begins, and the tags before it: its type, its argument and how
 // many bytes that had besides the first.
 func (r *reader) head() (major byte, n uint64, width int) {
+	major, n, width = r.anyHead()
+	if width == indefinite {
+		r.fail(CodeMalformed, "no definite length")
+		return 0, 0, 0
+	}
+	return major, n, width
+}
+
+// indefinite is the width where there is no argument: the item goes on until a break.
+const indefinite = -1
+
+// anyHead is head for items of indefinite length as well.
+func (r *reader) anyHead() (major byte, n uint64, width int) {
 	for {
 		if len(r.rest) == 0 {
 			r.fail(CodeMalformed, "ends too early")
@@ -85,8 +99,11 @@ func (r *reader) head() (major byte, n uint64, width int) {
 		first := r.rest[0]
 		r.rest = r.rest[1:]
 		major, n, width = first>>5, uint64(first&0x1f), 0
+		if n == 31 && major >= majorBytes && major <= majorMap {
+			return major, 0, indefinite
+		}
 		if n >= 28 {
-			r.fail(CodeMalformed, "no definite length")
+			r.fail(CodeMalformed, "no such item")
 			return 0, 0, 0
 		}
 		if n >= 24 {
@@ -149,8 +166,8 @@ func (r *reader) entries(want byte) int {
 	return int(n)
 }
 
-// fields reads a map. It calls read for each key, once, which reads the value or says
-// that it does not know the key. Those in required must be there.
+// fields reads a map. It calls read for each key, which reads the value or says that it does
+// not know the key. Those in required must be there.
 func (r *reader) fields(required []uint64, read func(key uint64) bool) {
 	var seen uint64
 	for range r.entries(majorMap) {
@@ -160,13 +177,12 @@ func (r *reader) fields(required []uint64, read func(key uint64) bool) {
 		}
 		if key >= 64 || !read(key) {
 			r.skip(maxNesting)
+			continue
 		}
-		if key < 64 {
-			if seen&(1<<key) != 0 {
-				r.fail(CodeMalformed, "key %d twice", key)
-			}
-			seen |= 1 << key
+		if seen&(1<<key) != 0 {
+			r.fail(CodeMalformed, "key %d twice", key)
 		}
+		seen |= 1 << key
 	}
 	if r.err != nil {
 		return
@@ -199,9 +215,11 @@ func (r *reader) absent() bool {
 
 // skip passes over an item.
 func (r *reader) skip(nesting int) {
-	major, n, _ := r.head()
+	major, n, width := r.anyHead()
 	switch {
 	case r.err != nil:
+	case width == indefinite:
+		r.skipParts(major, nesting)
 	case major == majorBytes || major == majorText:
 		if n > maxBytes || n > uint64(len(r.rest)) {
 			r.fail(CodeMalformed, "a string ends too early")
@@ -217,6 +235,27 @@ func (r *reader) skip(nesting int) {
 			n *= 2
 		}
 		for ; n > 0 && r.err == nil; n-- {
+			r.skip(nesting - 1)
+		}
+	}
+}
+
+// skipParts passes over the parts of an item of indefinite length and its break (RFC 8949
+// section 3.2): of a string those are strings of its type that have a length.
+func (r *reader) skipParts(major byte, nesting int) {
+	if nesting == 0 {
+		r.fail(CodeMalformed, "an unknown value is too large")
+	}
+	for n := 0; r.err == nil; n++ {
+		switch {
+		case len(r.rest) == 0:
+			r.fail(CodeMalformed, "ends too early")
+		case r.rest[0] == 0xff && (major != majorMap || n%2 == 0):
+			r.rest = r.rest[1:]
+			return
+		case major <= majorText && (r.rest[0]>>5 != major || r.rest[0]&31 == 31):
+			r.fail(CodeMalformed, "not a part of a string")
+		default:
 			r.skip(nesting - 1)
 		}
 	}

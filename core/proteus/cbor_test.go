@@ -51,6 +51,7 @@ func TestReading(t *testing.T) {
 	of := func(fields ...[]byte) []byte {
 		return slices.Concat(append([][]byte{appendMap(nil, len(fields))}, fields...)...)
 	}
+	unknown := func(value ...byte) []byte { return of(append([]byte{9}, value...), version, id, key, identity) }
 	nested := func(depth int) []byte { return append(bytes.Repeat([]byte{0x81}, depth), 0) }
 	many := func(major byte, n int) []byte { return append(appendHead(nil, major, uint64(n)), make([]byte, n)...) }
 	for name, c := range map[string]struct {
@@ -84,7 +85,7 @@ func TestReading(t *testing.T) {
 		"a longer length":              {of(version, id, slices.Concat([]byte{2, 0xa1, 0, 0x5b, 0, 0, 0, 0, 0, 0, 0, 32}, want.Key[:]), identity), 0},
 		"a version twice":              {of(version, version, id, key, identity), CodeMalformed},
 		"a signature cut off":          {of(version, id, key, identity, []byte{4}), CodeMalformed},
-		"an unknown key twice":         {of(version, id, key, identity, []byte{9, 0}, []byte{9, 0}), CodeMalformed},
+		"an unknown key twice":         {of(version, id, key, identity, []byte{9, 0}, []byte{9, 0}), 0},
 		"a large unknown key twice":    {of(version, id, key, identity, []byte{24, 64, 0}, []byte{24, 64, 0}), 0},
 		"unknown keys":                 {of([]byte{9, 0}, version, []byte{24, 63, 0x41, 1}, id, key, []byte{24, 255, 0xa1, 1, 2}, identity), 0},
 		"a tag":                        {of([]byte{0, 0xc1, 1}, id, key, identity), 0},
@@ -103,7 +104,18 @@ func TestReading(t *testing.T) {
 		"unknown: negative":            {of(version, id, key, identity, []byte{9, 0x39, 1, 1}), 0},
 		"unknown: text":                {of(version, id, key, identity, []byte{9, 0x63, 'a', 'b', 'c'}), 0},
 		"unknown: text cut short":      {of(version, id, key, identity, []byte{9, 0x63, 'a', 'b'}), CodeMalformed},
-		"unknown: indefinite":          {of(version, id, key, identity, []byte{9, 0x9f, 0xff}), CodeMalformed},
+		"unknown: array without end":   {unknown(0x9f, 1, 0x81, 2, 0xff), 0},
+		"unknown: not even a break":    {unknown(0x9f, 1), CodeMalformed},
+		"unknown: map without end":     {unknown(0xbf, 1, 2, 0xff), 0},
+		"unknown: key without value":   {unknown(0xbf, 1, 0xff), CodeMalformed},
+		"unknown: string in parts":     {unknown(0x5f, 0x41, 7, 0x40, 0xff), 0},
+		"unknown: text in parts":       {unknown(0xc1, 0x7f, 0x61, 'a', 0xff), 0},
+		"unknown: part of text":        {unknown(0x5f, 0x61, 'a', 0xff), CodeMalformed},
+		"unknown: part in parts":       {unknown(0x5f, 0x5f, 0x41, 7, 0xff, 0xff), CodeMalformed},
+		"unknown: break":               {unknown(0xff, 0xff), CodeMalformed},
+		"unknown: number without end":  {unknown(0x1f, 0xff), CodeMalformed},
+		"unknown: 16 without end":      {unknown(append(bytes.Repeat([]byte{0x9f}, 16), bytes.Repeat([]byte{0xff}, 16)...)...), 0},
+		"unknown: 17 without end":      {unknown(append(bytes.Repeat([]byte{0x9f}, 17), bytes.Repeat([]byte{0xff}, 17)...)...), CodeMalformed},
 		"unknown: 16 deep":             {of(version, id, key, identity, append([]byte{9}, nested(16)...)), 0},
 		"unknown: 17 deep":             {of(version, id, key, identity, append([]byte{9}, nested(17)...)), CodeMalformed},
 		"unknown: 1000 entries":        {of(version, id, key, identity, append([]byte{9}, many(majorArray, 1000)...)), 0},

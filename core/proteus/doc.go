@@ -14,7 +14,7 @@
 // TypeScript (npm @wireapp/proteus) and its in Rust (within Core Crypto), and opens the
 // stored sessions and keys of both. Where those differ it writes what both read, and reads
 // what either writes, with two exceptions: public keys of small order or in an encoding
-// that is not the canonical one, and CBOR maps that name a key twice, are refused.
+// that is not the canonical one, and CBOR maps that name a known key twice, are refused.
 //
 // Proteus keys are in software: one key pair signs and agrees, which no token does.
 package proteus
