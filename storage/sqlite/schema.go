@@ -25,9 +25,11 @@ const (
 //go:embed schema/*.sql
 var schemas embed.FS
 
+// "+?" and not "?": SQLite plans with a limit that is a parameter, and would plan again for each
+// query with another one.
 const (
-	scanSQL     = "SELECT key, version, value FROM record WHERE tbl = ? AND key >= ? AND key < ? ORDER BY key LIMIT ?"
-	scanKeysSQL = "SELECT key, version FROM record WHERE tbl = ? AND key >= ? AND key < ? ORDER BY key LIMIT ?"
+	scanSQL     = "SELECT key, version, value FROM record WHERE tbl = ? AND key >= ? AND key < ? ORDER BY key LIMIT +?"
+	scanKeysSQL = "SELECT key, version FROM record WHERE tbl = ? AND key >= ? AND key < ? ORDER BY key LIMIT +?"
 	versionSQL  = "SELECT version FROM record WHERE tbl = ? AND key = ?"
 	removeSQL   = "DELETE FROM record WHERE tbl = ? AND key >= ? AND key < ?"
 	// The row stays where it is: fewer pages change than with REPLACE.
