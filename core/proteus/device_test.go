@@ -141,7 +141,7 @@ func inMemory(s *Session) []byte {
 	for _, t := range s.states {
 		b, _ = t.state.append(b, nil)
 	}
-	for _, secret := range s.secrets() {
+	for _, secret := range s.secrets(nil) {
 		b = append(b, secret.Bytes()...)
 	}
 	return b

@@ -86,6 +86,13 @@ func (s *Session) head() []byte {
 	return b
 }
 
+// sameHead says that head would be the same.
+func (s *Session) sameHead(before *Session) bool {
+	pending := s.pending == before.pending || s.pending != nil && before.pending != nil && *s.pending == *before.pending
+	return pending && s.current == before.current && s.local == before.local && s.remote == before.remote &&
+		slices.EqualFunc(s.states, before.states, func(t, u taggedState) bool { return t.tag == u.tag && t.number == u.number })
+}
+
 func decodeHead(value []byte) (*Session, error) {
 	if len(value) == 0 || value[0] != recordFormat {
 		return nil, damaged("session", fmt.Errorf("unknown format"))
@@ -147,9 +154,8 @@ func (s *Session) Changes(before *Session) *record.WriteSet {
 	if before == nil {
 		before = new(Session)
 	}
-	head := s.head()
-	if len(before.states) == 0 || !bytes.Equal(head, before.head()) {
-		w.Put(RecordHead, nil, head)
+	if len(before.states) == 0 || !s.sameHead(before) {
+		w.Put(RecordHead, nil, s.head())
 	}
 	for _, t := range before.states {
 		if s.find(t.tag) < 0 {
@@ -172,7 +178,7 @@ func (s *Session) Changes(before *Session) *record.WriteSet {
 		w.Put(RecordState, key(t.number), value)
 		t.state.changedKept(w, t.number, was)
 	}
-	w.Retire(unshared(before.secrets(), s.secrets())...)
+	w.Retire(before.secrets(s)...)
 	return w
 }
 

@@ -138,7 +138,7 @@ func TestRetired(t *testing.T) {
 	} {
 		next := step.f(toAlice)
 		had, have := map[string]bool{}, map[string]bool{}
-		for _, s := range next.secrets() {
+		for _, s := range next.secrets(nil) {
 			have[string(s.Bytes())] = true
 		}
 		retired := next.Changes(toAlice).Retired
@@ -147,7 +147,7 @@ func TestRetired(t *testing.T) {
 				t.Errorf("%s: retires what is in use", step.name)
 			}
 		}
-		for _, s := range toAlice.secrets() {
+		for _, s := range toAlice.secrets(nil) {
 			if !s.IsZero() && !have[string(s.Bytes())] && !had[string(s.Bytes())] {
 				t.Errorf("%s: a secret of %d bytes is left over", step.name, s.Len())
 			}
@@ -247,7 +247,7 @@ func TestWiped(t *testing.T) {
 		t.Error("a value that is replaced is not wiped, or the next one is")
 	}
 	next.Wipe(nil)
-	for _, s := range next.secrets() {
+	for _, s := range next.secrets(nil) {
 		if !isWiped(s.Bytes()) {
 			t.Error("a session is not wiped")
 		}
@@ -303,7 +303,7 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 		"Error":           {failure, *failure.(*Error)},
 	}
 	var secrets [][]byte
-	for _, s := range append(append(d.Session.secrets(), toBob.secrets()...), bob.identity.pair.seed, key.pair.seed) {
+	for _, s := range append(append(d.Session.secrets(nil), toBob.secrets(nil)...), bob.identity.pair.seed, key.pair.seed) {
 		secrets = append(secrets, s.Bytes())
 	}
 	for _, r := range w.Puts {

@@ -220,17 +220,24 @@ func (s *Session) Format(f fmt.State, _ rune) {
 // Wipe erases the secrets that the session holds in memory, but for those that another value
 // of it shares, which may be nil.
 func (s *Session) Wipe(but *Session) {
-	var stay []core.Secret
-	if but != nil {
-		stay = but.secrets()
+	for _, secret := range s.secrets(but) {
+		secret.Wipe()
 	}
-	wipe(s.secrets(), stay)
 }
 
-// secrets are all that the session holds in memory.
-func (s *Session) secrets() (out []core.Secret) {
+// secrets are all that the session holds in memory, and another value of it, which may be nil,
+// does not. States with different tags share none.
+func (s *Session) secrets(but *Session) (out []core.Secret) {
 	for _, t := range s.states {
-		out = append(out, t.state.secrets()...)
+		other := new(state)
+		if but != nil {
+			if i := but.find(t.tag); i >= 0 {
+				other = but.states[i].state
+			}
+		}
+		if t.state != other {
+			out = append(out, unshared(t.state.secrets(), other.secrets())...)
+		}
 	}
 	return out
 }

@@ -141,11 +141,11 @@ func UnmarshalSession(identity PublicKey, data []byte) (*Session, error) {
 		return true
 	})
 	if err := r.end("session"); err != nil {
-		wipe(s.secrets(), nil)
+		s.Wipe(nil)
 		return nil, err
 	}
 	if s.local != identity {
-		wipe(s.secrets(), nil)
+		s.Wipe(nil)
 		return nil, failed(CodeLocalIdentityChanged, "the session is of %s, we are %s", s.local.Fingerprint(), identity.Fingerprint())
 	}
 	return s, nil

@@ -245,11 +245,19 @@ func (c receiveChain) openLate(e *envelope, load loadPage) (receiveChain, []byte
 
 // secrets are all that the state holds in memory.
 func (s *state) secrets() []core.Secret {
-	out := []core.Secret{s.root, s.send.chain.key, s.send.pair.seed}
+	out := make([]core.Secret, 0, 3+maxReceiveChains)
+	add := func(s core.Secret) {
+		if !s.IsZero() {
+			out = append(out, s)
+		}
+	}
+	add(s.root)
+	add(s.send.chain.key)
+	add(s.send.pair.seed)
 	for _, c := range s.receive {
-		out = append(out, c.chain.key)
+		add(c.chain.key)
 		for _, p := range c.kept {
-			out = append(out, p.keys)
+			add(p.keys)
 		}
 	}
 	return out
@@ -257,13 +265,9 @@ func (s *state) secrets() []core.Secret {
 
 // unshared gives those of secrets whose memory none of others has.
 func unshared(secrets, others []core.Secret) []core.Secret {
-	held := make(map[*byte]bool, len(others))
-	for _, s := range others {
-		if !s.IsZero() {
-			held[&s.Bytes()[0]] = true
-		}
-	}
-	return slices.DeleteFunc(secrets, func(s core.Secret) bool { return s.IsZero() || held[&s.Bytes()[0]] })
+	return slices.DeleteFunc(secrets, func(s core.Secret) bool {
+		return slices.ContainsFunc(others, func(o core.Secret) bool { return same(s, o) })
+	})
 }
 
 // wipe erases those of secrets that are not among those to stay.
