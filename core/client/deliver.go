@@ -185,7 +185,7 @@ func (d *delivery) renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.version = versions[p][string(theOnly)]
+	l.version = versions.head(p)
 	d.lease = l
 	return nil
 }

@@ -233,10 +233,10 @@ func (h *held) write(s *segment) {
 }
 
 // landed publishes the value of the group.
-func (h *held) landed(c *Client, versions map[place]map[string]core.Version) {
+func (h *held) landed(c *Client, versions versions) {
 	version := h.version
 	if h.dirty {
-		version = versions[ofConversation(tableConversation, h.id)][string(theOnly)]
+		version = versions.head(ofConversation(tableConversation, h.id))
 	}
 	c.cache.put(h.id, version, h.group, h.retired)
 }

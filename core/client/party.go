@@ -19,7 +19,7 @@ type party interface {
 	write(s *segment)
 	// landed is told the versions of all that is durable now, or nil where nothing has
 	// changed. Nobody else holds the party yet.
-	landed(c *Client, versions map[place]map[string]core.Version)
+	landed(c *Client, versions versions)
 	// undone is told that the segment is dropped, and tells what of its keys is burnt.
 	undone(c *Client) []raise
 }

@@ -30,9 +30,9 @@ func (y *Tally) write(s *segment) {
 	s.put(y.at, theOnly, be64(y.Count))
 }
 
-func (y *Tally) landed(_ *Client, versions map[place]map[string]core.Version) {
+func (y *Tally) landed(_ *Client, versions versions) {
 	if y.changed() {
-		y.Version = versions[y.at][string(theOnly)]
+		y.Version = versions.head(y.at)
 	}
 }
 

@@ -49,8 +49,12 @@ func (p Proteus) Init(ctx context.Context) error {
 	})
 }
 
-// identity reads who we are in Proteus. The caller wipes it.
+// identity reads who we are in Proteus, once for a transaction, whose it is: that the halves of
+// the key fit takes longer than many an operation.
 func (p Proteus) identity(ctx context.Context) (*proteus.IdentityKeyPair, error) {
+	if p.t.proteus != nil {
+		return p.t.proteus, nil
+	}
 	r, found, err := p.t.segment.get(ctx, proteusPlace, theOnly)
 	if err != nil {
 		return nil, err
@@ -58,7 +62,8 @@ func (p Proteus) identity(ctx context.Context) (*proteus.IdentityKeyPair, error)
 	if !found {
 		return nil, ErrProteusNotInitialized
 	}
-	return decodeProteusIdentity(r)
+	p.t.proteus, err = decodeProteusIdentity(r)
+	return p.t.proteus, err
 }
 
 func decodeProteusIdentity(r seal.Record) (i *proteus.IdentityKeyPair, err error) {
@@ -80,7 +85,6 @@ func (p Proteus) Fingerprint(ctx context.Context) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		defer i.Wipe()
 		return i.Public().Fingerprint(), nil
 	})
 }

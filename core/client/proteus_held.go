@@ -77,21 +77,43 @@ func (p Proteus) hold(ctx context.Context, names ...string) ([]*heldSession, err
 	return out, nil
 }
 
+// mostAtOnce is how many records of a session are read by one query: its head, the engine's and a
+// state, mostly, and then there is no fourth.
+const mostAtOnce = 4
+
 // loadSessions reads the sessions at some places.
 func loadSessions(ctx context.Context, s *segment, places []place) ([]party, error) {
-	const queries = 3
-	asked := make([]query, 0, queries*len(places))
-	for _, p := range places {
-		asked = append(asked, one(p, theOnly), one(p, []byte{byte(proteus.RecordHead)}), query{place: p, prefix: []byte{byte(proteus.RecordState)}})
+	asked := make([]query, len(places))
+	for i, p := range places {
+		asked[i] = query{place: p, limit: mostAtOnce}
 	}
 	answers, err := s.read(ctx, asked...)
 	if err != nil {
 		return nil, err
 	}
+	// Where there may be more of what is wanted, all of that is read again, from one state.
+	var again []int
+	var all []query
+	for i, p := range places {
+		if a := answers[i]; len(a) == mostAtOnce && a[len(a)-1].Key[0] < byte(proteus.RecordKept) {
+			again = append(again, i)
+			all = append(all, one(p, theOnly), one(p, []byte{byte(proteus.RecordHead)}), query{place: p, prefix: []byte{byte(proteus.RecordState)}})
+		}
+	}
+	if len(all) > 0 {
+		whole, err := s.read(ctx, all...)
+		if err != nil {
+			return nil, err
+		}
+		for n, i := range again {
+			wipeValues(answers[i])
+			answers[i] = slices.Concat(whole[3*n : 3*n+3]...)
+		}
+	}
 	out := make([]party, len(places))
 	for i, p := range places {
 		h := &heldSession{name: p.scope}
-		if err := h.load(answers[queries*i : queries*(i+1)]); err != nil {
+		if err := h.load(answers[i]); err != nil {
 			return nil, fmt.Errorf("a Proteus session: %w", err)
 		}
 		out[i] = h
@@ -99,20 +121,29 @@ func loadSessions(ctx context.Context, s *segment, places []place) ([]party, err
 	return out, nil
 }
 
-func (h *heldSession) load(answers [][]seal.Record) (err error) {
-	if len(answers[0]) == 0 {
-		return nil
+func wipeValues(records []seal.Record) {
+	for _, r := range records {
+		clear(r.Value)
 	}
-	h.exists, h.version = true, answers[0][0].Version
-	if h.head, err = decodeSessionHead(answers[0][0].Value); err != nil {
-		return err
-	}
+}
+
+func (h *heldSession) load(stored []seal.Record) (err error) {
+	defer wipeValues(stored)
 	records := make([][]record.Record, 2)
-	for i, kind := range []record.Kind{proteus.RecordHead, proteus.RecordState} {
-		for _, r := range answers[1+i] {
+	for _, r := range stored {
+		switch kind := record.Kind(r.Key[0]); kind {
+		case 0: // theOnly
+			h.exists, h.version = true, r.Version
+			if h.head, err = decodeSessionHead(r.Value); err != nil {
+				return err
+			}
+		case proteus.RecordHead, proteus.RecordState:
+			i := kind - proteus.RecordHead
 			records[i] = append(records[i], record.Record{Kind: kind, Key: r.Key[1:], Value: r.Value})
-			defer clear(r.Value)
 		}
+	}
+	if !h.exists {
+		return nil
 	}
 	if h.stored, err = proteus.DecodeSession(records); err != nil {
 		if errors.Is(err, core.ErrNotFound) {
@@ -176,7 +207,7 @@ func (h *heldSession) write(s *segment) {
 	s.take(ofSession(h.name), h.session.Changes(h.stored))
 }
 
-func (h *heldSession) landed(*Client, map[place]map[string]core.Version) { h.wipe() }
+func (h *heldSession) landed(*Client, versions) { h.wipe() }
 
 // undone tells which counters are burnt.
 func (h *heldSession) undone(*Client) []raise {

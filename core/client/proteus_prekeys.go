@@ -84,7 +84,6 @@ func (p Proteus) lastResort(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer i.Wipe()
 	return k.Bundle(i).Marshal(), nil
 }
 
@@ -127,7 +126,6 @@ func (p Proteus) makePreKey(ctx context.Context, id uint16) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer i.Wipe()
 	k, err := proteus.GeneratePreKey(nil, id)
 	if err != nil {
 		return nil, err

@@ -64,11 +64,11 @@ func (p Proteus) open(ctx context.Context, name string, make func(*heldSession, 
 	if err != nil {
 		return err
 	}
-	env, done, err := p.env(ctx, name)
-	if err != nil {
+	env, done := p.env(name)
+	defer done()
+	if env.Identity, err = p.identity(ctx); err != nil {
 		return err
 	}
-	defer done()
 	next, err := make(held[0], env)
 	if err != nil {
 		return err
@@ -76,26 +76,25 @@ func (p Proteus) open(ctx context.Context, name string, make func(*heldSession, 
 	return p.replace(ctx, held[0], next)
 }
 
-// env is what the engine needs from us. done wipes what it got.
-func (p Proteus) env(ctx context.Context, name string) (env *proteus.Env, done func(), err error) {
-	identity, err := p.identity(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
+// env is what the engine needs from us; the identity with the first prekey, as other messages
+// need neither. done wipes what it got.
+func (p Proteus) env(name string) (env *proteus.Env, done func()) {
 	var asked []*proteus.PreKey
-	find := func(ctx context.Context, id uint16) (*proteus.PreKey, error) {
-		k, err := p.preKey(ctx, id)
-		if err == nil {
+	env = &proteus.Env{Fetch: p.t.segment.fetch(ofSession(name))}
+	env.PreKey = func(ctx context.Context, id uint16) (k *proteus.PreKey, err error) {
+		if env.Identity, err = p.identity(ctx); err != nil {
+			return nil, err
+		}
+		if k, err = p.preKey(ctx, id); err == nil {
 			asked = append(asked, k)
 		}
 		return k, err
 	}
-	return &proteus.Env{Identity: identity, PreKey: find, Fetch: p.t.segment.fetch(ofSession(name))}, func() {
-		identity.Wipe()
+	return env, func() {
 		for _, k := range asked {
 			k.Wipe()
 		}
-	}, nil
+	}
 }
 
 // Encrypt encrypts for a session: proteus.ErrSessionNotFound if there is none,
@@ -178,10 +177,7 @@ func (p Proteus) DecryptSafe(ctx context.Context, name string, message []byte) (
 }
 
 func (p Proteus) decrypt(ctx context.Context, h *heldSession, message []byte) ([]byte, error) {
-	env, done, err := p.env(ctx, h.name)
-	if err != nil {
-		return nil, err
-	}
+	env, done := p.env(h.name)
 	defer done()
 	d, err := h.session.Decrypt(ctx, env, message)
 	if err != nil {

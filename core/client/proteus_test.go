@@ -134,6 +134,30 @@ func TestProteusConversation(t *testing.T) {
 	}
 }
 
+// However many states a session has, and whatever keys it keeps, all of it is read.
+func TestProteusManyStates(t *testing.T) {
+	t.Parallel()
+	alice, bob := newProteus(t, memory.New()), newProteus(t, memory.New())
+	type texts struct{ opens, late, next, last []byte }
+	var sent []texts
+	for range 5 {
+		alice.open("bob", bob.bundle()) // anew, in place of the one before
+		x := texts{alice.encrypt("bob", "opens"), alice.encrypt("bob", "late"), alice.encrypt("bob", "next"), alice.encrypt("bob", "last")}
+		bob.reads("alice", x.opens, "opens")
+		sent = append(sent, x)
+		for _, x := range sent {
+			bob.refuses("alice", x.opens, proteus.ErrDuplicateMessage)
+		}
+	}
+	for _, x := range sent {
+		bob.reads("alice", x.next, "next")
+	}
+	for _, x := range sent {
+		bob.reads("alice", x.last, "last")
+		bob.reads("alice", x.late, "late")
+	}
+}
+
 func TestProteusPreKeys(t *testing.T) {
 	t.Parallel()
 	d := newProteus(t, memory.New())

@@ -131,7 +131,7 @@ func (c *Client) meetAccident(ctx context.Context, then AfterRollback) (recoveri
 		switch {
 		case err == nil:
 			recovering = a.count != c.accidents
-			c.store.accidents, c.accidents = versions[accidentsPlace][string(theOnly)], a.count
+			c.store.accidents, c.accidents = versions.head(accidentsPlace), a.count
 			return recovering, nil
 		case !errors.Is(err, core.ErrConflict) && !errors.Is(err, core.ErrRolledBack) || try == maxTries:
 			return false, err

@@ -19,7 +19,7 @@ import (
 type segment struct {
 	store    *guardedStore
 	changes  map[place]*change
-	expected map[place]map[string]core.Version
+	expected versions
 	steps    int // puts and dels so far
 
 	// What a transaction has beside that, and is undone with it.
@@ -38,6 +38,17 @@ type change struct {
 	puts map[string][]byte
 }
 
+// versions are those of records.
+type versions map[recordName]core.Version
+
+type recordName struct {
+	place
+	key string
+}
+
+// head is the version of the record that is alone in its place, or its head.
+func (v versions) head(p place) core.Version { return v[recordName{p, string(theOnly)}] }
+
 // A query asks a place for the records whose keys begin with a prefix and are
 // greater than after, ascending, at most limit of them (0: all).
 type query struct {
@@ -51,7 +62,7 @@ type query struct {
 func one(p place, key []byte) query { return query{place: p, prefix: key, limit: 1} }
 
 func newSegment(store *guardedStore) *segment {
-	return &segment{store: store, changes: map[place]*change{}, expected: map[place]map[string]core.Version{}, held: map[place]holding{}}
+	return &segment{store: store, changes: map[place]*change{}, expected: versions{}, held: map[place]holding{}}
 }
 
 func (s *segment) empty() bool { return len(s.changes) == 0 }
@@ -88,11 +99,9 @@ func (s *segment) del(p place, prefix []byte) {
 // expect makes the write conditional: the committed record must still have the
 // version, or be absent if it is zero. What was expected first counts.
 func (s *segment) expect(p place, key []byte, version core.Version) {
-	if s.expected[p] == nil {
-		s.expected[p] = map[string]core.Version{}
-	}
-	if _, ok := s.expected[p][string(key)]; !ok {
-		s.expected[p][string(key)] = version
+	name := recordName{p, string(key)}
+	if _, ok := s.expected[name]; !ok {
+		s.expected[name] = version
 	}
 }
 
@@ -146,6 +155,11 @@ func (c *change) over(committed []seal.Record, q query) []seal.Record {
 
 // get reads one record; found is false if it is absent.
 func (s *segment) get(ctx context.Context, p place, key []byte) (r seal.Record, found bool, err error) {
+	if c := s.changes[p]; c != nil {
+		if value, put := c.puts[string(key)]; put {
+			return seal.Record{Key: bytes.Clone(key), Value: bytes.Clone(value)}, true, nil
+		}
+	}
 	answers, err := s.read(ctx, one(p, key))
 	if err != nil || len(answers[0]) == 0 {
 		return seal.Record{}, false, err
@@ -169,19 +183,19 @@ func (c *change) touches(key []byte) bool {
 }
 
 // apply makes the segment durable. The result tells the versions of what was put.
-func (s *segment) apply(ctx context.Context) (map[place]map[string]core.Version, error) {
-	var b seal.Batch
+func (s *segment) apply(ctx context.Context) (versions, error) {
 	s.expect(accidentsPlace, theOnly, s.store.accidents)
-	for p, keys := range s.expected {
-		for key, version := range keys {
-			b.Expect = append(b.Expect, seal.Expectation{Table: p.table, Scope: []byte(p.scope), Key: []byte(key), Version: version})
-		}
+	b := seal.Batch{Expect: make([]seal.Expectation, 0, len(s.expected))}
+	for name, version := range s.expected {
+		b.Expect = append(b.Expect, seal.Expectation{Table: name.table, Scope: []byte(name.scope), Key: []byte(name.key), Version: version})
 	}
 	del := func(p place, prefix []byte) {
 		b.Dels = append(b.Dels, seal.Range{Table: p.table, Scope: []byte(p.scope), Prefix: prefix})
 	}
+	var names []recordName
 	put := func(p place, key, value []byte) {
 		b.Puts = append(b.Puts, seal.Put{Table: p.table, Scope: []byte(p.scope), Key: key, Value: value})
+		names = append(names, recordName{p, string(key)})
 	}
 	for p, c := range s.changes {
 		for _, prefix := range c.dels {
@@ -204,20 +218,16 @@ func (s *segment) apply(ctx context.Context) (map[place]map[string]core.Version,
 			}
 		}
 	}
-	versions, err := s.store.Apply(ctx, b)
+	written, err := s.store.Apply(ctx, b)
 	if errors.Is(err, core.ErrConflict) {
 		err = s.store.outdated(ctx, err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	out := map[place]map[string]core.Version{}
-	for i, written := range b.Puts {
-		p := place{written.Table, string(written.Scope)}
-		if out[p] == nil {
-			out[p] = map[string]core.Version{}
-		}
-		out[p][string(written.Key)] = versions[i]
+	out := make(versions, len(names))
+	for i, name := range names {
+		out[name] = written[i]
 	}
 	return out, nil
 }

@@ -85,7 +85,7 @@ func (t *Transaction) journal(ctx context.Context, id keyID, algorithm core.KeyA
 		return err
 	}
 	t.segment.keys = append(t.segment.keys, id)
-	t.segment.expect(p, id[:], versions[p][string(id[:])])
+	t.segment.expect(p, id[:], versions[recordName{p, string(id[:])}])
 	t.segment.del(p, id[:])
 	return nil
 }

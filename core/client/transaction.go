@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/proteus"
 )
 
 // A Transaction is a sequence of segments, each durable whole or not at all; see
@@ -24,6 +25,7 @@ type Transaction struct {
 	broken   error // an operation failed half way: nothing may come of the segment
 
 	segment *segment
+	proteus *proteus.IdentityKeyPair       // if it was asked for
 	signals []Event                        // of what is not durable, told at the end
 	deliver []core.ConversationID          // outboxes to look at once this is durable
 	crossed bool                           // a boundary: an abort does not undo everything
@@ -270,6 +272,9 @@ func (t *Transaction) abort(ctx context.Context) error {
 
 func (t *Transaction) end(ctx context.Context) {
 	t.finished = true
+	if t.proteus != nil {
+		t.proteus.Wipe()
+	}
 	t.segment = newSegment(t.client.store)
 	t.client.done()
 	t.client.observe(t.signals...)
@@ -315,7 +320,7 @@ func (t *Transaction) close(ctx context.Context) error {
 }
 
 // release publishes the values of a durable segment and gives the locks back.
-func (t *Transaction) release(versions map[place]map[string]core.Version) {
+func (t *Transaction) release(versions versions) {
 	for _, h := range t.segment.held {
 		h.landed(t.client, versions)
 		h.release()

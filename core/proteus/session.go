@@ -18,7 +18,8 @@ const maxStates = 99
 
 // An Env is what an operation needs from outside the engine. A Session keeps nothing of it.
 type Env struct {
-	// Identity is ours.
+	// Identity is ours. Decrypt needs it only of a message that opens a state: PreKey, which it
+	// calls before, may set it.
 	Identity *IdentityKeyPair
 	// PreKey finds a prekey of ours: core.ErrNotFound if there is none; nil: there are none.
 	PreKey func(ctx context.Context, id uint16) (*PreKey, error)
