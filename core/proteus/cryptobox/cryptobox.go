@@ -56,7 +56,7 @@ func Folder(root fs.FS) (*Box, error) {
 		return nil, err
 	}
 	for _, name := range preKeys {
-		if err := b.addPreKey(name, func() ([]byte, error) { return fs.ReadFile(root, "prekeys/"+name) }); err != nil {
+		if err := b.addPreKey(name, func() ([]byte, error) { return readFile(root, "prekeys/"+name) }); err != nil {
 			return nil, err
 		}
 	}
@@ -65,7 +65,7 @@ func Folder(root fs.FS) (*Box, error) {
 		return nil, err
 	}
 	for _, name := range sessions {
-		b.addSession(name, func() ([]byte, error) { return fs.ReadFile(root, "sessions/"+name) })
+		b.addSession(name, func() ([]byte, error) { return readFile(root, "sessions/"+name) })
 	}
 	b.sort()
 	return b, nil
@@ -91,12 +91,27 @@ func (b *Box) files(root fs.FS, folder string) (names []string, err error) {
 	return names, nil
 }
 
+// readFile reads a file: core.ErrInvalid for what is none, as a pipe, where nothing may ever
+// come; core.ErrTooLarge for what no store takes in one write.
+func readFile(root fs.FS, name string) ([]byte, error) {
+	info, err := fs.Stat(root, name)
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is no file: %w", name, core.ErrInvalid)
+	case info.Size() > core.MaxBatch:
+		return nil, fmt.Errorf("%s has %d bytes: %w", name, info.Size(), core.ErrTooLarge)
+	}
+	return fs.ReadFile(root, name)
+}
+
 func folderIdentity(root fs.FS) (*proteus.IdentityKeyPair, error) {
 	for _, f := range []struct {
 		name string
 		read func([]byte) (*proteus.IdentityKeyPair, error)
 	}{{"identities/local_identity", proteus.UnmarshalIdentity}, {"identities/local", proteus.UnmarshalIdentityFile}} {
-		data, err := fs.ReadFile(root, f.name)
+		data, err := readFile(root, f.name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
