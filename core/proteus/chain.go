@@ -79,6 +79,12 @@ func (m messageKeys) wipe() {
 	m.mac.Wipe()
 }
 
+func wipeKeys(keys []messageKeys) {
+	for _, m := range keys {
+		m.wipe()
+	}
+}
+
 // crypt encrypts or decrypts, by ChaCha20 as its author defined it: a nonce of 8 bytes,
 // which has the counter, and a block counter of 8. With the nonce of RFC 8439 it is the
 // same if that begins with four zeros, up to 256 GiB.

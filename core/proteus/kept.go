@@ -88,8 +88,13 @@ func (k kept) without(i int, counter uint32, keys core.Secret) kept {
 }
 
 // with is k with the keys of later counters, ascending, and without the oldest that are
-// then too many. It takes the keys over.
-func (k kept) with(later []messageKeys, load loadPage) (kept, error) {
+// then too many. It takes the keys over, also if it fails.
+func (k kept) with(later []messageKeys, load loadPage) (_ kept, err error) {
+	defer func() {
+		if err != nil {
+			wipeKeys(later)
+		}
+	}()
 	k = slices.Clone(k)
 	for over := k.count() + len(later) - maxKept; over > 0; {
 		n := bits.OnesCount32(k[0].has)
@@ -114,7 +119,6 @@ func (k kept) with(later []messageKeys, load loadPage) (kept, error) {
 		var before core.Secret
 		var old page
 		if last := len(k) - 1; last >= 0 && k[last].number == p.number {
-			var err error
 			if before, err = k[last].load(load); err != nil {
 				return nil, err
 			}

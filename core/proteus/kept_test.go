@@ -262,10 +262,20 @@ func TestKeptUnread(t *testing.T) {
 	failure := errors.New("the store is away")
 	fails := func(uint32) (core.Secret, error) { return core.Secret{}, failure }
 	k := kept{{number: 0, has: math.MaxUint32}, {number: 1, has: 1}}
+	with := func(from, to uint64) error {
+		later := keysFrom(from, to)
+		_, err := k.with(later, fails)
+		for _, m := range later {
+			if !isWiped(m.cipher.Bytes()) || !isWiped(m.mac.Bytes()) {
+				t.Fatalf("key %d is left", m.counter)
+			}
+		}
+		return err
+	}
 	for name, f := range map[string]func() error{
 		"one page":        func() error { _, err := k[0].load(fails); return err },
-		"with, same page": func() error { _, err := k.with(keysFrom(40, 45), fails); return err },
-		"with, too many":  func() error { _, err := k.with(keysFrom(100, 1090), fails); return err },
+		"with, same page": func() error { return with(40, 45) },
+		"with, too many":  func() error { return with(100, 1090) },
 	} {
 		if err := f(); !errors.Is(err, failure) {
 			t.Errorf("%s: %v", name, err)

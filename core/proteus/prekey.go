@@ -107,8 +107,8 @@ func (b *PreKeyBundle) Marshal() []byte {
 	return appendWrapped(out, b.Signature)
 }
 
-// UnmarshalPreKeyBundle reads a bundle as either implementation writes it. The signature
-// is not checked.
+// UnmarshalPreKeyBundle reads a bundle as either implementation writes it. Neither its
+// signature nor its keys are checked: [SessionFromPreKey] does that.
 func UnmarshalPreKeyBundle(data []byte) (*PreKeyBundle, error) {
 	r, b := &reader{rest: data}, new(PreKeyBundle)
 	r.fields([]uint64{0, 1, 2, 3}, func(key uint64) bool {

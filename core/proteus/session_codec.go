@@ -118,7 +118,8 @@ func (c receiveChain) append(b []byte, load func(chain uint32) loadPage) ([]byte
 }
 
 // UnmarshalSession reads what Marshal and both implementations write. identity is ours:
-// ErrLocalIdentityChanged if the session is of another.
+// ErrLocalIdentityChanged if the session is of another. That public keys are points of the
+// curve is not checked, as none of a stored session is ever agreed with.
 func UnmarshalSession(identity PublicKey, data []byte) (*Session, error) {
 	r, s := &reader{rest: data}, &Session{local: identity}
 	r.fields([]uint64{0, 1, 3, 5}, func(key uint64) bool {
@@ -329,9 +330,7 @@ func (r *reader) kept() (k kept) {
 		}
 		keys = append(keys, m)
 		if r.err != nil {
-			for _, m := range keys {
-				m.wipe()
-			}
+			wipeKeys(keys)
 			return nil
 		}
 	}

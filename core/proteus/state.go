@@ -203,7 +203,6 @@ func (c receiveChain) open(e *envelope, load loadPage) (receiveChain, []byte, er
 		}
 		return c, nil, failed(CodeBadMACAhead, "message %d, the next would be %d", n, c.chain.index)
 	}
-	after := chain.next()
 	if n > c.chain.index {
 		var later []messageKeys
 		chain.key.Wipe()
@@ -215,7 +214,7 @@ func (c receiveChain) open(e *envelope, load loadPage) (receiveChain, []byte, er
 			return c, nil, err
 		}
 	}
-	c.chain = after
+	c.chain = chain.next()
 	return c, keys.crypt(e.cipher.ciphertext), nil
 }
 
