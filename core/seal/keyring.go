@@ -3,11 +3,13 @@
 package seal
 
 import (
+	"bytes"
 	"crypto/cipher"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"hash"
 
 	"golang.org/x/crypto/chacha20poly1305"
 	"golang.org/x/crypto/cryptobyte"
@@ -74,19 +76,44 @@ func (r *keyring) wipe() {
 }
 
 // mac is what this tenant alone can compute.
-func (r *keyring) mac(label string, parts ...[]byte) []byte {
+func (r *keyring) mac(label string) []byte {
 	mac := hmac.New(sha256.New, r.blinding.Bytes())
 	mac.Write(vlbytes.Append(nil, []byte(label)))
-	for _, part := range parts {
-		mac.Write(part)
-	}
 	return mac.Sum(nil)
 }
 
 // blind hides a scope: 16 bytes that nobody can match to it without the key. The
 // first are the same for all that the tenant has, so that its records can be found.
 func (r *keyring) blind(table core.Table, scope []byte) []byte {
-	return append(r.prefix[:len(r.prefix):len(r.prefix)], r.mac("scope", []byte{byte(table)}, scope)[:blindLen-prefixLen]...)
+	b := blinder{ring: r}
+	return b.blind(table, scope)
+}
+
+// A blinder does that for many scopes, one after the other.
+type blinder struct {
+	ring *keyring
+	mac  hash.Hash
+	last []byte // what the mac was of
+	next []byte
+	out  []byte // of last
+}
+
+// blind gives what is valid until the next call.
+func (b *blinder) blind(table core.Table, scope []byte) []byte {
+	b.next = append(vlbytes.Append(b.next[:0], []byte("scope")), byte(table))
+	b.next = append(b.next, scope...)
+	switch {
+	case bytes.Equal(b.last, b.next):
+		return b.out
+	case b.mac == nil:
+		b.mac = hmac.New(sha256.New, b.ring.blinding.Bytes())
+	default:
+		b.mac.Reset()
+	}
+	b.last, b.next = b.next, b.last
+	b.mac.Write(b.last)
+	b.out = b.mac.Sum(append(b.out[:0], b.ring.prefix[:]...))[:blindLen]
+	return b.out
 }
 
 // everything names all that the tenant has in the tables, receipts too.

@@ -175,13 +175,13 @@ func (s *Store) Read(ctx context.Context, queries []Query) ([][]Record, error) {
 	if s.closed {
 		return nil, core.ErrClosed
 	}
-	ring := s.ring.Load() // what blinds is the same in all
+	blind := blinder{ring: s.ring.Load()} // what blinds is the same in all
 	blinded := make([]core.Query, len(queries))
 	for i, q := range queries {
 		if q.Table == ownTable {
 			return nil, errOwnTable
 		}
-		scope := ring.blind(q.Table, q.Scope)
+		scope := blind.blind(q.Table, q.Scope)
 		blinded[i] = core.Query{Table: q.Table, Prefix: join(scope, q.Prefix), Limit: q.Limit, KeysOnly: q.KeysOnly}
 		if len(q.After) > 0 {
 			blinded[i].After = join(scope, q.After)
@@ -390,17 +390,18 @@ func (s *Store) sealBatch(ring *keyring, b Batch) (core.Batch, []core.Version, e
 		Dels:   make([]core.Range, len(b.Dels)),
 		Puts:   make([]core.Put, len(b.Puts), len(b.Puts)+1),
 	}
+	blind := blinder{ring: ring}
 	for i, e := range b.Expect {
 		if e.Table == ownTable {
 			return core.Batch{}, nil, errOwnTable
 		}
-		out.Expect[i] = core.Expectation{Table: e.Table, Key: join(ring.blind(e.Table, e.Scope), e.Key), Version: e.Version}
+		out.Expect[i] = core.Expectation{Table: e.Table, Key: join(blind.blind(e.Table, e.Scope), e.Key), Version: e.Version}
 	}
 	for i, d := range b.Dels {
 		if d.Table == ownTable {
 			return core.Batch{}, nil, errOwnTable
 		}
-		out.Dels[i] = core.Range{Table: d.Table, Prefix: join(ring.blind(d.Table, d.Scope), d.Prefix)}
+		out.Dels[i] = core.Range{Table: d.Table, Prefix: join(blind.blind(d.Table, d.Scope), d.Prefix)}
 	}
 	versions := make([]core.Version, len(b.Puts))
 	for i, p := range b.Puts {
@@ -411,7 +412,7 @@ func (s *Store) sealBatch(ring *keyring, b Batch) (core.Batch, []core.Version, e
 			return core.Batch{}, nil, fmt.Errorf("seal: value of %d bytes in table %d: %w", len(p.Value), p.Table, core.ErrTooLarge)
 		}
 		versions[i] = core.NewVersion()
-		key := join(ring.blind(p.Table, p.Scope), p.Key)
+		key := join(blind.blind(p.Table, p.Scope), p.Key)
 		out.Puts[i] = core.Put{Table: p.Table, Key: key, Value: s.seal(ring, p.Table, key, p.Value, versions[i]), Version: versions[i]}
 	}
 	return out, versions, nil
@@ -422,7 +423,8 @@ func (s *Store) seal(ring *keyring, table core.Table, key, value []byte, v core.
 	out := make([]byte, headerLen, headerLen+len(value)+chacha20poly1305.Overhead)
 	out[0] = recordFormat
 	binary.BigEndian.PutUint32(out[1:], ring.newest)
-	return ring.keys[ring.newest].Seal(out, nonce(v), value, s.associated(table, key, v))
+	nonce, aad := s.associated(table, key, v)
+	return ring.keys[ring.newest].Seal(out, nonce, value, aad)
 }
 
 // open is the reverse of seal. It never says which check failed.
@@ -431,7 +433,8 @@ func (s *Store) open(ring *keyring, table core.Table, r core.Record) ([]byte, er
 	if aead == nil {
 		return nil, damaged(table, "no such format or data key")
 	}
-	value, err := aead.Open(nil, nonce(r.Version), r.Value[headerLen:], s.associated(table, r.Key, r.Version))
+	nonce, aad := s.associated(table, r.Key, r.Version)
+	value, err := aead.Open(nil, nonce, r.Value[headerLen:], aad)
 	if err != nil {
 		return nil, damaged(table, "does not authenticate")
 	}
@@ -447,20 +450,18 @@ func generationOf(value []byte) uint32 {
 	return binary.BigEndian.Uint32(value[1:])
 }
 
-func (s *Store) associated(table core.Table, key []byte, v core.Version) []byte {
-	aad := make([]byte, 0, 64+len(s.tenant)+len(key))
+// associated gives what is authenticated with a value, at whose end is the version, and the
+// nonce: the version and eight zeros, as unique as versions are. They share their memory.
+func (s *Store) associated(table core.Table, key []byte, v core.Version) (nonce, aad []byte) {
+	aad = make([]byte, 0, 64+len(s.tenant)+len(key))
 	aad = append(aad, recordFormat)
 	aad = vlbytes.Append(aad, []byte(s.tenant))
 	aad = append(aad, byte(table))
 	aad = vlbytes.Append(aad, key)
-	return append(aad, v[:]...)
-}
-
-// nonce is the version and eight zeros: as unique as versions are.
-func nonce(v core.Version) []byte {
-	n := make([]byte, chacha20poly1305.NonceSizeX)
-	copy(n, v[:])
-	return n
+	aad = append(aad, v[:]...)
+	n := len(aad)
+	nonce = append(aad, make([]byte, chacha20poly1305.NonceSizeX-len(v))...)[n-len(v):]
+	return nonce, aad[:n:n]
 }
 
 func join(scope, rest []byte) []byte {
