@@ -85,19 +85,17 @@ func wipeKeys(keys []messageKeys) {
 	}
 }
 
-// crypt encrypts or decrypts, by ChaCha20 as its author defined it: a nonce of 8 bytes,
-// which has the counter, and a block counter of 8. With the nonce of RFC 8439 it is the
-// same if that begins with four zeros, up to 256 GiB.
-func (m messageKeys) crypt(data []byte) []byte {
+// crypt encrypts or decrypts to what is as long, by ChaCha20 as its author defined it: a
+// nonce of 8 bytes, which has the counter, and a block counter of 8. With the nonce of RFC
+// 8439 it is the same if that begins with four zeros, up to 256 GiB.
+func (m messageKeys) crypt(to, data []byte) {
 	nonce := make([]byte, chacha20.NonceSize)
 	binary.BigEndian.PutUint32(nonce[4:], m.counter)
 	c, err := chacha20.NewUnauthenticatedCipher(m.cipher.Bytes(), nonce)
 	if err != nil {
 		panic(err) // of the lengths alone
 	}
-	out := make([]byte, len(data))
-	c.XORKeyStream(out, data)
-	return out
+	c.XORKeyStream(to, data)
 }
 
 func (m messageKeys) authenticate(message []byte) []byte {

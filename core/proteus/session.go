@@ -221,6 +221,12 @@ func (s *Session) Format(f fmt.State, _ rune) {
 // Wipe erases the secrets that the session holds in memory, but for those that another value
 // of it shares, which may be nil.
 func (s *Session) Wipe(but *Session) {
+	if but == nil {
+		for _, t := range s.states {
+			t.state.eachSecret(core.Secret.Wipe)
+		}
+		return
+	}
 	for _, secret := range s.secrets(but) {
 		secret.Wipe()
 	}

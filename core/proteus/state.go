@@ -114,8 +114,9 @@ func (s *state) seal(tag Tag, pending *pendingPreKey, identity PublicKey, plaint
 	keys := s.send.chain.messageKeys()
 	defer keys.wipe()
 	message := newMessage(pending, identity, &cipherMessage{
-		tag: tag, counter: keys.counter, previous: s.previous, ratchet: s.send.pair.public, ciphertext: keys.crypt(plaintext),
+		tag: tag, counter: keys.counter, previous: s.previous, ratchet: s.send.pair.public, ciphertext: plaintext,
 	})
+	keys.crypt(message[len(message)-len(plaintext):], plaintext) // where it is now
 	if len(message) > maxBytes {
 		return nil, nil, fmt.Errorf("proteus: message of %d bytes: %w", len(plaintext), core.ErrTooLarge)
 	}
@@ -215,7 +216,9 @@ func (c receiveChain) open(e *envelope, load loadPage) (receiveChain, []byte, er
 		}
 	}
 	c.chain = chain.next()
-	return c, keys.crypt(e.cipher.ciphertext), nil
+	plaintext := make([]byte, len(e.cipher.ciphertext))
+	keys.crypt(plaintext, e.cipher.ciphertext)
+	return c, plaintext, nil
 }
 
 // openLate is open for a message that was passed over, if it was.
@@ -239,27 +242,32 @@ func (c receiveChain) openLate(e *envelope, load loadPage) (receiveChain, []byte
 		return c, nil, failed(CodeBadMACBehind, "message %d, the next would be %d", n, c.chain.index)
 	}
 	c.kept = c.kept.without(i, n, page)
-	return c, keys.crypt(e.cipher.ciphertext), nil
+	plaintext := make([]byte, len(e.cipher.ciphertext))
+	keys.crypt(plaintext, e.cipher.ciphertext)
+	return c, plaintext, nil
 }
 
 // secrets are all that the state holds in memory.
 func (s *state) secrets() []core.Secret {
 	out := make([]core.Secret, 0, 3+maxReceiveChains)
-	add := func(s core.Secret) {
-		if !s.IsZero() {
-			out = append(out, s)
+	s.eachSecret(func(secret core.Secret) {
+		if !secret.IsZero() {
+			out = append(out, secret)
 		}
-	}
-	add(s.root)
-	add(s.send.chain.key)
-	add(s.send.pair.seed)
-	for _, c := range s.receive {
-		add(c.chain.key)
-		for _, p := range c.kept {
-			add(p.keys)
-		}
-	}
+	})
 	return out
+}
+
+func (s *state) eachSecret(f func(core.Secret)) {
+	f(s.root)
+	f(s.send.chain.key)
+	f(s.send.pair.seed)
+	for _, c := range s.receive {
+		f(c.chain.key)
+		for _, p := range c.kept {
+			f(p.keys)
+		}
+	}
 }
 
 // unshared gives those of secrets whose memory none of others has.

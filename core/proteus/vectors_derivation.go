@@ -89,7 +89,9 @@ func (v cipherVector) run() error {
 		return fmt.Errorf("key of %d bytes", len(v.Key))
 	}
 	keys := messageKeys{cipher: secretOf(v.Key), counter: v.Counter}
-	return want("ciphertext", keys.crypt(v.Plaintext), v.Ciphertext)
+	ciphertext := make([]byte, len(v.Plaintext))
+	keys.crypt(ciphertext, v.Plaintext)
+	return want("ciphertext", ciphertext, v.Ciphertext)
 }
 
 func (v macVector) run() error {
