@@ -81,8 +81,21 @@ func (p Proteus) hold(ctx context.Context, names ...string) ([]*heldSession, err
 // state, mostly, and then there is no fourth.
 const mostAtOnce = 4
 
-// loadSessions reads the sessions at some places.
+// loadSessions reads the sessions at some places, at once unless an answer of the store is too
+// small for all: peers have a say in what a session holds.
 func loadSessions(ctx context.Context, s *segment, places []place) ([]party, error) {
+	out, err := readSessions(ctx, s, places)
+	if n := len(places); n > 1 && errors.Is(err, core.ErrTooLarge) {
+		if out, err = loadSessions(ctx, s, places[:n/2]); err != nil {
+			return nil, err
+		}
+		rest, err := loadSessions(ctx, s, places[n/2:])
+		return append(out, rest...), err
+	}
+	return out, err
+}
+
+func readSessions(ctx context.Context, s *segment, places []place) ([]party, error) {
 	asked := make([]query, len(places))
 	for i, p := range places {
 		asked[i] = query{place: p, limit: mostAtOnce}

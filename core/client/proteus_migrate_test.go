@@ -260,10 +260,24 @@ func TestMigrateAfterAccident(t *testing.T) {
 	d.do(encrypt)
 }
 
-// A tight store takes little in one write.
+// A tight store takes little in one write, and gives little in one answer.
 type tight struct {
 	core.Keystore
 	bytes int
+}
+
+func (s *tight) Read(ctx context.Context, queries []core.Query) ([][]core.Record, error) {
+	answers, err := s.Keystore.Read(ctx, queries)
+	size := 0
+	for _, records := range answers {
+		for _, r := range records {
+			size += len(r.Value)
+		}
+	}
+	if size > s.bytes {
+		return nil, core.ErrTooLarge
+	}
+	return answers, err
 }
 
 func (s *tight) Apply(ctx context.Context, b core.Batch) error {
@@ -287,7 +301,7 @@ func TestMigrateWhatDoesNotFit(t *testing.T) {
 	for _, name := range []string{"", "a", "b", "c", long, "d"} {
 		m.box.Sessions = append(m.box.Sessions, cryptobox.Session{Name: name, Read: bob.Read})
 	}
-	d := (&proteusDevice{TB: t, ks: &tight{memory.New(), 4000}}).again()
+	d := (&proteusDevice{TB: t, ks: &tight{memory.New(), 1500}}).again()
 	left := map[string]error{}
 	for name, r := range m.into(d) {
 		if r.Err != nil {
@@ -302,6 +316,11 @@ func TestMigrateWhatDoesNotFit(t *testing.T) {
 		if !slices.Equal(names, []string{"a", "b", "c", "d"}) {
 			t.Errorf("moved are %q", names)
 		}
-		return err
+		// Nor do they fit in one answer.
+		messages, err2 := p.EncryptBatched(ctx, names, []byte("hello"))
+		if len(messages) != len(names) {
+			t.Errorf("%d messages", len(messages))
+		}
+		return errors.Join(err, err2)
 	})
 }
