@@ -44,30 +44,36 @@ func newClient(rng *rand.Rand, folder string, from *proteusStore) (*clientParty,
 	if err := c.open(); err != nil {
 		return nil, err
 	}
-	if from == nil {
-		return c, c.do(func(ctx context.Context, p client.Proteus) error {
-			err := p.Init(ctx)
-			if err != nil {
-				return err
-			}
-			ours, err := p.LastResortPreKey(ctx)
-			if err != nil {
-				return err
-			}
-			return p.SessionFromPreKey(ctx, another, ours)
-		})
+	if from != nil {
+		if err := c.arrive(from); err != nil {
+			return nil, err
+		}
 	}
+	return c, c.do(func(ctx context.Context, p client.Proteus) error {
+		if err := p.Init(ctx); err != nil {
+			return err
+		}
+		ours, err := p.LastResortPreKey(ctx)
+		if err != nil {
+			return err
+		}
+		return p.SessionFromPreKey(ctx, another, ours)
+	})
+}
+
+// arrive takes what the device was elsewhere, as a browser's cryptobox exports it.
+func (c *clientParty) arrive(from *proteusStore) error {
 	exported, err := json.Marshal(from)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	box, err := cryptobox.Browser(exported)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	var left error
 	err = c.client.MigrateCryptobox(context.Background(), box, func(m client.Migrated, _, _ int) { left = errors.Join(left, m.Err) })
-	return c, errors.Join(err, left)
+	return errors.Join(err, left)
 }
 
 func (c *clientParty) open() (err error) {
@@ -174,6 +180,9 @@ func (c *clientParty) encrypt(plaintext []byte, n int) (message []byte, err erro
 			batch, err := p.EncryptBatched(ctx, []string{another, peerSession, "nobody"}, plaintext)
 			if err != nil {
 				return err
+			}
+			if batch[another] == nil || batch["nobody"] != nil {
+				return fmt.Errorf("in the batch: %x", batch)
 			}
 			if message = batch[peerSession]; message != nil {
 				n--
