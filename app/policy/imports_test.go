@@ -16,14 +16,15 @@ var arrows = []struct {
 	may  []string
 }{
 	{"core/vlbytes", []string{"core"}},
-	{"core/seal", []string{"core", "core/vlbytes"}},
+	{"core/internal/parallel", nil},
+	{"core/seal", []string{"core", "core/vlbytes", "core/internal/parallel"}},
 	{"core/record", []string{"core"}},
 	{"core/vectors", nil},
 	{"core/mls", []string{"core", "core/vlbytes", "core/record", "core/vectors"}},
 	{"core/proteus", []string{"core", "core/vlbytes", "core/record", "core/vectors"}},
 	{"core/e2ei", []string{"core", "core/vlbytes"}},
 	{"core/client/clienttest", []string{"core", "core/*"}},
-	{"core/client", []string{"core", "core/vlbytes", "core/record", "core/seal", "core/mls", "core/proteus", "core/proteus/*", "core/e2ei"}},
+	{"core/client", []string{"core", "core/vlbytes", "core/record", "core/seal", "core/mls", "core/proteus", "core/proteus/*", "core/e2ei", "core/internal/parallel"}},
 	{"core/coretest", []string{"core", "core/vlbytes", "core/seal"}},
 	{"core", nil},
 	{"providers/*", []string{"core", "core/*"}},

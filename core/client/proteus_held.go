@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/internal/parallel"
 	"github.com/conclave-mls/conclave/core/proteus"
 	"github.com/conclave-mls/conclave/core/record"
 	"github.com/conclave-mls/conclave/core/seal"
@@ -123,13 +124,15 @@ func readSessions(ctx context.Context, s *segment, places []place) ([]party, err
 			answers[i] = slices.Concat(whole[3*n : 3*n+3]...)
 		}
 	}
-	out := make([]party, len(places))
-	for i, p := range places {
-		h := &heldSession{name: p.scope}
-		if err := h.load(answers[i]); err != nil {
+	out, errs := make([]party, len(places)), make([]error, len(places))
+	parallel.Do(len(places), func(i int) {
+		h := &heldSession{name: places[i].scope}
+		out[i], errs[i] = h, h.load(answers[i])
+	})
+	for _, err := range errs {
+		if err != nil {
 			return nil, fmt.Errorf("a Proteus session: %w", err)
 		}
-		out[i] = h
 	}
 	return out, nil
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/internal/parallel"
 	"github.com/conclave-mls/conclave/core/proteus"
 )
 
@@ -122,13 +123,14 @@ func (p Proteus) EncryptBatched(ctx context.Context, names []string, plaintext [
 		if err != nil {
 			return err
 		}
-		for _, h := range held {
-			if h.session == nil {
-				continue
+		held = slices.DeleteFunc(held, func(h *heldSession) bool { return h.session == nil })
+		sealed, errs := make([][]byte, len(held)), make([]error, len(held))
+		parallel.Do(len(held), func(i int) { sealed[i], errs[i] = p.encrypt(held[i], plaintext) })
+		for i, h := range held {
+			if errs[i] != nil {
+				return errs[i]
 			}
-			if messages[h.name], err = p.encrypt(h, plaintext); err != nil {
-				return err
-			}
+			messages[h.name] = sealed[i]
 		}
 		return nil
 	})

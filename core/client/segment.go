@@ -192,11 +192,13 @@ func (s *segment) apply(ctx context.Context) (versions, error) {
 	del := func(p place, prefix []byte) {
 		b.Dels = append(b.Dels, seal.Range{Table: p.table, Scope: []byte(p.scope), Prefix: prefix})
 	}
-	var names []recordName
+	names := make([]recordName, 0, 2*len(s.changes)) // of what is put, about
+	b.Puts = make([]seal.Put, 0, cap(names))
 	put := func(p place, key, value []byte) {
 		b.Puts = append(b.Puts, seal.Put{Table: p.table, Scope: []byte(p.scope), Key: key, Value: value})
 		names = append(names, recordName{p, string(key)})
 	}
+	var keys []string
 	for p, c := range s.changes {
 		for _, prefix := range c.dels {
 			del(p, prefix)
@@ -204,7 +206,9 @@ func (s *segment) apply(ctx context.Context) (versions, error) {
 				del(partsOf(p), prefix)
 			}
 		}
-		for _, name := range slices.Sorted(maps.Keys(c.puts)) {
+		keys = slices.AppendSeq(keys[:0], maps.Keys(c.puts))
+		slices.Sort(keys)
+		for _, name := range keys {
 			key, value := []byte(name), c.puts[name]
 			if !mayBeLong(p, key) {
 				put(p, key, value)

@@ -47,6 +47,9 @@ func (s *Session) leave(was, is *state) {
 // Above is the session with its send chains at or above the floors: s itself if they are,
 // or are of chains that it does not have any more.
 func (s *Session) Above(floors []Floor) *Session {
+	if len(floors) == 0 {
+		return s
+	}
 	next := *s
 	next.states = slices.Clone(s.states)
 	raised := false

@@ -28,6 +28,9 @@ const (
 // recordFormat is the format version that every stored record begins with.
 const recordFormat = 1
 
+// newRecord begins a record, with room for most.
+func newRecord() []byte { return append(make([]byte, 0, 512), recordFormat) }
+
 func key(numbers ...uint32) (k []byte) {
 	for _, n := range numbers {
 		k = binary.BigEndian.AppendUint32(k, n)
@@ -74,7 +77,7 @@ func DecodeSession(answers [][]record.Record) (*Session, error) {
 }
 
 func (s *Session) head() []byte {
-	b := appendMap([]byte{recordFormat}, 5)
+	b := appendMap(newRecord(), 5)
 	b = appendBytes(append(b, 1), s.current[:])
 	b = s.local.appendIdentity(append(b, 2))
 	b = s.remote.appendIdentity(append(b, 3))
@@ -171,7 +174,7 @@ func (s *Session) Changes(before *Session) *record.WriteSet {
 		if t.state == was {
 			continue
 		}
-		value, err := t.state.append([]byte{recordFormat}, nil)
+		value, err := t.state.append(newRecord(), nil)
 		if err != nil {
 			panic(err) // only an encoding for others can fail
 		}

@@ -34,12 +34,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
 	"golang.org/x/crypto/chacha20poly1305"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/internal/parallel"
 	"github.com/conclave-mls/conclave/core/vlbytes"
 )
 
@@ -191,18 +193,21 @@ func (s *Store) Read(ctx context.Context, queries []Query) ([][]Record, error) {
 	if err != nil {
 		return nil, err
 	}
-	answers := make([][]Record, len(queries))
-	for i, q := range queries {
+	answers, errs := make([][]Record, len(queries)), make([]error, len(queries))
+	parallel.Do(len(queries), func(i int) {
 		answers[i] = make([]Record, len(found[i]))
 		for j, r := range found[i] {
 			out := Record{Key: r.Key[blindLen:], Version: r.Version}
-			if !q.KeysOnly {
-				if out.Value, err = s.open(ring, q.Table, r); err != nil {
-					return nil, err
+			if !queries[i].KeysOnly {
+				if out.Value, errs[i] = s.open(ring, queries[i].Table, r); errs[i] != nil {
+					return
 				}
 			}
 			answers[i][j] = out
 		}
+	})
+	if i := slices.IndexFunc(errs, func(err error) bool { return err != nil }); i >= 0 {
+		return nil, errs[i]
 	}
 	return answers, nil
 }
@@ -412,9 +417,12 @@ func (s *Store) sealBatch(ring *keyring, b Batch) (core.Batch, []core.Version, e
 			return core.Batch{}, nil, fmt.Errorf("seal: value of %d bytes in table %d: %w", len(p.Value), p.Table, core.ErrTooLarge)
 		}
 		versions[i] = core.NewVersion()
-		key := join(blind.blind(p.Table, p.Scope), p.Key)
-		out.Puts[i] = core.Put{Table: p.Table, Key: key, Value: s.seal(ring, p.Table, key, p.Value, versions[i]), Version: versions[i]}
+		out.Puts[i] = core.Put{Table: p.Table, Key: join(blind.blind(p.Table, p.Scope), p.Key), Version: versions[i]}
 	}
+	parallel.Do(len(b.Puts), func(i int) {
+		p := &out.Puts[i]
+		p.Value = s.seal(ring, p.Table, p.Key, b.Puts[i].Value, p.Version)
+	})
 	return out, versions, nil
 }
 
