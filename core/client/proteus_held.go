@@ -51,6 +51,7 @@ type heldSession struct {
 	version core.Version // of the head; zero: there is none
 	head    sessionHead
 	exists  bool
+	damaged error // why it cannot be read; the head can
 
 	stored  *proteus.Session // as it is in the store; nil: it is not, or is replaced
 	session *proteus.Session // as the segment has made it
@@ -60,6 +61,18 @@ type heldSession struct {
 
 // hold takes sessions for the open segment, in one read.
 func (p Proteus) hold(ctx context.Context, names ...string) ([]*heldSession, error) {
+	held, err := p.salvage(ctx, names...)
+	for _, h := range held {
+		if h.damaged != nil {
+			return nil, h.damaged
+		}
+	}
+	return held, err
+}
+
+// salvage is hold for who does without what a session has, if it is damaged: to delete it
+// or to open it again.
+func (p Proteus) salvage(ctx context.Context, names ...string) ([]*heldSession, error) {
 	places := make([]place, len(names))
 	for i, name := range names {
 		if name == "" {
@@ -83,15 +96,28 @@ func (p Proteus) hold(ctx context.Context, names ...string) ([]*heldSession, err
 const mostAtOnce = 4
 
 // loadSessions reads the sessions at some places, at once unless an answer of the store is too
-// small for all: peers have a say in what a session holds.
+// small for all: peers have a say in what a session holds. One that is damaged is for itself.
 func loadSessions(ctx context.Context, s *segment, places []place) ([]party, error) {
 	out, err := readSessions(ctx, s, places)
-	if n := len(places); n > 1 && errors.Is(err, core.ErrTooLarge) {
+	damaged := errors.Is(err, core.ErrDamaged) && !errors.Is(err, core.ErrConflict)
+	switch n := len(places); {
+	case n > 1 && (damaged || errors.Is(err, core.ErrTooLarge)):
 		if out, err = loadSessions(ctx, s, places[:n/2]); err != nil {
 			return nil, err
 		}
 		rest, err := loadSessions(ctx, s, places[n/2:])
 		return append(out, rest...), err
+	case damaged:
+		h := &heldSession{name: places[0].scope, damaged: fmt.Errorf("session %q: %w", places[0].scope, err)}
+		r, found, again := s.get(ctx, places[0], theOnly)
+		if again == nil && found {
+			h.exists, h.version = true, r.Version
+			h.head, again = decodeSessionHead(r.Value)
+		}
+		if again != nil || !found {
+			return nil, h.damaged
+		}
+		return []party{h}, nil
 	}
 	return out, err
 }
@@ -197,6 +223,8 @@ func (p Proteus) replace(ctx context.Context, h *heldSession, next *proteus.Sess
 func (h *heldSession) drop(s *segment) {
 	if h.stored != nil {
 		h.burnt = append(h.burnt, h.stored.Burnt(h.session)...)
+	}
+	if h.stored != nil || h.damaged != nil {
 		for _, kind := range []record.Kind{proteus.RecordHead, proteus.RecordState, proteus.RecordKept} {
 			s.del(at(tableSession, h.name), []byte{byte(kind)})
 		}
@@ -204,7 +232,7 @@ func (h *heldSession) drop(s *segment) {
 	if h.session != nil {
 		h.session.Wipe(nil)
 	}
-	h.stored, h.session = nil, nil
+	h.stored, h.session, h.damaged = nil, nil, nil
 }
 
 func (h *heldSession) changed() bool { return h.dirty }

@@ -129,7 +129,7 @@ func (p Proteus) takeSessions(ctx context.Context, identity proteus.PublicKey, s
 			names = append(names, s.Name)
 		}
 	}
-	held, err := p.hold(ctx, names...)
+	held, err := p.salvage(ctx, names...)
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +151,7 @@ func (p Proteus) takeSessions(ctx context.Context, identity proteus.PublicKey, s
 
 // takeSession says why a session is left out, or that it is kept.
 func (p Proteus) takeSession(ctx context.Context, h *heldSession, identity proteus.PublicKey, s cryptobox.Session) (kept bool, left, err error) {
-	if h.session != nil {
+	if h.exists {
 		return true, nil, nil
 	}
 	session, left := s.Read(identity)

@@ -61,7 +61,7 @@ func (p Proteus) fromMessage(ctx context.Context, name string, message []byte) (
 
 // open makes a session in place of what is there.
 func (p Proteus) open(ctx context.Context, name string, make func(*heldSession, *proteus.Env) (*proteus.Session, error)) error {
-	held, err := p.hold(ctx, name)
+	held, err := p.salvage(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -214,7 +214,7 @@ func (p Proteus) Exists(ctx context.Context, name string) (bool, error) {
 // Delete deletes a session, if there is one.
 func (p Proteus) Delete(ctx context.Context, name string) error {
 	return p.t.do(ctx, func() error {
-		held, err := p.hold(ctx, name)
+		held, err := p.salvage(ctx, name)
 		if err != nil || !held[0].exists {
 			return err
 		}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/conclave-mls/conclave/core"
@@ -663,4 +664,81 @@ func TestProteusRecovery(t *testing.T) {
 	waiting()
 	bob.reads("alice", alice.encrypt("bob", "I do"), "I do")
 	alice.reads("bob", bob.encrypt("alice", "good"), "good")
+}
+
+// A session that is damaged in the store is refused, and is no other: it can be deleted or
+// opened again, and the others are read as before.
+func TestProteusDamaged(t *testing.T) {
+	t.Parallel()
+	for what, damage := range map[string]func(r core.Record) core.Batch{
+		"changed": func(r core.Record) core.Batch {
+			value := bytes.Clone(r.Value)
+			value[len(value)/2] ^= 1
+			return core.Batch{Puts: []core.Put{{Table: client.TableSession, Key: r.Key, Value: value, Version: r.Version}}}
+		},
+		"gone": func(r core.Record) core.Batch {
+			return core.Batch{Dels: []core.Range{{Table: client.TableSession, Prefix: r.Key}}}
+		},
+	} {
+		ks := memory.New()
+		alice, bob := talking(t, ks, memory.New())
+		bob.encrypt("alice", "lost")
+		alice.reads("bob", bob.encrypt("alice", "late"), "late") // and a key is kept
+		// What is stored of the session, but its head.
+		answers, err := ks.Read(t.Context(), []core.Query{{Table: client.TableSession}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		records := answers[0][1:]
+		alice.open("other", bob.bundle())
+		first := bob.encrypt("alice", "hello")
+		spoil := func() {
+			for _, r := range records {
+				if err := ks.Apply(t.Context(), damage(r)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		spoil()
+		for name, f := range map[string]func(ctx context.Context, p client.Proteus) error{
+			"encrypt": func(ctx context.Context, p client.Proteus) error { _, err := p.Encrypt(ctx, "bob", nil); return err },
+			"decrypt": func(ctx context.Context, p client.Proteus) error {
+				_, err := p.DecryptSafe(ctx, "bob", first)
+				return err
+			},
+			"exists": func(ctx context.Context, p client.Proteus) error { _, err := p.Exists(ctx, "bob"); return err },
+			"in a batch": func(ctx context.Context, p client.Proteus) error {
+				_, err := p.EncryptBatched(ctx, []string{"bob", "other"}, nil)
+				return err
+			},
+			"a fingerprint": func(ctx context.Context, p client.Proteus) error { _, _, err := p.Fingerprints(ctx, "bob"); return err },
+		} {
+			if err := alice.try(f); !errors.Is(err, core.ErrDamaged) || !strings.Contains(err.Error(), `"bob"`) {
+				t.Errorf("%s, %s: %v", what, name, err)
+			}
+		}
+		bob.reads("other alice", alice.encrypt("other", "hello"), "hello")
+		bundle := bob.bundle()
+		var message []byte
+		alice.do(func(ctx context.Context, p client.Proteus) error {
+			err := p.SessionFromPreKey(ctx, "bob", bundle)
+			if err == nil {
+				message, err = p.Encrypt(ctx, "bob", []byte("anew"))
+			}
+			return err
+		})
+		bob.reads("alice anew", message, "anew")
+		if answers, err = ks.Read(t.Context(), []core.Query{{Table: client.TableSession}}); err != nil || len(answers[0]) != 6 {
+			t.Errorf("%s: two sessions have %d records, %v", what, len(answers[0]), err)
+		}
+		spoil()
+		alice.do(func(ctx context.Context, p client.Proteus) error {
+			err := p.Delete(ctx, "bob")
+			names, err2 := p.Sessions(ctx)
+			if !slices.Equal(names, []string{"other"}) {
+				t.Errorf("sessions %q", names)
+			}
+			return errors.Join(err, err2)
+		})
+	}
 }
