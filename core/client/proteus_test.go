@@ -139,23 +139,21 @@ func TestProteusConversation(t *testing.T) {
 func TestProteusManyStates(t *testing.T) {
 	t.Parallel()
 	alice, bob := newProteus(t, memory.New()), newProteus(t, memory.New())
-	type texts struct{ opens, late, next, last []byte }
-	var sent []texts
-	for range 5 {
+	var sent [][]byte
+	for i := range 5 {
 		alice.open("bob", bob.bundle()) // anew, in place of the one before
-		x := texts{alice.encrypt("bob", "opens"), alice.encrypt("bob", "late"), alice.encrypt("bob", "next"), alice.encrypt("bob", "last")}
-		bob.reads("alice", x.opens, "opens")
-		sent = append(sent, x)
-		for _, x := range sent {
-			bob.refuses("alice", x.opens, proteus.ErrDuplicateMessage)
+		for n := range 4 {
+			sent = append(sent, alice.encrypt("bob", fmt.Sprint(i, n)))
+		}
+		bob.reads("alice", sent[4*i+2], fmt.Sprint(i, 2))
+		for j := range i + 1 {
+			bob.refuses("alice", sent[4*j+2], proteus.ErrDuplicateMessage)
 		}
 	}
-	for _, x := range sent {
-		bob.reads("alice", x.next, "next")
-	}
-	for _, x := range sent {
-		bob.reads("alice", x.last, "last")
-		bob.reads("alice", x.late, "late")
+	for _, n := range []int{3, 1, 0} {
+		for i := range 5 {
+			bob.reads("alice", sent[4*i+n], fmt.Sprint(i, n))
+		}
 	}
 }
 
