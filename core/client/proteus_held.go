@@ -27,7 +27,11 @@ type sessionHead struct {
 }
 
 func (h sessionHead) encode() []byte {
-	e := newEncoder().u64(h.sequence).u32(h.accidents).u32(uint32(len(h.floors)))
+	size := 32 + 40*len(h.floors)
+	for _, r := range h.records {
+		size += 8 + len(r.Key) + len(r.Value)
+	}
+	e := slices.Grow(newEncoder(), size).u64(h.sequence).u32(h.accidents).u32(uint32(len(h.floors)))
 	for _, f := range h.floors {
 		e = e.raw(f.Ratchet[:]).u64(f.Index)
 	}
