@@ -203,7 +203,6 @@ run it again.`,
 			err = p.withSessions(cmd.Context(), func(ctx context.Context, c *client.Client) error {
 				printed := false
 				return inProteus(ctx, c, func(ctx context.Context, x client.Proteus) (err error) {
-					opened = sessionOpened{}
 					there, err := x.Exists(ctx, args[0])
 					if err != nil {
 						return err
@@ -213,8 +212,7 @@ run it again.`,
 						return err
 					}
 					defer clear(plaintext)
-					if !there {
-						opened.Opened = true
+					if opened = (sessionOpened{Opened: !there}); !there {
 						if _, opened.Remote, err = x.Fingerprints(ctx, args[0]); err != nil {
 							return err
 						}

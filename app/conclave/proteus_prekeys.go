@@ -47,7 +47,7 @@ listed.`,
 			n := 0
 			if len(args) == 1 {
 				var err error
-				if n, err = strconv.Atoi(args[0]); err != nil || n < 1 || n >= proteus.LastResortPreKeyID || chosen && int(first)+n > proteus.LastResortPreKeyID {
+				if n, err = strconv.Atoi(args[0]); err != nil || n < 1 || chosen && int(first)+n > proteus.LastResortPreKeyID {
 					return hint(fmt.Errorf("%s prekeys: %w", plain(args[0]), core.ErrInvalid), "N is a number, and ids are from 0 to %d", proteus.LastResortPreKeyID-1)
 				}
 			} else if chosen {
@@ -92,9 +92,6 @@ const preKeyPage = 100
 func (p *program) makePreKeys(ctx context.Context, c *client.Client, n int, first uint16, chosen bool) error {
 	var ids []uint16
 	err := inProteus(ctx, c, func(ctx context.Context, x client.Proteus) error {
-		if _, err := x.Fingerprint(ctx); err != nil {
-			return err
-		}
 		taken, err := x.PreKeys(ctx)
 		if err != nil {
 			return err

@@ -3,11 +3,13 @@
 package main
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,9 +17,11 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/coretest"
 	"github.com/conclave-mls/conclave/core/proteus"
+	"github.com/conclave-mls/conclave/storage/sqlite"
 )
 
 // writeFiles makes a folder with files.
@@ -219,5 +223,206 @@ func TestFreePreKeys(t *testing.T) {
 		if got := ranges(ids); got != c.want || !errors.Is(err, c.err) {
 			t.Errorf("%+v: %s, %v", c, got, err)
 		}
+	}
+}
+
+// What is said of conversations otherwise.
+func TestProteusTrouble(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		err  error
+		hint string
+	}{
+		{nil, ""},
+		{client.ErrRecovering, "open it again by another prekey"},
+		{core.ErrDamaged, "conclave proteus sessions shows which"},
+		{core.ErrUnknownOutcome, "no key is used twice"},
+		{hint(core.ErrDamaged, "its own"), "its own"},
+		{core.ErrRolledBack, "run conclave recover"},
+	} {
+		if got := hintOf(proteusTrouble(c.err)); !strings.Contains(got, c.hint) || c.hint == "" && got != "" {
+			t.Errorf("%v: %q", c.err, got)
+		}
+	}
+}
+
+func TestProteusInput(t *testing.T) {
+	t.Parallel()
+	p := &program{in: io.LimitReader(zeros{}, maxInput+1)}
+	if _, err := p.read("", "the message"); !errors.Is(err, core.ErrTooLarge) {
+		t.Errorf("too much: %v", err)
+	}
+	p.in = strings.NewReader("as it is\n")
+	if data, err := p.read("", "the message"); string(data) != "as it is\n" || err != nil {
+		t.Errorf("%q, %v", data, err)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) {
+	clear(b)
+	return len(b), nil
+}
+
+// A bundle that is signed has a signature that holds.
+func TestSignedPreKeyFingerprint(t *testing.T) {
+	t.Parallel()
+	identity, err := proteus.GenerateIdentity(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := proteus.GeneratePreKey(nil, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := k.SignedBundle(identity)
+	show := func() (out, stderr string, code int) {
+		return output(t, "--json", "proteus", "fingerprint", "--prekey", base64.StdEncoding.EncodeToString(b.Marshal()))
+	}
+	if out, stderr, code := show(); code != 0 || !strings.Contains(out, `"prekey":3,"signed":true`) {
+		t.Errorf("%s%s", out, stderr)
+	}
+	b.Signature[0] ^= 1
+	if out, stderr, code := show(); code != 1 || out != "" || !strings.Contains(stderr, `"code":407`) {
+		t.Errorf("%s%s", out, stderr)
+	}
+}
+
+// homeWith is a home with sessions by the prekeys of others.
+func homeWith(t *testing.T, sessions ...string) *program {
+	t.Helper()
+	home := filepath.Join(t.TempDir(), "home")
+	if out, stderr, code := output(t, "--home", home, "proteus", "init"); code != 0 {
+		t.Fatal(out, stderr)
+	}
+	for _, name := range sessions {
+		openIn(t, home, name)
+	}
+	return &program{home: home, out: io.Discard, err: io.Discard}
+}
+
+func openIn(t *testing.T, home, name string) {
+	t.Helper()
+	identity, err := proteus.GenerateIdentity(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := proteus.GeneratePreKey(nil, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bundle := base64.StdEncoding.EncodeToString(k.Bundle(identity).Marshal())
+	if out, stderr, code := output(t, "--home", home, "proteus", "encrypt", name, "--replace", "--prekey", bundle); code != 0 {
+		t.Fatal(out, stderr)
+	}
+}
+
+// A session that goes while the others are listed is no error.
+func TestProteusSessionsMeanwhile(t *testing.T) {
+	t.Parallel()
+	p := homeWith(t, "first")
+	err := p.withSessions(t.Context(), func(ctx context.Context, c *client.Client) error {
+		identity, err := proteus.GenerateIdentity(nil)
+		if err != nil {
+			return err
+		}
+		k, err := proteus.GeneratePreKey(nil, 1)
+		if err != nil {
+			return err
+		}
+		err = inProteus(ctx, c, func(ctx context.Context, x client.Proteus) error {
+			for i := range 60 {
+				if err := x.SessionFromPreKey(ctx, fmt.Sprint(i), k.Bundle(identity).Marshal()); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		n := 0
+		err = eachSession(ctx, c, func(line sessionLine) error {
+			if n++; line.Session == "59" || line.State != sessionOpen {
+				t.Errorf("%+v", line)
+			}
+			return inProteus(ctx, c, func(ctx context.Context, x client.Proteus) error { return x.Delete(ctx, "59") })
+		})
+		if n != 60 {
+			t.Errorf("%d sessions", n)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// One damaged session hides no other, doctor finds it, and it can be replaced and deleted.
+func TestProteusDamagedSession(t *testing.T) {
+	t.Parallel()
+	home := homeWith(t, "bob").home
+	records := func(change ...core.Put) (all map[string]core.Put) {
+		t.Helper()
+		ks, err := sqlite.Open(t.Context(), filepath.Join(home, "store.db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = map[string]core.Put{}
+		for table := core.Table(1); table < 64; table++ { // 0 is of the store itself
+			answers, err := ks.Read(t.Context(), []core.Query{{Table: table}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range answers[0] {
+				all[fmt.Sprintf("%d %x", table, r.Key)] = core.Put{Table: table, Key: r.Key, Value: r.Value, Version: r.Version}
+			}
+		}
+		if err := errors.Join(ks.Apply(t.Context(), core.Batch{Puts: change}), ks.Close()); err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	before := records()
+	openIn(t, home, "carol")
+	found := 0
+	for name, put := range records() {
+		if _, old := before[name]; old {
+			continue
+		}
+		whole := put.Value
+		put.Value = append(whole[:len(whole)-1:len(whole)-1], whole[len(whole)-1]^1)
+		records(put)
+		out, stderr, code := output(t, "--home", home, "--json", "proteus", "sessions")
+		if code == 0 {
+			found++
+			if !strings.Contains(out, `{"session":"carol","state":"damaged"}`) || !strings.Contains(out, `"session":"bob","remote":"`) {
+				t.Error(out)
+			}
+			if out, _, code := output(t, "--home", home, "doctor"); code == 0 || !strings.Contains(out, "fail  proteus       1 of 2 sessions are damaged: carol\n") {
+				t.Errorf("doctor, %d: %s", code, out)
+			}
+			_, stderr, _ := output(t, "--home", home, "proteus", "encrypt", "carol")
+			if !strings.Contains(stderr, "proteus sessions shows which session it is") {
+				t.Error(stderr)
+			}
+			if out, stderr, code := output(t, "--home", home, "proteus", "sessions", "--delete", "carol"); code != 0 {
+				t.Error(out, stderr)
+			}
+			openIn(t, home, "carol")
+			if out, stderr, code := output(t, "--home", home, "proteus", "encrypt", "carol"); code != 0 {
+				t.Error(out, stderr)
+			}
+			break // the other records are not the same any more
+		}
+		if !strings.Contains(stderr, "damaged") { // the list itself
+			t.Error(stderr)
+		}
+		put.Value = whole
+		records(put)
+	}
+	if found == 0 {
+		t.Error("no session was damaged")
 	}
 }
