@@ -17,7 +17,9 @@ func derive(input, salt []byte, info string) (cipherKey, macKey core.Secret) {
 	pseudorandom := hmacSHA256(salt, input)
 	defer clear(pseudorandom[:])
 	first := hmacSHA256(pseudorandom[:], append([]byte(info), 1))
-	second := hmacSHA256(pseudorandom[:], append(append(first[:len(first):len(first)], info...), 2))
+	block := append(append(append(make([]byte, 0, 64), first[:]...), info...), 2)
+	defer clear(block)
+	second := hmacSHA256(pseudorandom[:], block)
 	return core.NewSecret(first[:]), core.NewSecret(second[:])
 }
 

@@ -84,6 +84,29 @@ func TestStatesLimit(t *testing.T) {
 	refused(t, "a state that was dropped, without the prekey", err, CodePreKeyNotFound)
 }
 
+// A state that was dropped and opened again before anything was stored leaves no records of
+// its first time.
+func TestRevivedState(t *testing.T) {
+	t.Parallel()
+	random := seeded(25)
+	alice, bob := newDevice(t, random), newDevice(t, random, LastResortPreKeyID)
+	first, message := sends(t, skips(t, alice.opens(t, bob, LastResortPreKeyID), 3), "first")
+	stored := bob.store(t, bob.reads(t, nil, message, "first"))
+	toAlice := stored
+	for range maxStates {
+		_, m := sends(t, alice.opens(t, bob, LastResortPreKeyID), "open")
+		toAlice = bob.reads(t, toAlice, m, "open")
+	}
+	if toAlice.find(first.current) >= 0 {
+		t.Fatal("the state is not dropped")
+	}
+	toAlice = bob.reads(t, toAlice, message, "first")
+	bob.stored.apply(toAlice.Changes(stored))
+	if err := bob.stored.whole(toAlice); err != nil {
+		t.Error(err)
+	}
+}
+
 // A stored session may have more states than we keep. Then one goes with each message, the
 // oldest, and never the one that was read in.
 func TestManyStates(t *testing.T) {

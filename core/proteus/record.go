@@ -161,7 +161,8 @@ func (s *Session) Changes(before *Session) *record.WriteSet {
 		w.Put(RecordHead, nil, s.head())
 	}
 	for _, t := range before.states {
-		if s.find(t.tag) < 0 {
+		// One that was opened again has the same tag, and other records.
+		if i := s.find(t.tag); i < 0 || s.states[i].number != t.number {
 			w.Del(RecordState, key(t.number))
 			w.Del(RecordKept, key(t.number))
 		}

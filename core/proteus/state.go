@@ -37,7 +37,7 @@ type receiveChain struct {
 // handshake gives the root key and the first chain key of a session from the three shared
 // secrets of who opens it and who is called.
 func handshake(secrets ...core.Secret) (root core.Secret, first chainKey) {
-	var master []byte
+	master := make([]byte, 0, 96)
 	for _, s := range secrets {
 		master = append(master, s.Bytes()...)
 		s.Wipe()
