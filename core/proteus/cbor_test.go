@@ -239,11 +239,17 @@ func TestReadingSessions(t *testing.T) {
 	size := (bytes.Index(keys[2:], keys[:6]) + 2)
 	swapped := slices.Concat(b[:kept+2], keys[size:2*size], keys[:size], keys[2*size:])
 	same := slices.Concat(b[:kept+2], keys[:size], keys[:size], keys[2*size:])
+	yet := bytes.Clone(b)
+	if yet[kept-38] != 5 {
+		t.Fatalf("the chain is at %d", yet[kept-38])
+	}
+	yet[kept-38] = 3
 	for name, c := range map[string]struct {
 		data []byte
 		code Code
 	}{
 		"as it is written":            {b, 0},
+		"a key that comes yet":        {yet, CodeMalformed},
 		"no local identity":           {slices.Concat([]byte{0xa5}, b[1:at], other), 0},
 		"no pending prekey":           {slices.Concat([]byte{0xa5}, b[1:at], own, other[:none], other[none+2:]), 0},
 		"nothing of what is optional": {slices.Concat([]byte{0xa4}, b[1:at], other[:none], other[none+2:]), 0},

@@ -60,6 +60,15 @@ func (k kept) count() (n int) {
 // first is the lowest counter, of which there must be one.
 func (k kept) first() uint32 { return k[0].number<<5 + uint32(bits.TrailingZeros32(k[0].has)) }
 
+// end is the counter after the highest; 0 if there is none.
+func (k kept) end() uint64 {
+	if len(k) == 0 {
+		return 0
+	}
+	last := k[len(k)-1]
+	return uint64(last.number)<<5 + uint64(bits.Len32(last.has))
+}
+
 // find gives the page that has the key of a counter.
 func (k kept) find(counter uint32) (i int, ok bool) {
 	i, ok = slices.BinarySearchFunc(k, counter>>5, func(p page, number uint32) int {

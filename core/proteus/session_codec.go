@@ -240,6 +240,9 @@ func (r *reader) receiveChains(stored bool) (chains []receiveChain) {
 			}
 			return true
 		})
+		if !stored && c.kept.end() > c.chain.index {
+			r.fail(CodeMalformed, "message keys that the chain has yet to give")
+		}
 		chains = append(chains, c)
 		if r.err != nil {
 			break
