@@ -3,7 +3,6 @@
 package client
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -21,22 +20,12 @@ type sessionHead struct {
 	sequence  uint64 // in the list of all
 	accidents uint32 // of the store, when the session was made
 	floors    []proteus.Floor
-	// The engine's head and state of a session that has one state, as almost all have: a message
-	// reads and writes one record then. Of others they lie beside this, each by itself.
-	records []record.Record
 }
 
 func (h sessionHead) encode() []byte {
-	size := 32 + 40*len(h.floors)
-	for _, r := range h.records {
-		size += 8 + len(r.Key) + len(r.Value)
-	}
-	e := slices.Grow(newEncoder(), size).u64(h.sequence).u32(h.accidents).u32(uint32(len(h.floors)))
+	e := newEncoder().u64(h.sequence).u32(h.accidents).u32(uint32(len(h.floors)))
 	for _, f := range h.floors {
 		e = e.raw(f.Ratchet[:]).u64(f.Index)
-	}
-	for _, r := range h.records {
-		e = e.u8(byte(r.Kind)).bytes(r.Key).bytes(r.Value)
 	}
 	return e
 }
@@ -49,9 +38,6 @@ func decodeSessionHead(value []byte) (h sessionHead, err error) {
 			d.raw(f.Ratchet[:])
 			f.Index = d.u64()
 			h.floors = append(h.floors, f)
-		}
-		for !d.bad && !d.s.Empty() {
-			h.records = append(h.records, record.Record{Kind: record.Kind(d.u8()), Key: d.bytes(), Value: d.bytes()})
 		}
 	})
 	return h, err
@@ -66,8 +52,6 @@ type heldSession struct {
 	head    sessionHead
 	exists  bool
 	damaged error // why it cannot be read; the head can
-
-	engine []byte // the engine's head, if that is in ours; nil: it is not
 
 	stored  *proteus.Session // as it is in the store; nil: it is not, or is replaced
 	session *proteus.Session // as the segment has made it
@@ -107,9 +91,9 @@ func (p Proteus) salvage(ctx context.Context, names ...string) ([]*heldSession, 
 	return out, nil
 }
 
-// mostAtOnce is how many records of a session are read by one query: its head, which mostly has
-// all of it, and then there is no second or it is of keys that are kept.
-const mostAtOnce = 2
+// mostAtOnce is how many records of a session are read by one query: its head, the engine's and a
+// state, mostly, and then there is no fourth.
+const mostAtOnce = 4
 
 // loadSessions reads the sessions at some places, at once unless an answer of the store is too
 // small for all: peers have a say in what a session holds. One that is damaged is for itself.
@@ -195,15 +179,6 @@ func (h *heldSession) load(stored []seal.Record) (err error) {
 			if h.head, err = decodeSessionHead(r.Value); err != nil {
 				return err
 			}
-			for _, r := range h.head.records {
-				if i := int(r.Kind - proteus.RecordHead); i < len(records) {
-					records[i] = append(records[i], r)
-				}
-				if r.Kind == proteus.RecordHead {
-					h.engine = bytes.Clone(r.Value)
-				}
-			}
-			h.head.records = nil
 		case proteus.RecordHead, proteus.RecordState:
 			i := kind - proteus.RecordHead
 			records[i] = append(records[i], record.Record{Kind: kind, Key: r.Key[1:], Value: r.Value})
@@ -272,32 +247,8 @@ func (h *heldSession) write(s *segment) {
 		return
 	}
 	h.head.floors = nil
-	changes := h.session.Changes(h.stored)
-	switch {
-	case h.session.States() == 1:
-		h.head.records, changes.Puts = headAndStates(changes.Puts) // the state has changed
-		if len(h.head.records) == 1 {
-			h.head.records = append(h.head.records, record.Record{Kind: proteus.RecordHead, Value: h.engine})
-		}
-	case h.stored != nil && h.engine != nil: // they are no longer in our head
-		all, _ := headAndStates(h.session.Changes(nil).Puts)
-		_, kept := headAndStates(changes.Puts)
-		changes.Puts = append(all, kept...)
-	}
 	s.put(at, theOnly, h.head.encode())
-	s.take(ofSession(h.name), changes)
-}
-
-// headAndStates tells what may be in our head from the keys that are kept.
-func headAndStates(records []record.Record) (these, kept []record.Record) {
-	for _, r := range records {
-		if r.Kind == proteus.RecordKept {
-			kept = append(kept, r)
-		} else {
-			these = append(these, r)
-		}
-	}
-	return these, kept
+	s.take(ofSession(h.name), h.session.Changes(h.stored))
 }
 
 func (h *heldSession) landed(*Client, versions) { h.wipe() }
@@ -313,7 +264,6 @@ func (h *heldSession) undone(*Client) []raise {
 		return nil
 	}
 	return []raise{{at(tableSession, h.name), theOnly, func(stored []byte) ([]byte, error) {
-		defer clear(stored)
 		if len(stored) == 0 { // it was deleted, and its keys with it
 			return nil, nil
 		}

@@ -263,7 +263,7 @@ func TestMigrateAfterAccident(t *testing.T) {
 // A tight store takes little in one write, and gives little in one answer.
 type tight struct {
 	core.Keystore
-	takes, gives int // bytes
+	bytes int
 }
 
 func (s *tight) Read(ctx context.Context, queries []core.Query) ([][]core.Record, error) {
@@ -274,7 +274,7 @@ func (s *tight) Read(ctx context.Context, queries []core.Query) ([][]core.Record
 			size += len(r.Value)
 		}
 	}
-	if size > s.gives {
+	if size > s.bytes {
 		return nil, core.ErrTooLarge
 	}
 	return answers, err
@@ -285,7 +285,7 @@ func (s *tight) Apply(ctx context.Context, b core.Batch) error {
 	for _, p := range b.Puts {
 		size += len(p.Value)
 	}
-	if size > s.takes {
+	if size > s.bytes {
 		return core.ErrTooLarge
 	}
 	return s.Keystore.Apply(ctx, b)
@@ -301,7 +301,7 @@ func TestMigrateWhatDoesNotFit(t *testing.T) {
 	for _, name := range []string{"", "a", "b", "c", long, "d"} {
 		m.box.Sessions = append(m.box.Sessions, cryptobox.Session{Name: name, Read: bob.Read})
 	}
-	d := (&proteusDevice{TB: t, ks: &tight{memory.New(), 3000, 1500}}).again()
+	d := (&proteusDevice{TB: t, ks: &tight{memory.New(), 1500}}).again()
 	left := map[string]error{}
 	for name, r := range m.into(d) {
 		if r.Err != nil {

@@ -197,7 +197,6 @@ func (p Proteus) explain(ctx context.Context, h *heldSession, err error) error {
 		return err
 	}
 	r, _, again := newSegment(p.t.client.store).get(ctx, at(tableSession, h.name), theOnly)
-	clear(r.Value)
 	if again == nil && r.Version != h.version {
 		return fmt.Errorf("the session changed while it was read: %w", core.ErrConflict)
 	}
@@ -259,7 +258,6 @@ func (p Proteus) Recovering(ctx context.Context) (list []string, err error) {
 				return err
 			}
 			for i, name := range page {
-				defer wipeValues(answers[i])
 				var head sessionHead
 				switch held, ok := s.held[queries[i].place].party.(*heldSession); {
 				case ok:

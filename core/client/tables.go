@@ -41,7 +41,7 @@ const (
 	tableProteus                               // no scope: the Proteus identity; scope name: a record of a cryptobox that was moved
 	tablePreKey                                // no scope; id u16: a Proteus prekey
 	tableSessions                              // no scope: head; sequence u64: the name of a Proteus session
-	tableSession                               // scope name: head of a Proteus session; kind u8 and the engine's key, unless they are in that
+	tableSession                               // scope name: head of a Proteus session; kind u8 and the engine's key
 )
 
 // theOnly is the key of a record that is alone in its place, or its head. Items

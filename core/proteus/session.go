@@ -207,9 +207,6 @@ func (s *Session) find(tag Tag) int {
 	return slices.IndexFunc(s.states, func(t taggedState) bool { return t.tag == tag })
 }
 
-// States is how many states the session has.
-func (s *Session) States() int { return len(s.states) }
-
 // Local is our identity key.
 func (s *Session) Local() PublicKey { return s.local }
 
