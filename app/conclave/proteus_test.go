@@ -386,7 +386,7 @@ func TestProteusDamagedSession(t *testing.T) {
 	}
 	before := records()
 	openIn(t, home, "carol")
-	found, deleted := 0, false
+	found := 0
 	for name, put := range records() {
 		if _, old := before[name]; old {
 			continue
@@ -407,12 +407,9 @@ func TestProteusDamagedSession(t *testing.T) {
 			if !strings.Contains(stderr, "proteus sessions shows which session it is") {
 				t.Error(stderr)
 			}
-			if _, _, code := output(t, "--home", home, "proteus", "sessions", "--delete", "carol"); code != 0 {
-				put.Value = whole // it is the head, by which it is found
-				records(put)
-				continue
+			if out, stderr, code := output(t, "--home", home, "proteus", "sessions", "--delete", "carol"); code != 0 {
+				t.Error(out, stderr)
 			}
-			deleted = true
 			openIn(t, home, "carol")
 			if out, stderr, code := output(t, "--home", home, "proteus", "encrypt", "carol"); code != 0 {
 				t.Error(out, stderr)
@@ -425,7 +422,7 @@ func TestProteusDamagedSession(t *testing.T) {
 		put.Value = whole
 		records(put)
 	}
-	if found == 0 || !deleted {
-		t.Errorf("%d times it was damaged; deleted: %v", found, deleted)
+	if found == 0 {
+		t.Error("no session was damaged")
 	}
 }

@@ -4,6 +4,7 @@ package client
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -51,7 +52,7 @@ type heldSession struct {
 	version core.Version // of the head; zero: there is none
 	head    sessionHead
 	exists  bool
-	damaged error // why it cannot be read; the head can
+	damaged error // why it cannot be read
 
 	stored  *proteus.Session // as it is in the store; nil: it is not, or is replaced
 	session *proteus.Session // as the segment has made it
@@ -115,11 +116,37 @@ func loadSessions(ctx context.Context, s *segment, places []place) ([]party, err
 			h.head, again = decodeSessionHead(r.Value)
 		}
 		if again != nil || !found {
-			return nil, h.damaged
+			if again = h.search(ctx, s, places[0]); again != nil {
+				return nil, again
+			}
 		}
 		return []party{h}, nil
 	}
 	return out, err
+}
+
+// search finds what the head of a session says in the list of all, if the head is damaged.
+func (h *heldSession) search(ctx context.Context, s *segment, at place) error {
+	answers, err := s.read(ctx, query{place: at, prefix: theOnly, keysOnly: true})
+	if err != nil {
+		return err
+	}
+	for _, r := range answers[0] {
+		h.version = r.Version
+	}
+	h.exists, h.head = false, sessionHead{}
+	_, err = items(ctx, s, sessionList, nil, func(key, value []byte) (struct{}, error) {
+		err := decodeRecord("a list of names", value, func(d *decoder) {
+			if string(d.bytes()) == h.name && len(key) == 8 {
+				h.exists, h.head.sequence = true, binary.BigEndian.Uint64(key)
+			}
+		})
+		return struct{}{}, err
+	})
+	if err == nil && !h.exists {
+		err = h.damaged
+	}
+	return err
 }
 
 func readSessions(ctx context.Context, s *segment, places []place) ([]party, error) {

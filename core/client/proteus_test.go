@@ -740,3 +740,59 @@ func TestProteusDamaged(t *testing.T) {
 		})
 	}
 }
+
+// So is one whose head is damaged.
+func TestProteusDamagedHead(t *testing.T) {
+	t.Parallel()
+	ks := memory.New()
+	alice, bob := newProteus(t, ks), newProteus(t, memory.New())
+	head := func(name string) core.Record { // the first of the records that come with a session
+		t.Helper()
+		old, err := ks.Read(t.Context(), []core.Query{{Table: client.TableSession}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		alice.open(name, bob.bundle())
+		all, err := ks.Read(t.Context(), []core.Query{{Table: client.TableSession}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fresh := slices.DeleteFunc(all[0], func(r core.Record) bool {
+			return slices.ContainsFunc(old[0], func(o core.Record) bool { return bytes.Equal(o.Key, r.Key) })
+		})
+		if len(fresh) == 0 {
+			t.Fatal("no record is new")
+		}
+		return fresh[0]
+	}
+	head("first")
+	r := head("new")
+	head("last")
+	value := bytes.Clone(r.Value)
+	value[len(value)-1] ^= 1
+	change := core.Batch{Puts: []core.Put{{Table: client.TableSession, Key: r.Key, Value: value, Version: r.Version}}}
+	for _, remedy := range []func(ctx context.Context, p client.Proteus) error{
+		func(ctx context.Context, p client.Proteus) error {
+			return p.SessionFromPreKey(ctx, "new", bob.bundle())
+		},
+		func(ctx context.Context, p client.Proteus) error { return p.Delete(ctx, "new") },
+	} {
+		if err := ks.Apply(t.Context(), change); err != nil {
+			t.Fatal(err)
+		}
+		err := alice.try(func(ctx context.Context, p client.Proteus) error { _, err := p.Exists(ctx, "new"); return err })
+		if !errors.Is(err, core.ErrDamaged) || !strings.Contains(err.Error(), `"new"`) {
+			t.Errorf("it exists: %v", err)
+		}
+		alice.do(remedy)
+		alice = alice.again()
+	}
+	alice.do(func(ctx context.Context, p client.Proteus) error {
+		names, err := p.Sessions(ctx)
+		if want := []string{"first", "last"}; !slices.Equal(names, want) {
+			t.Errorf("left: %q", names)
+		}
+		return err
+	})
+	alice.encrypt("first", "as before")
+}
