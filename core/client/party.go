@@ -71,6 +71,7 @@ func (t *Transaction) take(ctx context.Context, load func(missing []place) ([]pa
 	}
 	for i, p := range missing {
 		s.held[p] = holding{parties[i], locks[i]}
+		s.taken = append(s.taken, p)
 	}
 	locks = nil
 	return nil

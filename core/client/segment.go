@@ -19,11 +19,13 @@ import (
 type segment struct {
 	store    *guardedStore
 	changes  map[place]*change
+	order    []place // of changes: what is written together is read together later
 	expected versions
 	steps    int // puts and dels so far
 
 	// What a transaction has beside that, and is undone with it.
 	held    map[place]holding
+	taken   []place                 // held, in their order
 	notes   []func(context.Context) // lines for the log, once this is durable
 	events  []Event
 	ends    []end        // of commits for which a caller waits
@@ -72,6 +74,7 @@ func (s *segment) change(p place) *change {
 	if !ok {
 		c = &change{puts: map[string][]byte{}}
 		s.changes[p] = c
+		s.order = append(s.order, p)
 	}
 	return c
 }
@@ -199,7 +202,8 @@ func (s *segment) apply(ctx context.Context) (versions, error) {
 		names = append(names, recordName{p, string(key)})
 	}
 	var keys []string
-	for p, c := range s.changes {
+	for _, p := range s.order {
+		c := s.changes[p]
 		for _, prefix := range c.dels {
 			del(p, prefix)
 			if mayBeLong(p, prefix) {

@@ -294,7 +294,8 @@ func (t *Transaction) unchanged() bool {
 // close makes the open segment durable and lets go of everything; a new one is
 // open then. After an error the segment is still there, to be discarded.
 func (t *Transaction) close(ctx context.Context) error {
-	for _, h := range t.segment.held {
+	for _, p := range t.segment.taken {
+		h := t.segment.held[p]
 		if h.changed() {
 			h.write(t.segment)
 		}
