@@ -106,7 +106,10 @@ func (p Proteus) Encrypt(ctx context.Context, name string, plaintext []byte) (me
 	err = p.t.do(ctx, func() error {
 		h, err := p.there(ctx, name)
 		if err == nil {
-			message, err = p.encrypt(h, plaintext)
+			err = p.writable(h)
+		}
+		if err == nil {
+			message, err = h.encrypt(plaintext)
 		}
 		return err
 	})
@@ -114,7 +117,8 @@ func (p Proteus) Encrypt(ctx context.Context, name string, plaintext []byte) (me
 }
 
 // EncryptBatched encrypts the same for many sessions, each once, in one read and one write.
-// Names that no session has are not in the result.
+// Names that no session has are not in the result. If one of the sessions cannot be written
+// in, ErrRecovering, no key of the others is used.
 func (p Proteus) EncryptBatched(ctx context.Context, names []string, plaintext []byte) (messages map[string][]byte, err error) {
 	messages = make(map[string][]byte, len(names))
 	err = p.t.do(ctx, func() error {
@@ -124,8 +128,13 @@ func (p Proteus) EncryptBatched(ctx context.Context, names []string, plaintext [
 			return err
 		}
 		held = slices.DeleteFunc(held, func(h *heldSession) bool { return h.session == nil })
+		for _, h := range held {
+			if err := p.writable(h); err != nil {
+				return err
+			}
+		}
 		sealed, errs := make([][]byte, len(held)), make([]error, len(held))
-		parallel.Do(len(held), func(i int) { sealed[i], errs[i] = p.encrypt(held[i], plaintext) })
+		parallel.Do(len(held), func(i int) { sealed[i], errs[i] = held[i].encrypt(plaintext) })
 		for i, h := range held {
 			if errs[i] != nil {
 				return errs[i]
@@ -140,10 +149,15 @@ func (p Proteus) EncryptBatched(ctx context.Context, names []string, plaintext [
 	return messages, nil
 }
 
-func (p Proteus) encrypt(h *heldSession, plaintext []byte) ([]byte, error) {
+// writable says whether the session's keys are known to be unused.
+func (p Proteus) writable(h *heldSession) error {
 	if h.head.accidents != p.t.client.accidents {
-		return nil, fmt.Errorf("session %q: the store was put back since it was made: %w", h.name, ErrRecovering)
+		return fmt.Errorf("session %q: the store was put back since it was made: %w", h.name, ErrRecovering)
 	}
+	return nil
+}
+
+func (h *heldSession) encrypt(plaintext []byte) ([]byte, error) {
 	next, message, err := h.session.Encrypt(plaintext)
 	if err != nil {
 		return nil, err

@@ -639,6 +639,17 @@ func TestProteusRecovery(t *testing.T) {
 	}
 	alice.open("new", bob.bundle())
 	waiting("bob")
+	var toNew []byte
+	alice.do(func(ctx context.Context, p client.Proteus) (err error) {
+		for range 1001 { // which is more than the peer would pass over
+			if _, err := p.EncryptBatched(ctx, []string{"bob", "new"}, nil); !errors.Is(err, client.ErrRecovering) {
+				t.Errorf("a batch with one that waits: %v", err)
+			}
+		}
+		toNew, err = p.Encrypt(ctx, "new", []byte("the first"))
+		return err
+	})
+	bob.reads("new", toNew, "the first")
 	bob.reads("alice", lost, "of the lost hour")
 	alice.reads("bob", bob.encrypt("alice", "do you hear me"), "do you hear me")
 	refused() // whatever was read
