@@ -190,7 +190,7 @@ func (p Proteus) takePreKeys(ctx context.Context, keys []cryptobox.PreKey) (out 
 // takePreKey says why a prekey is left out, or that it is used up.
 func (p Proteus) takePreKey(ctx context.Context, k cryptobox.PreKey) (used bool, left, err error) {
 	if p.t.client.accidents != 0 && k.ID != proteus.LastResortPreKeyID {
-		return false, fmt.Errorf("it may have been used before the store was put back: %w", ErrRecovering), nil
+		return false, usedSince("it may have been used before the store was put back"), nil
 	}
 	key, left := k.Read()
 	if left != nil {

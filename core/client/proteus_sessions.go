@@ -26,7 +26,8 @@ func (p Proteus) there(ctx context.Context, name string) (*heldSession, error) {
 }
 
 // SessionFromPreKey opens a session by a bundle of the other side, in place of the one of
-// this name if there is one. A signature in the bundle must be good.
+// this name if there is one: what was written in that cannot be read any more. A signature
+// in the bundle must be good.
 func (p Proteus) SessionFromPreKey(ctx context.Context, name string, bundle []byte) error {
 	return p.t.do(ctx, func() error {
 		b, err := proteus.UnmarshalPreKeyBundle(bundle)
@@ -149,10 +150,16 @@ func (p Proteus) EncryptBatched(ctx context.Context, names []string, plaintext [
 	return messages, nil
 }
 
+// A usedSince is [ErrRecovering] of what is no conversation: those words are not for it.
+type usedSince string
+
+func (e usedSince) Error() string { return string(e) }
+func (usedSince) Unwrap() error   { return ErrRecovering }
+
 // writable says whether the session's keys are known to be unused.
 func (p Proteus) writable(h *heldSession) error {
 	if h.head.accidents != p.t.client.accidents {
-		return fmt.Errorf("session %q: the store was put back since it was made: %w", h.name, ErrRecovering)
+		return usedSince(fmt.Sprintf("session %q: the store was put back since it was made", h.name))
 	}
 	return nil
 }
