@@ -47,7 +47,7 @@ var hints = []struct {
 	{proteus.ErrOutdatedMessage, "it was read already, or is too old; nothing was changed"},
 	{proteus.ErrTooDistantFuture, "more than a thousand messages before it are missing; if they do not come, have the other side open the session again by a prekey: conclave proteus prekeys 1"},
 	{proteus.ErrInvalidMessage, "it is of a session that is not here, lost or of another home; nothing was changed. Is SESSION the right name? Else have the other side open it again by a prekey: conclave proteus prekeys 1"},
-	{proteus.ErrInvalidSignature, "it was changed or cut on its way, or is for somebody else; nothing was changed. Have it sent again"},
+	{proteus.ErrInvalidSignature, "it was changed or cut on its way, or is for somebody else, or opens a session by a prekey that was used up and whose id another has now; nothing was changed. Have it sent again"},
 	{proteus.ErrMalformed, "is it whole, and what it should be, a prekey or a message of Proteus? Nothing was changed"},
 	{proteus.ErrBadKey, "no honest device has such a key; nothing was changed"},
 	{proteus.ErrExhausted, "wait for a message of the other side, or open the session again by a prekey: conclave proteus encrypt SESSION --replace --prekey BUNDLE"},

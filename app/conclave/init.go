@@ -33,7 +33,7 @@ device has its own, such as alice and alice-phone.
 
 The folder gets conclave.toml, the encrypted database store.db and store.key, which
 opens it and which only you can read. With --passphrase there is no key file: the
-passphrase is asked for each time, or read from --passphrase-file.
+passphrase is asked for each time, or read from --passphrase-file, which is enough here.
 
 With --crypto and the URI of a PKCS#11 token, private signature keys are made and stay in
 the token; with --kek and the URI of a key in one, that seals the database. See
@@ -98,7 +98,7 @@ not accepted ID, another one can be taken in the same way, and --delivery be ano
 	}
 	cmd.Flags().Uint16Var(&suite, "suite", 0, "cipher suite of RFC 9420, 1 to 7 (default 1)")
 	cmd.Flags().StringVar(&tenant, "tenant", "", "name of this client among those that share the --keystore (default \"conclave\")")
-	cmd.Flags().BoolVar(&ask, "passphrase", false, "seal the database with a passphrase instead of a key file")
+	passphraseFlag(cmd, &ask)
 	cmd.Flags().StringVar(&p.flags.Key, "kek", "", "URI of the key that seals the database, such as one in a token; --key is the same")
 	cmd.Flags().BoolVar(&extractable, "extractable", false, extractableFlag)
 	cmd.MarkFlagsMutuallyExclusive("passphrase", "kek")
@@ -106,6 +106,11 @@ not accepted ID, another one can be taken in the same way, and --delivery be ano
 }
 
 const extractableFlag = "use a key of a token that can leave it all the same"
+
+// passphraseFlag is for commands that can make a home.
+func passphraseFlag(cmd *cobra.Command, ask *bool) {
+	cmd.Flags().BoolVar(ask, "passphrase", false, "seal the database with a passphrase instead of a key file")
+}
 
 // noHome says that there is no configuration.
 func (p *program) noHome() bool {
@@ -138,7 +143,7 @@ func (p *program) prepare(ctx context.Context, c config.Config, ask, extractable
 		return config.Config{}, err
 	}
 	chosen, named := c.Suite != 0, c.Tenant != ""
-	if ask {
+	if ask || p.passphraseFile != "" { // who gives a passphrase wants it to be what seals
 		c.Key = "passphrase:"
 	}
 	flags, err := fromHere(p.flags)

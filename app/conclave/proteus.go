@@ -71,7 +71,7 @@ func proteusTrouble(err error) error {
 	switch {
 	case err == nil || errors.As(err, new(hinted)):
 	case errors.Is(err, client.ErrRecovering):
-		return hint(err, "it can be read; to write, open it again by another prekey of the other side: conclave proteus encrypt SESSION --prekey BUNDLE")
+		return hint(err, "it can be read; to write, open it again by another prekey of the other side, after you have decrypted what is there: conclave proteus encrypt SESSION --prekey BUNDLE")
 	case errors.Is(err, core.ErrDamaged):
 		return hint(err, "the database is damaged; conclave proteus sessions shows which session it is, if it is one: delete it, and open it again by a prekey")
 	case errors.Is(err, core.ErrUnknownOutcome):
@@ -125,7 +125,7 @@ identity for conversations, and the other way round. No delivery service is need
 			}, fx.Populate(&own))
 		},
 	}
-	cmd.Flags().BoolVar(&ask, "passphrase", false, "seal the database with a passphrase instead of a key file")
+	passphraseFlag(cmd, &ask)
 	return cmd
 }
 
@@ -205,14 +205,20 @@ func (p *program) bundleFingerprint(text string) error {
 	}{digits, b.ID, len(b.Signature) > 0}, "%s\n", readable(digits))
 }
 
-// unbase64 reads what was printed in base64, also if it was wrapped into lines.
+// unbase64 reads what was printed in base64, also if it was wrapped into lines. Of several
+// values the first would be read, and the others dropped: a line that begins as the one
+// before is another value.
 func unbase64(what, text string) ([]byte, error) {
+	const begin = len("owABA")
+	if lines := strings.Fields(text); len(lines) > 1 && len(lines[0]) > begin && strings.HasPrefix(lines[1], lines[0][:begin]) {
+		return nil, hint(fmt.Errorf("more than one: %w: %s has one line", core.ErrInvalid, what), "nothing was changed; give one after the other, each to a run of its own")
+	}
 	data, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(text), ""))
 	if err == nil && len(data) == 0 {
 		err = errors.New("nothing is there")
 	}
 	if err != nil {
-		return nil, hint(fmt.Errorf("%s is not base64: %w: %v", what, core.ErrInvalid, err), "is it whole, and nothing else? conclave proteus prekeys and conclave proteus encrypt print base64")
+		return nil, hint(fmt.Errorf("%s is not base64: %w: %v", what, core.ErrInvalid, err), "is it whole, and nothing else? conclave proteus prekeys and conclave proteus encrypt print base64; what --raw has printed is read with --raw")
 	}
 	return data, nil
 }

@@ -55,7 +55,8 @@ the message and a tab between; if one of them is missing, nothing is encrypted.
 
 With --prekey the session is opened by a prekey of the other side. If there is one already,
 it is left alone, unless --replace says otherwise or it waits to be opened again after the
-database was put back.
+database was put back. What the other side has written in the old one cannot be read any
+more then: decrypt what is there first.
 
 What is printed is to be sent: no other run prints it again.`,
 		Example: `  conclave proteus encrypt bob <text >message

@@ -21,7 +21,8 @@ import (
 )
 
 func (p *program) proteusMigrate() *cobra.Command {
-	return &cobra.Command{
+	var ask bool
+	cmd := &cobra.Command{
 		Use:   "migrate BOX",
 		Short: "Move a cryptobox here: identity, sessions, prekeys",
 		Long: `Move what an earlier client of Wire has of Proteus into the home folder, which is made if
@@ -45,11 +46,13 @@ Do not use BOX any more after that: two that go on with the same keys use them t
 				return err
 			}
 			var own *client.Client
-			return p.inNewHome(cmd.Context(), config.Config{}, false, false, func(ctx context.Context, _ config.Config, _ *messenger.Messenger) error {
+			return p.inNewHome(cmd.Context(), config.Config{}, ask, false, func(ctx context.Context, _ config.Config, _ *messenger.Messenger) error {
 				return proteusTrouble(p.migrate(ctx, own, box, identity))
 			}, fx.Populate(&own))
 		},
 	}
+	passphraseFlag(cmd, &ask)
+	return cmd
 }
 
 // openBox reads what a path names, and whose it is.
@@ -135,7 +138,7 @@ func (p *program) migrate(ctx context.Context, c *client.Client, box *cryptobox.
 	total := func(n map[string]int) int { return n["identity"] + n["sessions"] + n["prekeys"] }
 	words := "moved: " + listOf(moved) + "\n"
 	if total(kept) > 0 {
-		words += "here already, and left as it was: " + listOf(kept) + "\n"
+		words += "here already, or deleted or used up since, and left as it was: " + listOf(kept) + "\n"
 	}
 	words += "the cryptobox has the same keys: do not use it any more\n"
 	err = p.result(struct {

@@ -39,8 +39,8 @@ func (p *program) proteusSessions() *cobra.Command {
 		Short: "List the sessions, or delete some",
 		Long: `List the sessions with the fingerprint of the other side. One that is "recovering" is from
 before the database was put back to an older state: its keys may have been used since, so
-it can be read, and to write, it has to be opened again by another prekey. One that is
-"damaged" cannot be read.
+it can be read, and to write, it has to be opened again by another prekey; what comes in
+the old one after that cannot be read. One that is "damaged" cannot be read.
 
 With --delete sessions are deleted; what was written in them and is still under way cannot
 be read then.`,
