@@ -3,6 +3,7 @@
 package proteus
 
 import (
+	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
@@ -14,30 +15,17 @@ import (
 
 // derive is HKDF with SHA-256 (RFC 5869) to two keys of 32 bytes.
 func derive(input, salt []byte, info string) (cipherKey, macKey core.Secret) {
-	pseudorandom := hmacSHA256(salt, input)
-	defer clear(pseudorandom[:])
-	first := hmacSHA256(pseudorandom[:], append([]byte(info), 1))
-	block := append(append(append(make([]byte, 0, 64), first[:]...), info...), 2)
-	defer clear(block)
-	second := hmacSHA256(pseudorandom[:], block)
-	return core.NewSecret(first[:]), core.NewSecret(second[:])
+	out, err := hkdf.Key(sha256.New, input, salt, info, 64)
+	if err != nil {
+		panic(err) // of the length alone
+	}
+	return core.NewSecret(out[:32:32]), core.NewSecret(out[32:])
 }
 
-// hmacSHA256 is HMAC (RFC 2104) with a key of at most 64 bytes, of at most 128. Each message has
-// five of them: crypto/hmac takes three times as long for such, most of it for memory.
-func hmacSHA256(key, message []byte) [sha256.Size]byte {
-	var room [sha256.BlockSize + 128]byte
-	defer clear(room[:])
-	pad := room[:sha256.BlockSize]
-	copy(pad, key)
-	for i := range pad {
-		pad[i] ^= 0x36
-	}
-	inner := sha256.Sum256(append(pad, message...))
-	for i := range pad {
-		pad[i] ^= 0x36 ^ 0x5c
-	}
-	return sha256.Sum256(append(pad, inner[:]...))
+func hmacSHA256(key, message []byte) []byte {
+	h := hmac.New(sha256.New, key)
+	h.Write(message)
+	return h.Sum(nil)
 }
 
 // A chainKey is the key of a chain of messages, each of which has a key that is derived
@@ -51,8 +39,7 @@ type chainKey struct {
 const maxIndex = 1<<32 - 1
 
 func (c chainKey) next() chainKey {
-	next := hmacSHA256(c.key.Bytes(), []byte("1"))
-	return chainKey{core.NewSecret(next[:]), c.index + 1}
+	return chainKey{core.NewSecret(hmacSHA256(c.key.Bytes(), []byte("1"))), c.index + 1}
 }
 
 // step is next for a chain key of the caller's own, which it wipes.
@@ -64,9 +51,9 @@ func (c *chainKey) step() {
 
 func (c chainKey) messageKeys() messageKeys {
 	input := hmacSHA256(c.key.Bytes(), []byte("0"))
-	defer clear(input[:])
+	defer clear(input)
 	m := messageKeys{counter: uint32(c.index)}
-	m.cipher, m.mac = derive(input[:], nil, "hash_ratchet")
+	m.cipher, m.mac = derive(input, nil, "hash_ratchet")
 	return m
 }
 
@@ -100,11 +87,7 @@ func (m messageKeys) crypt(to, data []byte) {
 	c.XORKeyStream(to, data)
 }
 
-func (m messageKeys) authenticate(message []byte) []byte {
-	h := hmac.New(sha256.New, m.mac.Bytes())
-	h.Write(message)
-	return h.Sum(nil)
-}
+func (m messageKeys) authenticate(message []byte) []byte { return hmacSHA256(m.mac.Bytes(), message) }
 
 // verifies compares in constant time.
 func (m messageKeys) verifies(e *envelope) bool {
