@@ -111,8 +111,9 @@ func (s *Session) Encrypt(plaintext []byte) (*Session, []byte, error) {
 }
 
 // Decrypt reads a message of the session, also one that opens another state of it; a state
-// that is there is not opened again: ErrOutdatedMessage. After an error nothing has changed. It draws the seed of a ratchet key for the first message of
-// each turn of the peer's, and another where it then opens a state.
+// that is there is not opened again: ErrOutdatedMessage. After an error nothing has changed.
+// It draws the seed of a ratchet key for the first message of each turn of the peer's, and
+// another where it then opens a state.
 func (s *Session) Decrypt(ctx context.Context, env *Env, message []byte) (*Decrypted, error) {
 	e, err := parseEnvelope(message)
 	if err != nil {
