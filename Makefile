@@ -25,7 +25,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: demo setup setup-soak postgres tokens tokens-soak token peer test check unit scale race bench bench-proteus bench-all fuzz soak soak-race soak-fuzz soak-interop build clean
+.PHONY: demo setup setup-soak postgres tokens tokens-soak token peer ca test check unit scale race bench bench-proteus bench-all fuzz soak soak-race soak-fuzz soak-interop build clean
 
 DIRS := $(wildcard core providers storage hsm plugins app softhsm-test)
 PKGS := $(DIRS:%=./%/...)
@@ -35,6 +35,7 @@ SOAK ?= 20
 SOAK_TIME ?= 1h
 SCALE_TIME ?= 10m
 STATICCHECK := bin/staticcheck-v0.8.2
+STEP_CA := bin/peers/step-ca-v0.30.2
 TOKENS := softhsm2 opensc libnss3 libnss3-tools p11-kit p11-kit-modules
 TOKENS_SOAK := swtpm tpm2-tools tpm2-abrmd libtpm2-pkcs11-1 libtpm2-pkcs11-tools libtss2-tcti-tabrmd0 \
 	dbus-daemon opencryptoki util-linux
@@ -71,7 +72,7 @@ setup:
 		elif sudo -n true 2>/dev/null; then sudo -n apt-get update -q && sudo -n $$install; \
 		else echo "setup: please run as root: apt-get update && $$install"; exit 1; fi; \
 	fi
-	@$(MAKE) --no-print-directory $(STATICCHECK) postgres tokens peer
+	@$(MAKE) --no-print-directory $(STATICCHECK) postgres tokens peer ca
 
 setup-soak: setup tokens-soak
 
@@ -140,6 +141,21 @@ peer:
 		(cd $$to.new && npm ci --prefer-offline --no-audit --no-fund --loglevel=error) || { required && exit 1; continue; }; \
 		mv $$to.new $$to; \
 	done
+
+# The real step-ca, built from its module, and the program of the shared folder that starts it
+# with Wire's challenges.
+ca:
+	@for shared in $${CONCLAVE_SHARED:-shared ../shared}; do \
+		[ -d "$$shared/e2ei-peer" ] || continue; \
+		if [ ! -x $(STEP_CA) ]; then \
+			echo "setup: step-ca v0.30.2 into $(STEP_CA) (built from its module)"; \
+			GOBIN=$(CURDIR)/bin/peers CGO_ENABLED=0 go install github.com/smallstep/certificates/cmd/step-ca@v0.30.2; \
+			mv bin/peers/step-ca $(STEP_CA); \
+		fi; \
+		(cd "$$shared/e2ei-peer" && go build -o $(CURDIR)/bin/peers/e2ei-peer ./cmd/e2ei-peer); \
+		exit; \
+	done; \
+	[ -z "$${CONCLAVE_SHARED:-}" ] || { echo "setup: there is no e2ei-peer in $$CONCLAVE_SHARED"; exit 1; }
 
 # Built once, outside go.mod, so that its modules are none of ours.
 $(STATICCHECK):
