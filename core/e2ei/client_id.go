@@ -172,6 +172,10 @@ func (h Handle) Domain() string { return h.domain }
 // zero Handle it is empty.
 func (h Handle) URI() string { return h.uri }
 
+// same says whether two spellings are of one handle. An issuer may spell it otherwise than we
+// did: Go's net/url does so with some characters.
+func (h Handle) same(other Handle) bool { return h.name == other.name && h.domain == other.domain }
+
 // parseWireURI splits wireapp://who@domain and decodes who.
 func parseWireURI(s string) (who, domain string, ok bool) {
 	if len(s) > maxID {

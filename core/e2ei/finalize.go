@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2ei
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"time"
+
+	"github.com/conclave-mls/conclave/core"
+)
+
+// OrderRequest asks how the order is: before it is finalized for CheckOrderResponse, after it
+// for FinalizeResponse.
+func (e *Enrollment) OrderRequest(nonce string) (Request, error) {
+	const s = StepCheckOrder
+	if err := e.need(s, toCheckOrder...); err != nil {
+		return Request{}, err
+	}
+	return e.request(s, e.order.url, nonce, nil)
+}
+
+var (
+	toCheckOrder = []Step{
+		StepDirectory, StepNewAccount, StepNewOrder,
+		StepDeviceAuthorization, StepUserAuthorization, StepDPoPChallenge, StepOIDCChallenge,
+	}
+	toFinalize = append(toCheckOrder[:len(toCheckOrder):len(toCheckOrder)], StepCheckOrder)
+)
+
+// CheckOrderResponse takes the order once both challenges are valid. ErrPending: the server
+// thinks that one is not; ErrFinalized: it went on already; ErrOrder: it failed.
+func (e *Enrollment) CheckOrderResponse(body []byte, now time.Time) error {
+	const s = StepCheckOrder
+	if err := e.need(s, toCheckOrder...); err != nil {
+		return err
+	}
+	var o acmeOrder
+	if err := decode(body, &o); err != nil {
+		return &StepError{s, err}
+	}
+	judged := status("order", o.Status, map[string]error{
+		"ready": nil, "pending": ErrPending, "processing": ErrFinalized, "valid": ErrFinalized, "invalid": ErrOrder,
+	})
+	if judged != nil && !errors.Is(judged, ErrFinalized) {
+		return &StepError{s, judged}
+	}
+	if err := e.checkOrder(&o, now); err != nil {
+		return &StepError{s, err}
+	}
+	if err := e.ownURLs(o.Finalize); err != nil {
+		return &StepError{s, err}
+	}
+	if judged != nil {
+		return &StepError{s, judged}
+	}
+	e.order.finalize = o.Finalize
+	e.order.setTimes(&o)
+	e.ready = true
+	return nil
+}
+
+// The attributes of the subject of a request. There is no common name: the server would take
+// it for a DNS name.
+var (
+	oidDomain      = asn1.ObjectIdentifier{2, 5, 4, 10}
+	oidDisplayName = asn1.ObjectIdentifier{2, 16, 840, 1, 113730, 3, 1, 241}
+)
+
+// CSRMessage is the part of the certificate signing request (RFC 2986) that the MLS key has
+// to sign: hand the signature, in MLS encoding, to FinalizeRequest. It always is the same
+// bytes. The private key is with whoever called New.
+func (e *Enrollment) CSRMessage() ([]byte, error) {
+	const s = StepFinalize
+	if err := e.need(s, toFinalize...); err != nil {
+		return nil, err
+	}
+	asked := &handedSignature{}
+	if _, err := e.csr(asked); !errors.Is(err, errNoSignature) {
+		return nil, &StepError{s, fmt.Errorf("certificate request: %w", err)}
+	}
+	return asked.message, nil
+}
+
+// FinalizeRequest sends the certificate signing request. ErrInvalid: the signature is not one
+// of the MLS key over CSRMessage.
+func (e *Enrollment) FinalizeRequest(signature []byte, nonce string) (Request, error) {
+	const s = StepFinalize
+	if err := e.need(s, toFinalize...); err != nil {
+		return Request{}, err
+	}
+	if len(signature) == 0 {
+		return Request{}, &StepError{s, fmt.Errorf("no signature: %w", core.ErrInvalid)}
+	}
+	der, err := e.csr(&handedSignature{signature: signature})
+	if err != nil {
+		// x509 has checked the signature with the key.
+		return Request{}, &StepError{s, fmt.Errorf("certificate request: %w: %w", core.ErrInvalid, err)}
+	}
+	return e.request(s, e.order.finalize, nonce, map[string]string{"csr": base64.RawURLEncoding.EncodeToString(der)})
+}
+
+func (e *Enrollment) csr(key *handedSignature) ([]byte, error) {
+	var err error
+	if key.public, err = core.X509PublicKey(e.cfg.Algorithm, e.cfg.PublicKey); err != nil {
+		return nil, err
+	}
+	id, err := url.Parse(e.cfg.ClientID.URI())
+	if err != nil {
+		return nil, err
+	}
+	handle, err := url.Parse(e.handle.URI())
+	if err != nil {
+		return nil, err
+	}
+	text := func(s string) asn1.RawValue { return asn1.RawValue{Tag: asn1.TagUTF8String, Bytes: []byte(s)} }
+	return x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
+		Subject: pkix.Name{ExtraNames: []pkix.AttributeTypeAndValue{
+			{Type: oidDomain, Value: text(e.cfg.ClientID.Domain)},
+			{Type: oidDisplayName, Value: text(e.cfg.DisplayName)},
+		}},
+		URIs: []*url.URL{id, handle},
+	}, key)
+}
+
+var errNoSignature = errors.New("no signature yet")
+
+// A handedSignature is a key for crypto/x509 whose one signature comes from elsewhere: it
+// keeps the message for who has none yet.
+type handedSignature struct {
+	public    crypto.PublicKey
+	signature []byte
+	message   []byte
+}
+
+// Public implements crypto.Signer.
+func (h *handedSignature) Public() crypto.PublicKey { return h.public }
+
+// Sign implements crypto.Signer, as one that signs no digest.
+func (h *handedSignature) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+	return nil, errNoSignature
+}
+
+// SignMessage implements crypto.MessageSigner.
+func (h *handedSignature) SignMessage(_ io.Reader, message []byte, _ crypto.SignerOpts) ([]byte, error) {
+	h.message = append([]byte(nil), message...)
+	if h.signature == nil {
+		return nil, errNoSignature
+	}
+	return h.signature, nil
+}
+
+// FinalizeResponse takes the order after it was finalized: the reply to FinalizeRequest, or
+// to a later OrderRequest. ErrProcessing: ask for the order again; ErrPending: it is not
+// finalized; ErrOrder: it failed.
+func (e *Enrollment) FinalizeResponse(body []byte, now time.Time) error {
+	const s = StepFinalize
+	// The order may have been finalized before it was checked, by who was interrupted then.
+	if err := e.need(s, toCheckOrder...); err != nil {
+		return err
+	}
+	var o acmeOrder
+	if err := decode(body, &o); err != nil {
+		return &StepError{s, err}
+	}
+	if err := status("order", o.Status, map[string]error{
+		"valid": nil, "processing": ErrProcessing, "pending": ErrPending, "ready": ErrPending, "invalid": ErrOrder,
+	}); err != nil {
+		return &StepError{s, err}
+	}
+	if err := e.checkOrder(&o, now); err != nil {
+		return &StepError{s, err}
+	}
+	if err := e.ownURLs(o.Certificate); err != nil {
+		return &StepError{s, err}
+	}
+	e.order.setTimes(&o)
+	e.ready, e.chainURL = true, o.Certificate
+	return nil
+}
+
+// CertificateRequest asks for the certificate.
+func (e *Enrollment) CertificateRequest(nonce string) (Request, error) {
+	const s = StepCertificate
+	if err := e.need(s, toCertificate...); err != nil {
+		return Request{}, err
+	}
+	return e.request(s, e.chainURL, nonce, nil)
+}
+
+var toCertificate = append(toFinalize[:len(toFinalize):len(toFinalize)], StepFinalize)
