@@ -279,6 +279,7 @@ func TestReplies(t *testing.T) {
 		{e2ei.StepNewOrder, origin + "/authz/1", "https://evil.example.com", e2ei.ErrForeignURL},
 		{e2ei.StepNewOrder, origin + "/finalize", "https://evil.example.com", e2ei.ErrForeignURL},
 
+		{e2ei.StepDeviceAuthorization, "", huge, core.ErrTooLarge},
 		{e2ei.StepDeviceAuthorization, "", "null", e2ei.ErrIdentifiers},
 		{e2ei.StepDeviceAuthorization, "", "{", e2ei.ErrMalformed},
 		{e2ei.StepDeviceAuthorization, `{"status":"pending`, `{"status":"invalid`, e2ei.ErrAuthorization},
@@ -306,6 +307,7 @@ func TestReplies(t *testing.T) {
 		{e2ei.StepUserAuthorization, "", replies[e2ei.StepDeviceAuthorization], e2ei.ErrMalformed},
 		{e2ei.StepUserAuthorization, "https://idp.example.com/", "idp", e2ei.ErrForeignURL},
 
+		{e2ei.StepDPoPChallenge, "", huge, core.ErrTooLarge},
 		{e2ei.StepDPoPChallenge, "", "", e2ei.ErrMalformed},
 		{e2ei.StepDPoPChallenge, "valid", "invalid", e2ei.ErrChallenge},
 		{e2ei.StepDPoPChallenge, "valid", "processing", e2ei.ErrProcessing},
@@ -318,6 +320,7 @@ func TestReplies(t *testing.T) {
 		{e2ei.StepOIDCChallenge, "challenge/2", "challenge/1", e2ei.ErrMalformed},
 		{e2ei.StepOIDCChallenge, "wire-oidc-01", "wire-dpop-01", e2ei.ErrChallengeType},
 
+		{e2ei.StepCheckOrder, "", huge, core.ErrTooLarge},
 		{e2ei.StepCheckOrder, "", "", e2ei.ErrMalformed},
 		{e2ei.StepCheckOrder, "ready", "pending", e2ei.ErrPending},
 		{e2ei.StepCheckOrder, "ready", "processing", e2ei.ErrFinalized},
@@ -328,6 +331,7 @@ func TestReplies(t *testing.T) {
 		{e2ei.StepCheckOrder, "alice_wire", "mallory", e2ei.ErrIdentifiers},
 		{e2ei.StepCheckOrder, origin + "/finalize", "https://evil.example.com", e2ei.ErrForeignURL},
 
+		{e2ei.StepFinalize, "", huge, core.ErrTooLarge},
 		{e2ei.StepFinalize, "", "", e2ei.ErrMalformed},
 		{e2ei.StepFinalize, "valid", "processing", e2ei.ErrProcessing},
 		{e2ei.StepFinalize, "valid", "ready", e2ei.ErrPending},

@@ -47,20 +47,16 @@ func (e *Enrollment) CheckOrderResponse(body []byte, now time.Time) error {
 	if err := decode(body, &o); err != nil {
 		return &StepError{s, err}
 	}
-	judged := status("order", o.Status, map[string]error{
+	if err := status("order", o.Status, map[string]error{
 		"ready": nil, "pending": ErrPending, "processing": ErrFinalized, "valid": ErrFinalized, "invalid": ErrOrder,
-	})
-	if judged != nil && !errors.Is(judged, ErrFinalized) {
-		return &StepError{s, judged}
+	}); err != nil {
+		return &StepError{s, err}
 	}
 	if err := e.checkOrder(&o, now); err != nil {
 		return &StepError{s, err}
 	}
 	if err := e.ownURLs(o.Finalize); err != nil {
 		return &StepError{s, err}
-	}
-	if judged != nil {
-		return &StepError{s, judged}
 	}
 	e.order.finalize = o.Finalize
 	e.order.setTimes(&o)
@@ -96,9 +92,6 @@ func (e *Enrollment) FinalizeRequest(signature []byte, nonce string) (Request, e
 	const s = StepFinalize
 	if err := e.need(s, toFinalize...); err != nil {
 		return Request{}, err
-	}
-	if len(signature) == 0 {
-		return Request{}, &StepError{s, fmt.Errorf("no signature: %w", core.ErrInvalid)}
 	}
 	der, err := e.csr(&handedSignature{signature: signature})
 	if err != nil {
