@@ -172,6 +172,14 @@ func TestOutOfOrder(t *testing.T) {
 			{"CertificateResponse", e2ei.StepCertificate, false, steps[:9], func() error { _, err := e.CertificateResponse(nil, noon, nil); return err }},
 		}
 	}
+	for err, want := range map[e2ei.OutOfOrderError]string{
+		{Step: e2ei.StepNewOrder}:                              "e2ei: out of order: invalid: new order was done already",
+		{Step: e2ei.StepNewOrder, Missing: e2ei.StepDirectory}: "e2ei: out of order: invalid: new order needs directory first",
+	} {
+		if err.Error() != want {
+			t.Error(&err)
+		}
+	}
 	for i, next := range steps {
 		done := map[e2ei.Step]bool{}
 		for _, s := range steps[:i] {

@@ -68,6 +68,18 @@ func TestStash(t *testing.T) {
 	}
 }
 
+// A stash whose account key is none is no stash.
+func TestStashKey(t *testing.T) {
+	t.Parallel()
+	config, _ := configOf(t, core.Ed25519)
+	stash := stashOf(t, at(t, config, e2ei.StepNewAccount))
+	behind := bytes.Index(stash, []byte(origin+"/nonce")) - 1 // its length
+	clear(stash[behind-32 : behind])
+	if _, err := e2ei.Pop(stash); !errors.Is(err, e2ei.ErrMalformed) {
+		t.Error(err)
+	}
+}
+
 // shown is what can be seen of an enrolment.
 func shown(e *e2ei.Enrollment) any {
 	c := e.Config()
