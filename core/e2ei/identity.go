@@ -178,9 +178,9 @@ func (l *Leaf) attribute(what string, id asn1.ObjectIdentifier) (string, error) 
 		if !a.Type.Equal(id) {
 			continue
 		}
-		text, ok := a.Value.(string)
-		if !ok || text == "" || found != "" || !utf8.ValidString(text) {
-			return "", fmt.Errorf("%w: its %s is no text, or there are two", ErrIdentity, what)
+		text, _ := a.Value.(string) // crypto/x509 takes nothing else, and gives UTF-8
+		if text == "" || found != "" {
+			return "", fmt.Errorf("%w: its %s is empty, or there are two", ErrIdentity, what)
 		}
 		found = text
 	}
