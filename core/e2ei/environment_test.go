@@ -109,13 +109,13 @@ func TestAddIntermediate(t *testing.T) {
 	env := environment(t, root, ca)
 	listed := root.newCA(t, "listed", func(c *x509.Certificate) { c.CRLDistributionPoints = []string{listURL} })
 	revoking := withCRL(t, env, root.newCRL(t, []int64{2}, withPoint(t)))
-	// Another CA below the first takes its identifiers.
-	thief := ca.newCA(t, "thief", func(c *x509.Certificate) {
-		c.SubjectKeyId, c.NotAfter = ca.SubjectKeyId, noon.Add(200*day)
+	// A CA chooses its identifiers: here those of another, with its name or its key.
+	thief := root.newCA(t, "thief", func(c *x509.Certificate) {
+		c.Subject.CommonName, c.SubjectKeyId, c.NotAfter = "ca", ca.SubjectKeyId, noon.Add(101*day)
 	})
-	taken := *ca.Certificate
-	taken.SubjectKeyId = root.SubjectKeyId
-	thief = sign(t, thief.Certificate, "thief", &node{&taken, ca.key})
+	renamed := root.newCA(t, "ca", func(c *x509.Certificate) {
+		c.Subject.CommonName, c.NotAfter = "renamed", noon.Add(101*day)
+	})
 	for _, c := range []struct {
 		name  string
 		env   *Environment
@@ -141,6 +141,7 @@ func TestAddIntermediate(t *testing.T) {
 		{"renewed", env, root.newCA(t, "ca", func(c *x509.Certificate) { c.NotAfter = noon.Add(101 * day) }).Raw, noon, nil, true},
 		{"shorter than it was", env, root.newCA(t, "ca", func(c *x509.Certificate) { c.NotAfter = noon.Add(99 * day) }).Raw, noon, nil, false},
 		{"of another's identifiers", env, thief.Raw, noon, core.ErrConflict, false},
+		{"of another's key", env, renamed.Raw, noon, core.ErrConflict, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -208,7 +209,8 @@ func TestStored(t *testing.T) {
 			change func(*Item)
 		}{
 			{"cut", func(it *Item) { it.DER = it.DER[:len(it.DER)-1] }},
-			{"other key", func(it *Item) { it.Key = "0" + it.Key[1:] + "0" }},
+			{"other key", func(it *Item) { it.Key = "z" + it.Key[1:] }},
+			{"longer key", func(it *Item) { it.Key += "0" }},
 			{"other kind", func(it *Item) { it.Kind = 9 }},
 			{"of another kind", func(it *Item) { it.Kind = it.Kind%3 + 1 }},
 		} {

@@ -33,9 +33,6 @@ var (
 	ErrConstraint = fmt.Errorf("e2ei: the certificate breaks a constraint: %w", core.ErrDenied)
 )
 
-// maxDepth is how many certificates of a path are looked at to say why there is none.
-const maxDepth = 8
-
 // Verify checks that a leaf is issued under an anchor, by RFC 5280: signatures, dates, basic
 // constraints, path length, key usage of the CAs, name constraints, critical extensions and
 // revocation. Its own key usage must have digitalSignature, and it must not be a CA nor its
@@ -78,7 +75,7 @@ func (e *Environment) path(c *x509.Certificate, at time.Time) error {
 		}
 	}
 	budget := MaxAnchors + MaxIntermediates
-	if why := e.diagnose(c, at, maxDepth, &budget); why != nil {
+	if why := e.diagnose(c, at, &budget); why != nil {
 		return why
 	}
 	return fmt.Errorf("%w: %w", ErrConstraint, err)
@@ -97,7 +94,7 @@ func (e *Environment) chains(c *x509.Certificate, at time.Time) ([][]*x509.Certi
 // diagnose says why a certificate that had no path at any time has none; nil: the signatures
 // are good up to an anchor. It never says that something has expired. It checks no more
 // signatures than the budget has.
-func (e *Environment) diagnose(c *x509.Certificate, at time.Time, depth int, budget *int) error {
+func (e *Environment) diagnose(c *x509.Certificate, at time.Time, budget *int) error {
 	best := ErrNoPath
 	for ca := range e.cas() {
 		if !bytes.Equal(ca.RawSubject, c.RawIssuer) || *budget <= 0 {
@@ -113,8 +110,8 @@ func (e *Environment) diagnose(c *x509.Certificate, at time.Time, depth int, bud
 			best = fmt.Errorf("%w: an issuer is valid from %s", ErrNotYetValid, ca.NotBefore.UTC().Format(time.RFC3339))
 		case e.anchors[anchorKey(ca)] != nil:
 			return nil
-		case depth > 0:
-			if best = e.diagnose(ca, at, depth-1, budget); best == nil {
+		default:
+			if best = e.diagnose(ca, at, budget); best == nil {
 				return nil
 			}
 		}

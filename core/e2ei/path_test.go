@@ -67,7 +67,6 @@ func TestVerify(t *testing.T) {
 		{"second after", clean, ca.newLeaf(t, dates(-day, -time.Second)), noon, ErrExpired},
 		{"expired long ago", clean, ca.newLeaf(t), noon.Add(1000 * day), ErrExpired},
 		{"not yet valid", clean, ca.newLeaf(t), noon.Add(-11 * day), ErrNotYetValid},
-		{"no time", clean, ca.newLeaf(t), time.Time{}, ErrNotYetValid},
 		{"no list", env, ca.newLeaf(t), noon, ErrRevocationUnknown},
 		{"no list, and nobody names one", env, ca.newLeaf(t, func(c *x509.Certificate) { c.CRLDistributionPoints = nil }), noon, nil},
 		{"list out of date", clean, ca.newLeaf(t), noon.Add(2 * day), ErrRevocationUnknown},
@@ -179,6 +178,40 @@ func TestSeveralAnchors(t *testing.T) {
 	}
 }
 
+// Of two CAs of one name the one that signed says what is wrong, whichever is looked at first.
+func TestTwoOfOneName(t *testing.T) {
+	t.Parallel()
+	root := newRoot(t, "root")
+	future := func(c *x509.Certificate) {
+		c.Subject.CommonName, c.NotBefore, c.NotAfter = "future", noon.Add(day), noon.Add(2*day)
+	}
+	one, two := root.newCA(t, "one", future), root.newCA(t, "two", future)
+	env, _, err := environment(t, root).AddIntermediate(one.Raw, noon.Add(day))
+	if err == nil {
+		env, _, err = env.AddIntermediate(two.Raw, noon.Add(day))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ca := range []*node{one, two} {
+		if err := env.Verify(leaf(t, ca.newLeaf(t)), noon); !isOnly(err, ErrNotYetValid) {
+			t.Error(err)
+		}
+	}
+}
+
+// The zero time is no time, and not that of the machine.
+func TestNoTime(t *testing.T) {
+	t.Parallel()
+	always := func(c *x509.Certificate) {
+		c.NotBefore, c.NotAfter = time.Date(1990, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2199, 1, 1, 0, 0, 0, 0, time.UTC)
+	}
+	root := newRoot(t, "root", always)
+	if err := environment(t, root).Verify(leaf(t, root.newLeaf(t, always)), time.Time{}); !isOnly(err, ErrNotYetValid) {
+		t.Error(err)
+	}
+}
+
 // However many CAs there are of one name that sign one another, an answer comes at once.
 func TestManyOfOneName(t *testing.T) {
 	t.Parallel()
@@ -191,7 +224,7 @@ func TestManyOfOneName(t *testing.T) {
 	}
 	e = e.clone()
 	checks := MaxAnchors + MaxIntermediates
-	if err := e.diagnose(last.newLeaf(t).Certificate, noon, maxDepth, &checks); !isOnly(err, ErrBadSignature) && !isOnly(err, ErrNoPath) || checks < 0 {
+	if err := e.diagnose(last.newLeaf(t).Certificate, noon, &checks); !isOnly(err, ErrBadSignature) && !isOnly(err, ErrNoPath) || checks < 0 {
 		t.Errorf("%v, %d checks left", err, checks)
 	}
 	if err := e.Verify(leaf(t, last.newLeaf(t)), noon); err == nil || !errors.Is(err, core.ErrDenied) {
@@ -218,6 +251,7 @@ func TestStatusAndAccept(t *testing.T) {
 		{"valid", clean, good, noon, StatusValid, Verified, nil},
 		{"revocation unknown", env, good, noon, StatusValid, Verified, nil},
 		{"no environment", nil, good, noon, StatusValid, Verified, nil},
+		{"no environment, last second", nil, good, noon.Add(10*day + 999*time.Millisecond), StatusValid, Verified, nil},
 		{"no environment, expired", nil, good, noon.Add(11 * day), StatusValid, NotVerified, nil},
 		{"no environment, not yet valid", nil, good, noon.Add(-11 * day), StatusValid, NotVerified, nil},
 		{"expired", clean, good, noon.Add(11 * day), StatusExpired, NotVerified, nil},
