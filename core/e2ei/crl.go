@@ -270,27 +270,26 @@ func (l *crl) readIssuingPoint(der []byte) error {
 			if err != nil || len(rest) > 0 || name.Class != asn1.ClassContextSpecific || name.Tag != 0 {
 				return fmt.Errorf("%w: its distribution point has no full name", ErrCRL)
 			}
-			if l.names, err = uris(name.Bytes); err != nil || len(l.names) == 0 {
+			if l.names, _ = uris(name.Bytes); len(l.names) == 0 {
 				return fmt.Errorf("%w: its distribution point has no address", ErrCRL)
 			}
 		case 1:
 			l.usersOnly = set
 		case 2:
 			l.casOnly = set
-		case 3:
-			return fmt.Errorf("%w: of some reasons only", ErrCRL)
 		case 4, 5:
 			if set {
 				return fmt.Errorf("%w: indirect, or of attributes", ErrCRL)
 			}
 		default:
-			return fmt.Errorf("%w: its distribution point has field %d", ErrCRL, f.Tag)
+			return fmt.Errorf("%w: of some reasons only, or with unknown field %d", ErrCRL, f.Tag)
 		}
 	}
 	return nil
 }
 
-// uris gives the URIs among the GeneralNames that are the content of a sequence.
+// uris gives the URIs among the GeneralNames that are the content of a sequence; none at all
+// if they are malformed.
 func uris(names []byte) ([]string, error) {
 	var found []string
 	for len(names) > 0 {

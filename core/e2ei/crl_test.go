@@ -42,7 +42,9 @@ func TestAddCRLRefused(t *testing.T) {
 	}
 	yes := func(tag int) asn1.RawValue { return field(tag, false, []byte{0xff}) }
 	no := func(tag int) asn1.RawValue { return field(tag, false, []byte{0}) }
-	relative := field(0, true, marshal(t, field(1, true, nil)))
+	uri := marshal(t, field(6, false, []byte(listURL)))
+	relative := field(0, true, marshal(t, field(1, true, uri)))
+	unheard := field(0, true, marshal(t, asn1.RawValue{Class: asn1.ClassApplication, IsCompound: true, Bytes: uri}))
 	directory := field(0, true, marshal(t, field(0, true, marshal(t, field(4, true, marshal(t, pkix.Name{CommonName: "x"}.ToRDNSequence()))))))
 	revoked := withCRL(t, env, root.newCRL(t, []int64{2}, withPoint(t)))
 	for _, c := range []struct {
@@ -56,7 +58,7 @@ func TestAddCRLRefused(t *testing.T) {
 		{"good", env, listURL, ca.newCRL(t, nil), noon, nil},
 		{"no environment", nil, listURL, ca.newCRL(t, nil), noon, ErrNotReady},
 		{"no anchor", new(Environment), listURL, ca.newCRL(t, nil), noon, ErrNotReady},
-		{"no address", env, "", ca.newCRL(t, nil), noon, core.ErrInvalid},
+		{"no address", env, "", ca.newCRL(t, nil, withPoint(t)), noon, core.ErrInvalid},
 		{"long address", env, string(make([]byte, MaxURL+1)), ca.newCRL(t, nil, withPoint(t)), noon, core.ErrInvalid},
 		{"empty", env, listURL, nil, noon, ErrCRL},
 		{"a certificate", env, listURL, ca.Raw, noon, ErrCRL},
@@ -90,6 +92,9 @@ func TestAddCRLRefused(t *testing.T) {
 		{"field twice", env, listURL, ca.newCRL(t, nil, withPoint(t, no(1), no(1))), noon, ErrCRL},
 		{"universal field", env, listURL, ca.newCRL(t, nil, withPoint(t, asn1.RawValue{Tag: 1, Bytes: []byte{0}})), noon, ErrCRL},
 		{"relative name", env, listURL, ca.newCRL(t, nil, withPoint(t, relative)), noon, ErrCRL},
+		{"unheard name", env, listURL, ca.newCRL(t, nil, withPoint(t, unheard)), noon, ErrCRL},
+		{"name and more", env, listURL, ca.newCRL(t, nil, withPoint(t, field(0, true, append(marshal(t, field(0, true, uri)), 5, 0)))), noon, ErrCRL},
+		{"point and more", env, listURL, ca.newCRL(t, nil, withPoint(t), extension(oidIssuingPoint, true, append(issuingPoint(t, fullName(t, listURL)).Value, 5, 0))), noon, ErrCRL},
 		{"directory name", env, listURL, ca.newCRL(t, nil, withPoint(t, directory)), noon, ErrCRL},
 		{"names malformed", env, listURL, ca.newCRL(t, nil, withPoint(t, field(0, true, marshal(t, field(0, true, append(marshal(t, field(6, false, []byte(listURL))), 0x86, 5)))))), noon, ErrCRL},
 		{"point malformed", env, listURL, ca.newCRL(t, nil, withPoint(t), extension(oidIssuingPoint, true, []byte{5, 0})), noon, ErrCRL},
@@ -202,6 +207,19 @@ func TestCRLReplaced(t *testing.T) {
 	}
 }
 
+// What was taken does not change with the memory it was read from.
+func TestCRLIsKept(t *testing.T) {
+	t.Parallel()
+	root := newRoot(t, "root")
+	der := root.newCRL(t, nil)
+	want := slices.Clone(der)
+	_, item, _, err := environment(t, root).AddCRL(listURL, der, noon)
+	clear(der)
+	if err != nil || !bytes.Equal(item.DER, want) {
+		t.Error("the list changed")
+	}
+}
+
 func TestOverdue(t *testing.T) {
 	t.Parallel()
 	root := newRoot(t, "root")
@@ -255,6 +273,24 @@ func TestCRLScope(t *testing.T) {
 				}
 			}
 		})
+	}
+	// A CA that has the same key under another name has lists of its own.
+	renamed := root.newCA(t, "ca", func(c *x509.Certificate) { c.Subject.CommonName, c.SubjectKeyId = "renamed", []byte{1} })
+	both, _, err := withCRL(t, env, ca.newCRL(t, []int64{0x99})).AddIntermediate(renamed.Raw, noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := both.Verify(leaf(t, renamed.newLeaf(t)), noon); !isOnly(err, ErrRevocationUnknown) {
+		t.Errorf("the same key under another name: %v", err)
+	}
+	// So has one that has the same name and another key.
+	rekeyed := root.newCA(t, "rekeyed", func(c *x509.Certificate) { c.Subject.CommonName = "ca" })
+	both, _, err = withCRL(t, env, ca.newCRL(t, []int64{0x99})).AddIntermediate(rekeyed.Raw, noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := both.Verify(leaf(t, rekeyed.newLeaf(t)), noon); !isOnly(err, ErrRevocationUnknown) {
+		t.Errorf("the same name with another key: %v", err)
 	}
 	// A list of users says nothing of a CA.
 	below := sign(t, caTemplate(t, "below", 3), "below", ca, func(c *x509.Certificate) { c.CRLDistributionPoints = []string{listURL} })

@@ -88,8 +88,6 @@ func (l *Leaf) Public() []byte { return bytes.Clone(l.public) }
 func (l *Leaf) checkUse() error {
 	c := l.cert
 	switch {
-	case c.Version != 3:
-		return fmt.Errorf("%w: version %d", ErrConstraint, c.Version)
 	case c.BasicConstraintsValid && c.IsCA:
 		return fmt.Errorf("%w: the leaf is a CA", ErrConstraint)
 	case bytes.Equal(c.RawIssuer, c.RawSubject):

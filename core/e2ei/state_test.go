@@ -16,6 +16,7 @@ func TestState(t *testing.T) {
 	env := environment(t, root)
 	good, bad := member(t, root.newLeaf(t)), member(t, newRoot(t, "other root").newLeaf(t))
 	basic := Member{core.BasicCredential("bob"), good.SignatureKey}
+	mixed := Member{core.Credential{Type: core.CredentialBasic, Certificates: good.Credential.Certificates}, good.SignatureKey}
 	other := Member{core.Credential{Type: 9}, good.SignatureKey}
 	for _, c := range []struct {
 		name    string
@@ -29,6 +30,7 @@ func TestState(t *testing.T) {
 		{"two", []Member{good, good}, Verified},
 		{"basic first", []Member{basic, good}, NotVerified},
 		{"basic last", []Member{good, basic}, NotVerified},
+		{"basic with a certificate", []Member{good, mixed}, NotVerified},
 		{"bad", []Member{bad}, NotVerified},
 		{"bad first", []Member{bad, good}, NotVerified},
 		{"bad last", []Member{good, bad}, NotVerified},
