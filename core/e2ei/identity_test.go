@@ -60,6 +60,10 @@ func TestIdentity(t *testing.T) {
 		{"domain in upper case", subject(cn("Alice Smith"), o("EXAMPLE.com")), ""},
 		{"a URI for another kind of name", func(c *x509.Certificate) { c.DNSNames, c.URIs = []string{aliceURI}, c.URIs[:1] }, "0 client ids"},
 		{"no names", func(c *x509.Certificate) { c.URIs = nil }, "no alternative names"},
+		{"something after the names", func(c *x509.Certificate) {
+			named(aliceURI, handle)(c)
+			c.ExtraExtensions[0].Value = append(c.ExtraExtensions[0].Value, 5, 0)
+		}, "malformed names"},
 		{"no client id", named(handle), "0 client ids"},
 		{"no handle", named(aliceURI), "0 handles"},
 		{"two client ids", named(aliceURI, handle, encoded), "2 client ids"},
