@@ -234,6 +234,28 @@ func (e *Environment) AddIntermediate(der []byte, at time.Time) (*Environment, *
 	return n.clone(), &Item{ItemIntermediate, key, c.Raw}, nil
 }
 
+// VerifyIssued is the [Verifier] of an enrolment: the leaf has a path by way of the
+// intermediates of the reply, which must themselves be good to add. The environment does not
+// change. Errors: those of [Environment.AddIntermediate], [Environment.Verify] but for
+// ErrRevocationUnknown, and [ParseLeaf].
+func (e *Environment) VerifyIssued(leaf *x509.Certificate, intermediates []*x509.Certificate, now time.Time) error {
+	for _, c := range slices.Backward(intermediates) {
+		n, _, err := e.AddIntermediate(c.Raw, now)
+		if err != nil {
+			return err
+		}
+		e = n
+	}
+	l, err := ParseLeaf(leaf.Raw)
+	if err != nil {
+		return err
+	}
+	if err := e.Verify(l, now); !errors.Is(err, ErrRevocationUnknown) {
+		return err
+	}
+	return nil
+}
+
 // NewDistributionPoints gives the addresses of revocation lists that certificates (DER) name
 // and of which no list is registered: each once, in the order in which they are named. What
 // is no certificate or no absolute address is passed over. Whoever fetches chooses the

@@ -300,3 +300,38 @@ func TestIntermediateWithoutKeyIdentifier(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestVerifyIssued(t *testing.T) {
+	t.Parallel()
+	root := newRoot(t, "root")
+	ca := root.newCA(t, "ca")
+	below := ca.newCA(t, "below")
+	env := environment(t, root)
+	var _ Verifier = env.VerifyIssued
+	chain := []*x509.Certificate{below.Certificate, ca.Certificate}
+	for _, c := range []struct {
+		name  string
+		env   *Environment
+		leaf  *node
+		chain []*x509.Certificate
+		want  error
+	}{
+		{"good", env, below.newLeaf(t), chain, nil},
+		{"with the anchor", env, below.newLeaf(t), append(slices.Clone(chain), root.Certificate), nil},
+		{"nothing asked for but the anchor", env, root.newLeaf(t, func(c *x509.Certificate) { c.CRLDistributionPoints = nil }), nil, nil},
+		{"no environment", nil, root.newLeaf(t), nil, ErrNotReady},
+		{"an intermediate is missing", env, below.newLeaf(t), chain[1:], ErrNoPath},
+		{"first to last", env, below.newLeaf(t), []*x509.Certificate{ca.Certificate, below.Certificate}, ErrNoPath},
+		{"swapped", env, newRoot(t, "other root").newLeaf(t), chain, ErrNoPath},
+		{"expired", env, below.newLeaf(t, func(c *x509.Certificate) { c.NotAfter = noon.Add(-time.Second) }), chain, ErrExpired},
+		{"a CA", env, below, chain, ErrConstraint},
+		{"a leaf for an intermediate", env, below.newLeaf(t), []*x509.Certificate{below.newLeaf(t).Certificate}, ErrCertificate},
+	} {
+		if err := c.env.VerifyIssued(c.leaf.Certificate, c.chain, noon); !errors.Is(err, c.want) || c.want == nil && err != nil {
+			t.Errorf("%s: got %v, want %v", c.name, err, c.want)
+		}
+	}
+	if err := env.Verify(leaf(t, below.newLeaf(t)), noon); !isOnly(err, ErrNoPath) {
+		t.Errorf("the environment changed: %v", err)
+	}
+}
