@@ -25,12 +25,13 @@ import (
 	"time"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/coretest"
 	"github.com/conclave-mls/conclave/core/e2ei"
 	"github.com/conclave-mls/conclave/providers/pure"
 )
 
-// peerFolder names the folder of the binaries step-ca and e2ei-peer.
-const peerFolder = "CONCLAVE_E2EI_PEER"
+// stepCA is what make ca calls it.
+const stepCA = "step-ca-v0.30.2"
 
 // A peer is a real step-ca with an identity provider and a stand-in for the backend.
 type peer struct {
@@ -46,12 +47,14 @@ type peer struct {
 
 func startPeer(t *testing.T) *peer {
 	t.Helper()
-	bin := os.Getenv(peerFolder)
-	if bin == "" {
-		t.Skipf(`no step-ca; with the project's shared folder:
-cd $CONCLAVE_SHARED/e2ei-peer && ./install-step-ca.sh BIN && go build -o BIN ./cmd/e2ei-peer && %s=BIN go test ./core/e2ei`, peerFolder)
+	coretest.Shared(t, "e2ei-peer")
+	bin := filepath.Join("..", "..", "bin", "peers")
+	for _, program := range []string{"e2ei-peer", stepCA} {
+		if _, err := os.Stat(filepath.Join(bin, program)); err != nil {
+			coretest.Lacking(t, "no "+program+": make ca")
+		}
 	}
-	cmd := exec.Command(filepath.Join(bin, "e2ei-peer"), "-step-ca", filepath.Join(bin, "step-ca"), "-dir", t.TempDir())
+	cmd := exec.Command(filepath.Join(bin, "e2ei-peer"), "-step-ca", filepath.Join(bin, stepCA), "-dir", t.TempDir())
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
