@@ -30,7 +30,7 @@ type Issued struct {
 // CertificateResponse takes the certificate chain, in PEM. It is accepted if the order is
 // still good, the leaf is for the MLS key and for the names that were asked for, and verify
 // finds a path. Then the account key is wiped; if anything is refused, nothing is.
-// ErrMismatch, ErrMissing, ErrKeyMismatch; else what verify gives.
+// ErrMismatch, ErrMissing, ErrWrongKey; else what verify gives.
 func (e *Enrollment) CertificateResponse(body []byte, now time.Time, verify Verifier) (Issued, error) {
 	const s = StepCertificate
 	if err := e.need(s, toCertificate...); err != nil {
@@ -99,7 +99,7 @@ func (e *Enrollment) checkLeaf(leaf *x509.Certificate) error {
 		return err
 	}
 	if key, ok := leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !key.Equal(want) {
-		return ErrKeyMismatch
+		return ErrWrongKey
 	}
 	switch {
 	case leaf.IsCA:
@@ -127,10 +127,10 @@ func (e *Enrollment) checkLeaf(leaf *x509.Certificate) error {
 	if handles == 0 {
 		return &FieldError{"handle", ErrMissing}
 	}
-	if err := one(leaf, "display name", asn1.ObjectIdentifier{2, 5, 4, 3}, e.cfg.DisplayName); err != nil {
+	if err := one(leaf, "display name", oidCommonName, e.cfg.DisplayName); err != nil {
 		return err
 	}
-	return one(leaf, "domain", oidDomain, e.cfg.ClientID.Domain)
+	return one(leaf, "domain", oidOrganization, e.cfg.ClientID.Domain)
 }
 
 // one asks for exactly one attribute of a type in the subject: where there are more, others

@@ -15,6 +15,13 @@ import (
 	"github.com/conclave-mls/conclave/core"
 )
 
+var (
+	// ErrClientID: the text is not a client id of the form that is asked for.
+	ErrClientID = fmt.Errorf("e2ei: invalid client id: %w", core.ErrInvalid)
+	// ErrHandle: the text is not a handle, or not one of the form that is asked for.
+	ErrHandle = fmt.Errorf("e2ei: invalid handle: %w", core.ErrInvalid)
+)
+
 // The longest names that are read or written, in bytes.
 const (
 	maxDomain = 253

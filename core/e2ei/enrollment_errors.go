@@ -55,8 +55,6 @@ var (
 	ErrMismatch = fmt.Errorf("e2ei: certificate has another value: %w", core.ErrInvalid)
 	// ErrMissing: the certificate lacks what it has to say. See [FieldError].
 	ErrMissing = fmt.Errorf("e2ei: certificate has no value: %w", core.ErrInvalid)
-	// ErrKeyMismatch: the certificate is for another key.
-	ErrKeyMismatch = fmt.Errorf("e2ei: certificate is for another key: %w", core.ErrInvalid)
 	// ErrNoVerifier: certificates cannot be judged, as there is no PKI environment.
 	ErrNoVerifier = fmt.Errorf("e2ei: no PKI environment: %w", core.ErrDenied)
 )

@@ -43,33 +43,36 @@ func (e *Enrollment) CheckOrderResponse(body []byte, now time.Time) error {
 	if err := e.need(s, toCheckOrder...); err != nil {
 		return err
 	}
-	var o acmeOrder
-	if err := decode(body, &o); err != nil {
-		return &StepError{s, err}
-	}
-	if err := status("order", o.Status, map[string]error{
+	o, err := e.orderReply(body, now, map[string]error{
 		"ready": nil, "pending": ErrPending, "processing": ErrFinalized, "valid": ErrFinalized, "invalid": ErrOrder,
-	}); err != nil {
-		return &StepError{s, err}
+	})
+	if err == nil {
+		err = e.ownURLs(o.Finalize)
 	}
-	if err := e.checkOrder(&o, now); err != nil {
-		return &StepError{s, err}
-	}
-	if err := e.ownURLs(o.Finalize); err != nil {
+	if err != nil {
 		return &StepError{s, err}
 	}
 	e.order.finalize = o.Finalize
-	e.order.setTimes(&o)
+	e.order.setTimes(o)
 	e.ready = true
 	return nil
 }
 
-// The attributes of the subject of a request. There is no common name: the server would take
-// it for a DNS name.
-var (
-	oidDomain      = asn1.ObjectIdentifier{2, 5, 4, 10}
-	oidDisplayName = asn1.ObjectIdentifier{2, 16, 840, 1, 113730, 3, 1, 241}
-)
+// orderReply reads our order, whose status is judged by what each means.
+func (e *Enrollment) orderReply(body []byte, now time.Time, meaning map[string]error) (*acmeOrder, error) {
+	o := new(acmeOrder)
+	if err := decode(body, o); err != nil {
+		return nil, err
+	}
+	if err := status("order", o.Status, meaning); err != nil {
+		return nil, err
+	}
+	return o, e.checkOrder(o, now)
+}
+
+// oidDisplayName stands in a request where a certificate has the common name, which the server
+// would take for a DNS name.
+var oidDisplayName = asn1.ObjectIdentifier{2, 16, 840, 1, 113730, 3, 1, 241}
 
 // CSRMessage is the part of the certificate signing request (RFC 2986) that the MLS key has
 // to sign: hand the signature, in MLS encoding, to FinalizeRequest. It always is the same
@@ -117,7 +120,7 @@ func (e *Enrollment) csr(key *handedSignature) ([]byte, error) {
 	text := func(s string) asn1.RawValue { return asn1.RawValue{Tag: asn1.TagUTF8String, Bytes: []byte(s)} }
 	return x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
 		Subject: pkix.Name{ExtraNames: []pkix.AttributeTypeAndValue{
-			{Type: oidDomain, Value: text(e.cfg.ClientID.Domain)},
+			{Type: oidOrganization, Value: text(e.cfg.ClientID.Domain)},
 			{Type: oidDisplayName, Value: text(e.cfg.DisplayName)},
 		}},
 		URIs: []*url.URL{id, handle},
@@ -160,22 +163,16 @@ func (e *Enrollment) FinalizeResponse(body []byte, now time.Time) error {
 	if err := e.need(s, toCheckOrder...); err != nil {
 		return err
 	}
-	var o acmeOrder
-	if err := decode(body, &o); err != nil {
-		return &StepError{s, err}
-	}
-	if err := status("order", o.Status, map[string]error{
+	o, err := e.orderReply(body, now, map[string]error{
 		"valid": nil, "processing": ErrProcessing, "pending": ErrPending, "ready": ErrPending, "invalid": ErrOrder,
-	}); err != nil {
+	})
+	if err == nil {
+		err = e.ownURLs(o.Certificate)
+	}
+	if err != nil {
 		return &StepError{s, err}
 	}
-	if err := e.checkOrder(&o, now); err != nil {
-		return &StepError{s, err}
-	}
-	if err := e.ownURLs(o.Certificate); err != nil {
-		return &StepError{s, err}
-	}
-	e.order.setTimes(&o)
+	e.order.setTimes(o)
 	e.ready, e.chainURL = true, o.Certificate
 	return nil
 }

@@ -27,7 +27,7 @@ var (
 	ErrIdentity = fmt.Errorf("e2ei: the certificate has no Wire identity: %w", core.ErrInvalid)
 	// ErrUnsupportedKey: the certificate has a key of another algorithm than those of MLS.
 	ErrUnsupportedKey = fmt.Errorf("e2ei: unsupported public key: %w", core.ErrUnsupported)
-	// ErrWrongKey: the certificate is not that of the signature key beside it.
+	// ErrWrongKey: the certificate is not that of the signature key beside it, or of who enrols.
 	ErrWrongKey = fmt.Errorf("e2ei: the certificate is of another key: %w", core.ErrDenied)
 )
 

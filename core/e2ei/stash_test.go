@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -142,7 +143,7 @@ func FuzzReplies(f *testing.F) {
 		f.Add(uint8(i), []byte(replies[s]))
 	}
 	last := uint8(len(steps) - 1)
-	f.Add(last, slicesJoin(a.leaf(f, config, nil), a.pem()))
+	f.Add(last, slices.Concat(a.leaf(f, config, nil), a.pem()))
 	stashes := make([][]byte, len(steps))
 	for i, s := range steps {
 		stashes[i] = stashOf(f, at(f, config, s))
