@@ -110,22 +110,13 @@ func loadSessions(ctx context.Context, s *segment, places []place) ([]party, err
 		return append(out, rest...), err
 	case damaged:
 		h := &heldSession{name: places[0].scope, damaged: fmt.Errorf("session %q: %w", places[0].scope, err)}
-		r, found, again := s.get(ctx, places[0], theOnly)
-		if again == nil && found {
-			h.exists, h.version = true, r.Version
-			h.head, again = decodeSessionHead(r.Value)
-		}
-		if again != nil || !found {
-			if again = h.search(ctx, s, places[0]); again != nil {
-				return nil, again
-			}
-		}
-		return []party{h}, nil
+		return []party{h}, h.search(ctx, s, places[0])
 	}
 	return out, err
 }
 
-// search finds what the head of a session says in the list of all, if the head is damaged.
+// search finds what is needed to delete a damaged session, or to replace it, without its
+// head, which may be what is damaged: its place in the list of all.
 func (h *heldSession) search(ctx context.Context, s *segment, at place) error {
 	answers, err := s.read(ctx, query{place: at, prefix: theOnly, keysOnly: true})
 	if err != nil {
@@ -134,7 +125,6 @@ func (h *heldSession) search(ctx context.Context, s *segment, at place) error {
 	for _, r := range answers[0] {
 		h.version = r.Version
 	}
-	h.exists, h.head = false, sessionHead{}
 	_, err = items(ctx, s, sessionList, nil, func(key, value []byte) (struct{}, error) {
 		err := decodeRecord("a list of names", value, func(d *decoder) {
 			if string(d.bytes()) == h.name && len(key) == 8 {
