@@ -8,8 +8,9 @@
 // [ParseClientID] and [NewHandle]; then [New], an enrolment, which [Enrollment.Next] leads
 // through ACME (RFC 8555) with Wire's two challenges. An enrolment is over with its first
 // certificate or refusal: whoever tries again makes a new one. [Environment] is whom a client
-// trusts: what it answers of the members of a group is [Environment.Identity],
-// [Environment.State] and, for MLS, [Authenticator].
+// trusts, and [Authenticator] says by it who the members of a group are and whether they are
+// verified. An application with other names in its certificates than Wire's sets
+// [Authenticator.Identify].
 //
 // The MLS key stays where it is: the engine asks for one signature over bytes it gives out
 // ([Enrollment.CSRMessage]). The ACME account has a key of its own, made for the enrolment

@@ -25,7 +25,7 @@ import (
 const (
 	MaxAnchors       = 16
 	MaxIntermediates = 64
-	MaxCRLs          = 64
+	MaxCRLs          = 32
 	MaxCertificate   = 16 << 10
 	MaxPEM           = 256 << 10
 	MaxCRL           = 1<<20 - 1<<12 // a record of a store, with what is put around it

@@ -36,18 +36,20 @@ func Example_verified() {
 		SignatureKey: public,
 	}
 	suite := core.SuiteParameters{Hash: "SHA-256", Signature: core.Ed25519}
-	id, err := env.Identity(alice, suite, now)
+	who := e2ei.Authenticator{Environment: env}
+	id, err := who.Identity(alice, suite, now)
 	if err != nil {
 		log.Fatal(err)
 	}
 	fmt.Println(id.X509.DisplayName, id.X509.Handle.Name(), id.Status)
-	fmt.Println(env.State(slices.Values([]e2ei.Member{alice}), now))
+	fmt.Println(who.State(slices.Values([]e2ei.Member{alice}), now))
 
 	// Later, from what was stored.
 	if env, err = e2ei.NewEnvironment(stored); err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(env.State(slices.Values([]e2ei.Member{alice}), now.AddDate(1, 0, 0)))
+	who.Environment = env
+	fmt.Println(who.State(slices.Values([]e2ei.Member{alice}), now.AddDate(1, 0, 0)))
 	// Output:
 	// Alice Smith alice_wire valid
 	// verified

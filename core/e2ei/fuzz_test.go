@@ -39,7 +39,7 @@ func FuzzLeaf(f *testing.F) {
 			t.Fatalf("of a stranger: %v", err)
 		}
 		m := Member{core.Credential{Type: core.CredentialX509, Certificates: [][]byte{der}}, l.Public()}
-		if env.Accept(m, noon) == nil || env.State(slices.Values([]Member{m}), noon) != NotVerified || env.Status(l, noon) != StatusRevoked {
+		if env.Accept(m, noon) == nil || wire(env).State(slices.Values([]Member{m}), noon) != NotVerified || env.Status(l, noon) != StatusRevoked {
 			t.Fatal("a stranger is trusted")
 		}
 		id, err := l.Identity()

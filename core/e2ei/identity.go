@@ -24,7 +24,7 @@ import (
 
 var (
 	// ErrIdentity: the certificate does not say whose it is, or says it twice.
-	ErrIdentity = fmt.Errorf("e2ei: the certificate has no Wire identity: %w", core.ErrInvalid)
+	ErrIdentity = fmt.Errorf("e2ei: the certificate does not say whose it is: %w", core.ErrInvalid)
 	// ErrUnsupportedKey: the certificate has a key of another algorithm than those of MLS.
 	ErrUnsupportedKey = fmt.Errorf("e2ei: unsupported public key: %w", core.ErrUnsupported)
 	// ErrWrongKey: the certificate is not that of the signature key beside it, or of who enrols.
@@ -102,7 +102,8 @@ func (l *Leaf) checkUse() error {
 }
 
 // An X509Identity is what a certificate says of its owner. It is to be believed if the
-// certificate holds.
+// certificate holds. Of one without Wire's names, which only [Authenticator.Identify] can
+// read, ClientID, Handle and Domain are zero, and DisplayName may be empty.
 type X509Identity struct {
 	ClientID     ClientID
 	Handle       Handle // its URI is as it stands in the certificate
@@ -123,7 +124,7 @@ func (l *Leaf) Identity() (X509Identity, error) {
 	if err != nil {
 		return none, err
 	}
-	id := X509Identity{NotBefore: l.cert.NotBefore, NotAfter: l.cert.NotAfter, SerialNumber: serialNumber(l.cert)}
+	id := l.described()
 	clients, handles := 0, 0
 	for _, name := range names {
 		if c, err := ParseClientIDURI(name); err == nil {
@@ -149,8 +150,15 @@ func (l *Leaf) Identity() (X509Identity, error) {
 	if !strings.EqualFold(id.Domain, id.ClientID.Domain) || !strings.EqualFold(id.Domain, id.Handle.Domain()) {
 		return none, fmt.Errorf("%w: its names are of several domains", ErrIdentity)
 	}
-	id.Certificate = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: l.cert.Raw}))
 	return id, nil
+}
+
+// described is what every certificate has.
+func (l *Leaf) described() X509Identity {
+	return X509Identity{
+		Certificate:  string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: l.cert.Raw})),
+		SerialNumber: serialNumber(l.cert), NotBefore: l.cert.NotBefore, NotAfter: l.cert.NotAfter,
+	}
 }
 
 // uris reads the URIs as they are written: package url writes some of them otherwise.
@@ -212,9 +220,9 @@ type Member struct {
 }
 
 // Identity reads whose a member's credential is, and how it stands now. Errors, for an X.509
-// credential alone: those of [ParseLeaf] and [Leaf.Identity], ErrWrongKey; core.ErrUnsupported
-// for a credential of another type.
-func (e *Environment) Identity(m Member, suite core.SuiteParameters, at time.Time) (WireIdentity, error) {
+// credential alone: those of [ParseLeaf], ErrWrongKey, ErrIdentity; core.ErrUnsupported for a
+// credential of another type.
+func (a Authenticator) Identity(m Member, suite core.SuiteParameters, at time.Time) (WireIdentity, error) {
 	id := WireIdentity{Status: StatusValid, CredentialType: m.Credential.Type}
 	switch m.Credential.Type {
 	case core.CredentialBasic:
@@ -226,11 +234,14 @@ func (e *Environment) Identity(m Member, suite core.SuiteParameters, at time.Tim
 		if err != nil {
 			return WireIdentity{}, err
 		}
-		x, err := l.Identity()
+		client, x, err := a.read(l)
 		if err != nil {
 			return WireIdentity{}, err
 		}
-		id.ClientID, id.Status, id.X509 = x.ClientID.String(), e.Status(l, at), &x
+		if utf8.ValidString(string(client)) {
+			id.ClientID = string(client)
+		}
+		id.Status, id.X509 = a.Environment.Status(l, at), &x
 	default:
 		return WireIdentity{}, fmt.Errorf("identity of credential type %d: %w", m.Credential.Type, core.ErrUnsupported)
 	}

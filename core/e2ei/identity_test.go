@@ -231,11 +231,11 @@ func TestIdentityOfMember(t *testing.T) {
 		t.Fatal(err)
 	}
 	basic := Member{core.BasicCredential(core.ClientID(aliceText)), good.SignatureKey}
-	id, err := environment(t, root).Identity(basic, suite, noon)
+	id, err := wire(environment(t, root)).Identity(basic, suite, noon)
 	if want := (WireIdentity{aliceText, StatusValid, thumbprint, core.CredentialBasic, nil}); err != nil || id != want {
 		t.Errorf("basic: %+v, %v", id, err)
 	}
-	id, err = environment(t, root).Identity(Member{core.BasicCredential("\xff"), nil}, suite, noon)
+	id, err = wire(environment(t, root)).Identity(Member{core.BasicCredential("\xff"), nil}, suite, noon)
 	if want := (WireIdentity{"", StatusValid, "", core.CredentialBasic, nil}); err != nil || id != want {
 		t.Errorf("basic, no text: %+v, %v", id, err)
 	}
@@ -249,7 +249,7 @@ func TestIdentityOfMember(t *testing.T) {
 		{environment(t, newRoot(t, "other root")), noon, StatusRevoked},
 		{nil, noon, StatusValid},
 	} {
-		id, err := c.env.Identity(good, suite, c.at)
+		id, err := wire(c.env).Identity(good, suite, c.at)
 		if err != nil || id.ClientID != aliceText || id.Status != c.want || id.Thumbprint != thumbprint || id.CredentialType != core.CredentialX509 || id.X509 == nil || id.X509.ClientID != alice {
 			t.Errorf("%+v, %v", id, err)
 		}
@@ -268,10 +268,10 @@ func TestIdentityOfMember(t *testing.T) {
 	}
 	for _, c := range bad {
 		for _, env := range []*Environment{nil, environment(t, root)} {
-			if id, err := env.Identity(c.m, suite, noon); !errors.Is(err, c.want) || id != (WireIdentity{}) {
+			if id, err := wire(env).Identity(c.m, suite, noon); !errors.Is(err, c.want) || id != (WireIdentity{}) {
 				t.Errorf("%s: %+v, %v", c.name, id, err)
 			}
-			_, err := Authenticator{env}.Validate(c.m.Credential, c.m.SignatureKey, noon, core.PurposeMember)
+			_, err := wire(env).Validate(c.m.Credential, c.m.SignatureKey, noon, core.PurposeMember)
 			if !errors.Is(err, core.ErrDenied) {
 				t.Errorf("%s: validate %v", c.name, err)
 			}
@@ -279,7 +279,7 @@ func TestIdentityOfMember(t *testing.T) {
 			if err := env.Accept(c.m, noon); (err == nil) != (c.want == ErrIdentity) {
 				t.Errorf("%s: accept %v", c.name, err)
 			}
-			if got := env.State(slices.Values([]Member{c.m}), noon); c.m.Credential.Type == core.CredentialX509 && got != NotVerified {
+			if got := wire(env).State(slices.Values([]Member{c.m}), noon); c.m.Credential.Type == core.CredentialX509 && got != NotVerified {
 				t.Errorf("%s: %v", c.name, got)
 			}
 		}

@@ -268,17 +268,17 @@ func TestStatusAndAccept(t *testing.T) {
 			if got := c.env.Status(leaf(t, c.leaf), c.at); got != c.status {
 				t.Errorf("status %v, want %v", got, c.status)
 			}
-			if got := c.env.State(slices.Values([]Member{m}), c.at); got != c.state {
+			if got := wire(c.env).State(slices.Values([]Member{m}), c.at); got != c.state {
 				t.Errorf("state %v, want %v", got, c.state)
 			}
 			if err := c.env.Accept(m, c.at); !isOnly(err, c.accept) {
 				t.Errorf("accept: %v, want %v", err, c.accept)
 			}
-			id, err := Authenticator{c.env}.Validate(m.Credential, m.SignatureKey, c.at, core.PurposeMember)
+			id, err := wire(c.env).Validate(m.Credential, m.SignatureKey, c.at, core.PurposeMember)
 			if c.accept == nil && (err != nil || id.ClientID != alice.Core()) || c.accept != nil && (!errors.Is(err, c.accept) || !errors.Is(err, core.ErrDenied)) {
 				t.Errorf("validate: %q, %v", id.ClientID, err)
 			}
-			id, err = Authenticator{c.env}.Validate(m.Credential, m.SignatureKey, c.at, core.PurposeIdentify)
+			id, err = wire(c.env).Validate(m.Credential, m.SignatureKey, c.at, core.PurposeIdentify)
 			if err != nil || id.ClientID != alice.Core() {
 				t.Errorf("identify: %q, %v", id.ClientID, err)
 			}

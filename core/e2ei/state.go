@@ -61,11 +61,11 @@ func (e *Environment) Status(l *Leaf, at time.Time) DeviceStatus {
 
 // State is that of a conversation with these members, its own client included: of a group,
 // or of the tree of a GroupInfo whose signatures were checked.
-func (e *Environment) State(members iter.Seq[Member], at time.Time) ConversationState {
+func (a Authenticator) State(members iter.Seq[Member], at time.Time) ConversationState {
 	some, all := false, true
 	for m := range members {
 		some = some || m.Credential.Type == core.CredentialX509
-		all = all && e.verified(m, at)
+		all = all && a.verified(m, at)
 		if some && !all {
 			return NotVerified
 		}
@@ -77,7 +77,7 @@ func (e *Environment) State(members iter.Seq[Member], at time.Time) Conversation
 }
 
 // verified asks for the dates even without a trust anchor.
-func (e *Environment) verified(m Member, at time.Time) bool {
+func (a Authenticator) verified(m Member, at time.Time) bool {
 	if m.Credential.Type != core.CredentialX509 {
 		return false
 	}
@@ -85,8 +85,8 @@ func (e *Environment) verified(m Member, at time.Time) bool {
 	if err != nil {
 		return false
 	}
-	if _, err := l.Identity(); err != nil {
+	if _, _, err := a.read(l); err != nil {
 		return false
 	}
-	return checkDates(l.cert, at) == nil && e.Status(l, at) == StatusValid
+	return checkDates(l.cert, at) == nil && a.Environment.Status(l, at) == StatusValid
 }

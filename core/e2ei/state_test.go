@@ -35,7 +35,7 @@ func TestState(t *testing.T) {
 		{"bad first", []Member{bad, good}, NotVerified},
 		{"bad last", []Member{good, bad}, NotVerified},
 	} {
-		if got := env.State(slices.Values(c.members), noon); got != c.want {
+		if got := wire(env).State(slices.Values(c.members), noon); got != c.want {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
 	}
@@ -58,7 +58,7 @@ func TestStateNames(t *testing.T) {
 
 func TestAuthenticator(t *testing.T) {
 	t.Parallel()
-	a := Authenticator{environment(t, newRoot(t, "root"))}
+	a := Authenticator{Environment: environment(t, newRoot(t, "root"))}
 	if id, err := a.Validate(core.BasicCredential("bob"), nil, noon, core.PurposeMember); err != nil || id.ClientID != "bob" {
 		t.Errorf("%q, %v", id.ClientID, err)
 	}

@@ -3,6 +3,7 @@
 package e2ei
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"time"
@@ -40,17 +41,25 @@ func (e *Environment) accept(l *Leaf, at time.Time) error {
 	return err
 }
 
-// An Authenticator is the [core.Authenticator] of Wire: [Environment.Accept], and the client id
-// of a basic credential or of a certificate. It holds one environment: make one for each value.
-type Authenticator struct{ Environment *Environment }
+// An Authenticator is the [core.Authenticator] of X.509 credentials: [Environment.Accept], and
+// the client id of a basic credential or of a certificate. It holds one environment: make one
+// for each value. The zero value has no trust anchor, and reads Wire's names.
+type Authenticator struct {
+	Environment *Environment
+	// Identify reads the client id of a certificate whose key is that of the leaf node, by
+	// its names alone: whether it holds is the environment's to say. An error, and an empty
+	// client id, are ErrIdentity. Nil: Wire's client id, of a certificate that has all of
+	// [Leaf.Identity].
+	Identify func(*x509.Certificate) (core.ClientID, error)
+}
 
 var _ core.Authenticator = Authenticator{}
 
-// Validate implements [core.Authenticator]. An X.509 credential without a Wire identity is
-// refused. What is wrong with a refused one is in the error beside core.ErrDenied.
+// Validate implements [core.Authenticator]. An X.509 credential that does not say
+// whose it is, is refused. What is wrong with a refused one is in the error beside core.ErrDenied.
 func (a Authenticator) Validate(c core.Credential, signatureKey []byte, at time.Time, p core.Purpose) (core.Identity, error) {
 	m := Member{c, signatureKey}
-	id, err := clientOf(m)
+	id, err := a.clientOf(m)
 	if err == nil && p != core.PurposeIdentify {
 		err = a.Environment.Accept(m, at)
 	}
@@ -68,7 +77,7 @@ func (Authenticator) Successor(before, after core.Identity) error {
 	return nil
 }
 
-func clientOf(m Member) (core.ClientID, error) {
+func (a Authenticator) clientOf(m Member) (core.ClientID, error) {
 	switch m.Credential.Type {
 	case core.CredentialBasic:
 		if len(m.Credential.Identity) == 0 {
@@ -80,8 +89,28 @@ func clientOf(m Member) (core.ClientID, error) {
 		if err != nil {
 			return "", err
 		}
-		id, err := l.Identity()
-		return id.ClientID.Core(), err
+		id, _, err := a.read(l)
+		return id, err
 	}
 	return "", errors.New("not of a type that names a client")
+}
+
+// read says whose a certificate is, and what else it says.
+func (a Authenticator) read(l *Leaf) (core.ClientID, X509Identity, error) {
+	x, err := l.Identity()
+	if a.Identify == nil {
+		return x.ClientID.Core(), x, err
+	}
+	if err != nil {
+		x = l.described()
+		x.DisplayName, _ = l.attribute("display name", oidCommonName)
+	}
+	id, err := a.Identify(l.cert)
+	if err == nil && id == "" {
+		err = errors.New("the client id is empty")
+	}
+	if err != nil {
+		return "", X509Identity{}, fmt.Errorf("%w: %w", ErrIdentity, err)
+	}
+	return id, x, nil
 }

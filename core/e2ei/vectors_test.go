@@ -95,7 +95,7 @@ func TestIssued(t *testing.T) {
 				t.Error(err)
 			}
 			m := Member{core.Credential{Type: core.CredentialX509, Certificates: chain}, l.Public()}
-			id, err := env.Identity(m, c.suite, issued)
+			id, err := wire(env).Identity(m, c.suite, issued)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -112,10 +112,10 @@ func TestIssued(t *testing.T) {
 			if x.NotBefore.Unix() != want.NotBefore || x.NotAfter.Unix() != want.NotAfter || id.Status != StatusValid {
 				t.Errorf("%v to %v, %v", x.NotBefore, x.NotAfter, id.Status)
 			}
-			if got := env.State(slices.Values([]Member{m}), issued); got != Verified {
+			if got := wire(env).State(slices.Values([]Member{m}), issued); got != Verified {
 				t.Error(got)
 			}
-			if got := env.State(slices.Values([]Member{m}), time.Unix(want.NotAfter+1, 0)); got != NotVerified {
+			if got := wire(env).State(slices.Values([]Member{m}), time.Unix(want.NotAfter+1, 0)); got != NotVerified {
 				t.Error("expired:", got)
 			}
 		})
