@@ -22,6 +22,7 @@ var arrows = []struct {
 	{"core/vectors", nil},
 	{"core/mls", []string{"core", "core/vlbytes", "core/record", "core/vectors"}},
 	{"core/proteus", []string{"core", "core/vlbytes", "core/record", "core/vectors"}},
+	{"core/e2ei/e2eitest", []string{"core", "core/*"}},
 	{"core/e2ei", []string{"core", "core/vlbytes"}},
 	{"core/client/clienttest", []string{"core", "core/*"}},
 	{"core/client", []string{"core", "core/vlbytes", "core/record", "core/seal", "core/mls", "core/proteus", "core/proteus/*", "core/e2ei", "core/internal/parallel"}},
@@ -38,7 +39,7 @@ var arrows = []struct {
 }
 
 // Packages that import testing: for tests, and for those who bring tests.
-var forTests = []string{"core/coretest", "core/client/clienttest", "storage/postgres/pgtest", "softhsm-test"}
+var forTests = []string{"core/coretest", "core/client/clienttest", "core/e2ei/e2eitest", "storage/postgres/pgtest", "softhsm-test"}
 
 // Where a module may be imported, directly, tests included.
 var placement = []struct {
@@ -124,7 +125,7 @@ func wrongArrow(s *source, to string) string {
 		return ""
 	case s.external() && to != "softhsm-test" && !under(to, "app"):
 		return ""
-	case s.test && slices.Contains(forTests[:2], to):
+	case s.test && slices.Contains(forTests[:3], to):
 		return ""
 	}
 	for _, pattern := range may {
