@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
@@ -36,8 +37,12 @@ func (m *Messenger) Create(ctx context.Context, name string) (core.ConversationI
 	if err != nil {
 		return "", err
 	}
+	kind, err := m.kind(ctx, m.suite)
+	if err != nil {
+		return "", err
+	}
 	return id, m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
-		_, err := tx.NewConversation(ctx, id, client.ConversationConfig{Suite: m.suite})
+		_, err := tx.NewConversation(ctx, id, client.ConversationConfig{Suite: m.suite, Credential: kind})
 		return err
 	})
 }
@@ -105,7 +110,7 @@ func (m *Messenger) Add(ctx context.Context, name string, clients ...core.Client
 		if err != nil {
 			return fmt.Errorf("key package of %q: %w", c, err)
 		}
-		if err := belongs(k, c, info.Suite); err != nil {
+		if err := m.belongs(k, c, info.Suite); err != nil {
 			return err
 		}
 		packages = append(packages, k)
@@ -114,15 +119,20 @@ func (m *Messenger) Add(ctx context.Context, name string, clients ...core.Client
 }
 
 // belongs checks that the service did not hand out a key package of somebody else, and
-// that the client can be in a conversation of the suite.
-func belongs(message []byte, c core.ClientID, suite core.SuiteID) error {
+// that the client can be in a conversation of the suite. Whether a certificate holds is asked
+// when the client is added.
+func (m *Messenger) belongs(message []byte, c core.ClientID, suite core.SuiteID) error {
 	parsed, err := mls.UnmarshalMLSMessage(message)
 	if err != nil {
 		return fmt.Errorf("key package of %q: %w", c, err)
 	}
 	k := parsed.KeyPackage
-	if k == nil || k.LeafNode.Credential.Type != core.CredentialBasic || string(k.LeafNode.Credential.Identity) != string(c) {
-		return fmt.Errorf("the delivery service gave a key package that is not of %q: %w", c, core.ErrDenied)
+	if k == nil {
+		return fmt.Errorf("the delivery service gave no key package of %q: %w", c, core.ErrDenied)
+	}
+	who, err := m.auth.Validate(k.LeafNode.Credential, k.LeafNode.SignatureKey, time.Now(), core.PurposeIdentify)
+	if err != nil || who.ClientID != c {
+		return errors.Join(fmt.Errorf("the delivery service gave a key package that is not of %q: %w", c, core.ErrDenied), err)
 	}
 	if s := k.Suite; s != suite {
 		return fmt.Errorf("%q has an identity of suite %d, the conversation is of suite %d: %w", c, s, suite, ErrSuite)

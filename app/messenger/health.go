@@ -69,10 +69,14 @@ func (m *Messenger) Health(ctx context.Context) (h Health, err error) {
 	if err != nil {
 		return h, err
 	}
-	if err := m.signs(ctx, m.suite, 0); err != nil {
+	kind, err := m.kind(ctx, m.suite)
+	if err != nil {
 		return h, err
 	}
-	if h.Key, err = m.client.ClientPublicKey(ctx, m.suite, core.CredentialBasic); err != nil {
+	if err := m.signs(ctx, m.suite, kind, 0); err != nil {
+		return h, err
+	}
+	if h.Key, err = m.client.ClientPublicKey(ctx, m.suite, kind); err != nil {
 		return h, err
 	}
 	tried := map[client.CredentialRef]error{}
@@ -115,7 +119,7 @@ func (m *Messenger) Health(ctx context.Context) (h Health, err error) {
 			if !w.Recovering {
 				w.Key = own.SignatureKey
 				if _, again := tried[own.Ref]; !again {
-					tried[own.Ref] = m.signs(ctx, info.Suite, own.Ref)
+					tried[own.Ref] = m.signs(ctx, info.Suite, own.Credential.Type, own.Ref)
 				}
 				w.KeyErr = tried[own.Ref]
 			}
@@ -132,9 +136,9 @@ func (m *Messenger) Health(ctx context.Context) (h Health, err error) {
 }
 
 // signs has the key of a credential, 0 for the newest, sign a key package that nobody gets.
-func (m *Messenger) signs(ctx context.Context, suite core.SuiteID, ref client.CredentialRef) error {
+func (m *Messenger) signs(ctx context.Context, suite core.SuiteID, kind core.CredentialType, ref client.CredentialRef) error {
 	err := m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
-		o := client.KeyPackageOptions{Suite: suite, Credential: core.CredentialBasic, CredentialRef: ref}
+		o := client.KeyPackageOptions{Suite: suite, Credential: kind, CredentialRef: ref}
 		if _, err := tx.MakeKeyPackages(ctx, o, 1); err != nil {
 			return err
 		}

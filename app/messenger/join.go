@@ -34,8 +34,12 @@ func (m *Messenger) Join(ctx context.Context, id core.ConversationID) error {
 	if g := parsed.GroupInfo; g == nil || string(g.GroupContext.GroupID) != string(id) {
 		return fmt.Errorf("the delivery service gave the GroupInfo of another conversation than %q: %w", id, mls.ErrWrongGroup)
 	}
+	kind, err := m.kind(ctx, parsed.GroupInfo.GroupContext.Suite)
+	if err != nil {
+		return err
+	}
 	return m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
-		c, result, err := tx.JoinByExternalCommit(ctx, info, client.JoinConfig{})
+		c, result, err := tx.JoinByExternalCommit(ctx, info, client.JoinConfig{Credential: kind})
 		if err != nil {
 			return err
 		}
@@ -60,7 +64,10 @@ func (m *Messenger) Rejoin(ctx context.Context, name string) error {
 	return m.rejoin(ctx, id, client.JoinConfig{})
 }
 
-func (m *Messenger) rejoin(ctx context.Context, id core.ConversationID, cfg client.JoinConfig) error {
+func (m *Messenger) rejoin(ctx context.Context, id core.ConversationID, cfg client.JoinConfig) (err error) {
+	if cfg.Credential, err = m.kind(ctx, m.suiteOf(ctx, id)); err != nil {
+		return err
+	}
 	result, err := m.client.RejoinWith(ctx, id, cfg)
 	if err != nil {
 		return err
@@ -83,28 +90,24 @@ type Rotation struct {
 	Err   error // nil: the new key is in use there
 }
 
+// ErrCertified: a fresh key needs a certificate, and that takes an enrolment.
+var ErrCertified = fmt.Errorf("our credential is a certificate, which a fresh key does not have: %w", core.ErrUnsupported)
+
 // Rotate makes a fresh signature key with a new credential, takes both into use in
 // every conversation with a commit of its own, and replaces the key packages. A
-// conversation that fails does not stop the others; Rotate again.
+// conversation that fails does not stop the others; Rotate again. ErrCertified: see
+// [Messenger.Enroll].
 func (m *Messenger) Rotate(ctx context.Context) (done []Rotation, err error) {
 	if err := m.Sync(ctx); err != nil {
 		return nil, err
 	}
-	ids, err := m.client.Conversations(ctx)
+	ids, suites, err := m.rotatable(ctx)
 	if err != nil {
 		return nil, err
 	}
-	suites := []core.SuiteID{m.suite}
-	for _, id := range ids {
-		info, err := m.client.Info(ctx, id)
-		if err != nil {
-			return nil, err
-		}
-		if info.Recovering {
-			return nil, client.ErrRecovering
-		}
-		if !slices.Contains(suites, info.Suite) {
-			suites = append(suites, info.Suite)
+	for _, s := range suites {
+		if kind, err := m.kind(ctx, s); err != nil || kind != core.CredentialBasic {
+			return nil, errors.Join(ErrCertified, err)
 		}
 	}
 	err = m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
@@ -118,6 +121,32 @@ func (m *Messenger) Rotate(ctx context.Context) (done []Rotation, err error) {
 	if err != nil {
 		return nil, err
 	}
+	return m.takeUp(ctx, ids, suites)
+}
+
+// rotatable lists our conversations and their suites, with that of new ones.
+func (m *Messenger) rotatable(ctx context.Context) (ids []core.ConversationID, suites []core.SuiteID, err error) {
+	if ids, err = m.client.Conversations(ctx); err != nil {
+		return nil, nil, err
+	}
+	suites = []core.SuiteID{m.suite}
+	for _, id := range ids {
+		info, err := m.client.Info(ctx, id)
+		if err != nil {
+			return nil, nil, err
+		}
+		if info.Recovering {
+			return nil, nil, client.ErrRecovering
+		}
+		if !slices.Contains(suites, info.Suite) {
+			suites = append(suites, info.Suite)
+		}
+	}
+	return ids, suites, nil
+}
+
+// takeUp takes our newest credentials into use everywhere, and removes what they replace.
+func (m *Messenger) takeUp(ctx context.Context, ids []core.ConversationID, suites []core.SuiteID) (done []Rotation, err error) {
 	n, err := parseNote(m.client.Data(ctx))
 	if err != nil {
 		return nil, err
@@ -128,21 +157,9 @@ func (m *Messenger) Rotate(ctx context.Context) (done []Rotation, err error) {
 		}
 		m.progress("conversations rotated", i, len(ids))
 		r := Rotation{ID: id}
-		r.Err = m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
-			c, err := tx.Conversation(ctx, id)
-			if err != nil {
-				return err
-			}
-			result, err := c.Rotate(ctx, core.CredentialBasic)
-			if err != nil {
-				return err
-			}
-			r.Epoch = result.Epoch
-			if err := took(ctx, tx, id, result, 0); err != nil {
-				return err
-			}
-			return edit(ctx, tx, func(n *note) { n.chat(id).Reused = false })
-		})
+		if r.Epoch, r.Err = m.rotate(ctx, id); ctx.Err() != nil {
+			return done, ctx.Err()
+		}
 		done = append(done, r)
 	}
 	if err := m.publish(ctx, true); err != nil {
@@ -151,22 +168,60 @@ func (m *Messenger) Rotate(ctx context.Context) (done []Rotation, err error) {
 	return done, m.retire(ctx, suites)
 }
 
+// rotate takes our newest credential into use in a conversation.
+func (m *Messenger) rotate(ctx context.Context, id core.ConversationID) (epoch uint64, err error) {
+	kind, err := m.kind(ctx, m.suiteOf(ctx, id))
+	if err != nil {
+		return 0, err
+	}
+	err = m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+		c, err := tx.Conversation(ctx, id)
+		if err != nil {
+			return err
+		}
+		result, err := c.Rotate(ctx, kind)
+		if err != nil {
+			return err
+		}
+		epoch = result.Epoch
+		if err := took(ctx, tx, id, result, 0); err != nil {
+			return err
+		}
+		return edit(ctx, tx, func(n *note) { n.chat(id).Reused = false })
+	})
+	return epoch, err
+}
+
 // retire removes what rotations have left: key packages of old credentials, then the
-// credentials with their keys, but for those that a conversation still uses.
+// credentials with their keys, but for those that a conversation still uses. Of the
+// certificates, those that can still be revoked stay.
 func (m *Messenger) retire(ctx context.Context, suites []core.SuiteID) error {
 	for _, s := range suites {
+		kind, err := m.kind(ctx, s)
+		if err != nil {
+			return err
+		}
 		var own []client.Credential
-		err := m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) (err error) {
-			if err = tx.DeleteStaleKeyPackages(ctx, s, core.CredentialBasic); err != nil {
+		err = m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) (err error) {
+			if err = tx.DeleteStaleKeyPackages(ctx, s, kind); err != nil {
 				return err
 			}
-			own, err = tx.Credentials(ctx, client.CredentialFilter{Suite: s, Type: core.CredentialBasic})
+			own, err = tx.Credentials(ctx, client.CredentialFilter{Suite: s})
 			return err
 		})
 		if err != nil {
 			return err
 		}
-		for _, old := range own[:max(len(own)-1, 0)] {
+		var newest client.CredentialRef
+		for _, c := range own {
+			if c.Credential.Type == kind {
+				newest = c.Ref
+			}
+		}
+		for _, old := range own {
+			if old.Ref == newest || inDate(old.Credential) {
+				continue
+			}
 			err := m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
 				return tx.RemoveCredential(ctx, old.Ref)
 			})

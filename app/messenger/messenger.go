@@ -12,8 +12,9 @@
 //
 // A conversation is named by its id or, where that is clear, by the name that it
 // was created with: "friends" for "friends-1f6b09c2". The delivery service sees
-// the ids. A client id is believed, because the credentials are basic: compare
-// fingerprints with people by other means.
+// the ids. The client id of a basic credential is believed: compare fingerprints with
+// people by other means. Of an X.509 credential [Messenger.Identities] says whether it
+// holds.
 package messenger
 
 import (
@@ -25,6 +26,7 @@ import (
 	"github.com/conclave-mls/conclave/app/delivery"
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
+	"github.com/conclave-mls/conclave/core/e2ei"
 )
 
 // Parts are what a Messenger needs. Transport is the client's, over Service.
@@ -33,8 +35,11 @@ type Parts struct {
 	Service   *delivery.Client
 	Transport *delivery.Transport
 	Issuer    core.CredentialIssuer
-	Notices   *Notices // the client's observer; nil: nobody hears of them
-	Suite     core.SuiteID
+	// Authenticator is the client's: it reads whose a key package is. nil: that of Wire and
+	// of basic credentials.
+	Authenticator core.Authenticator
+	Notices       *Notices // the client's observer; nil: nobody hears of them
+	Suite         core.SuiteID
 	// Progress hears how far long work is: so many done of a total, which is 0 if
 	// nobody knows it. nil: nobody. It should not block.
 	Progress func(what string, done, total int)
@@ -46,6 +51,7 @@ type Messenger struct {
 	service   *delivery.Client
 	transport *delivery.Transport
 	issuer    core.CredentialIssuer
+	auth      core.Authenticator
 	notices   *Notices
 	suite     core.SuiteID
 	progress  func(what string, done, total int)
@@ -60,7 +66,10 @@ func New(p Parts) *Messenger {
 	if p.Notices == nil {
 		p.Notices = new(Notices)
 	}
-	m := &Messenger{client: p.Client, service: p.Service, transport: p.Transport, issuer: p.Issuer, notices: p.Notices, suite: p.Suite, progress: p.Progress}
+	if p.Authenticator == nil {
+		p.Authenticator = e2ei.Authenticator{}
+	}
+	m := &Messenger{client: p.Client, service: p.Service, transport: p.Transport, issuer: p.Issuer, auth: p.Authenticator, notices: p.Notices, suite: p.Suite, progress: p.Progress}
 	if m.progress == nil {
 		m.progress = func(string, int, int) {}
 	}

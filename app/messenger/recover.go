@@ -112,11 +112,7 @@ func (m *Messenger) comeBack(ctx context.Context, id core.ConversationID, moved 
 	if err != nil {
 		return 0, false, err
 	}
-	suite := m.suite
-	if info, err := m.client.Info(ctx, id); err == nil {
-		suite = info.Suite
-	}
-	err = m.withKey(ctx, suite, func() error {
+	err = m.withKey(ctx, m.suiteOf(ctx, id), func() error {
 		return m.rejoin(ctx, id, client.JoinConfig{Member: true, InPlace: !moved})
 	})
 	if errors.Is(err, client.ErrLeafGone) && n.chat(id).Leaving {
@@ -130,11 +126,14 @@ func (m *Messenger) comeBack(ctx context.Context, id core.ConversationID, moved 
 }
 
 // withKey tries something with our newest credential, and with a new one if the key of
-// that is gone.
+// that is gone and it is no certificate.
 func (m *Messenger) withKey(ctx context.Context, suite core.SuiteID, try func() error) error {
 	err := try()
 	if !errors.Is(err, client.ErrKeyGone) {
 		return err
+	}
+	if kind, kindErr := m.kind(ctx, suite); kindErr != nil || kind != core.CredentialBasic {
+		return errors.Join(err, kindErr)
 	}
 	err = m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
 		_, err := tx.NewCredential(ctx, suite)

@@ -92,12 +92,16 @@ func (m *Messenger) Abandon(ctx context.Context, but core.ClientID) (done bool, 
 // publish tops the key packages at the service up. With fresh ones only, those of
 // before are thrown away, there and then here.
 func (m *Messenger) publish(ctx context.Context, fresh bool) error {
+	kind, err := m.kind(ctx, m.suite)
+	if err != nil {
+		return err
+	}
 	var r renewal
-	err := m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) (err error) {
+	err = m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) (err error) {
 		if fresh {
-			r, err = m.renewPackages(ctx, tx)
+			r, err = m.renewPackages(ctx, tx, kind)
 		} else {
-			r.fresh, err = tx.KeyPackages(ctx, m.suite, core.CredentialBasic, poolSize)
+			r.fresh, err = tx.KeyPackages(ctx, m.suite, kind, poolSize)
 		}
 		return err
 	})
@@ -127,22 +131,20 @@ type renewal struct {
 	old   [][]byte          // references
 }
 
-func (m *Messenger) renewPackages(ctx context.Context, tx *client.Transaction) (r renewal, err error) {
-	n, err := tx.CountKeyPackages(ctx, m.suite, core.CredentialBasic)
-	if err != nil {
-		return r, err
-	}
-	old, err := tx.KeyPackages(ctx, m.suite, core.CredentialBasic, n)
+func (m *Messenger) renewPackages(ctx context.Context, tx *client.Transaction, kind core.CredentialType) (r renewal, err error) {
+	old, err := tx.StoredKeyPackages(ctx)
 	if err != nil {
 		return r, err
 	}
 	for _, k := range old {
-		r.old = append(r.old, k.Ref)
+		if k.Suite == m.suite && !k.LastResort {
+			r.old = append(r.old, k.Ref)
+		}
 	}
-	if r.fresh, err = tx.NewKeyPackages(ctx, m.suite, core.CredentialBasic, poolSize); err != nil {
+	if r.fresh, err = tx.NewKeyPackages(ctx, m.suite, kind, poolSize); err != nil {
 		return r, err
 	}
-	if r.last, err = tx.NewLastResortKeyPackage(ctx, m.suite, core.CredentialBasic); err != nil {
+	if r.last, err = tx.NewLastResortKeyPackage(ctx, m.suite, kind); err != nil {
 		return r, err
 	}
 	err = edit(ctx, tx, func(n *note) {
