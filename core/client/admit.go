@@ -75,7 +75,7 @@ func (t *Transaction) admit(ctx context.Context, h *held, how AdmissionKind, joi
 	if ask == nil {
 		return nil
 	}
-	v := view{h.group, t.own(h), h.head}
+	v := view{h.group, t.own(ctx, h), h.head}
 	a := Admission{Conversation: h.id, Epoch: h.group.Epoch(), How: how, Joiner: joiner, Proposer: proposer}
 	leaving := map[mls.LeafIndex]bool{}
 	for p, err := range h.group.PendingProposals(ctx, v.env) {
@@ -121,7 +121,7 @@ func (t *Transaction) parentMembers(ctx context.Context, h *held) (ids []core.Cl
 		if p.group == nil {
 			return nil, nil
 		}
-		return ids, list(view{p.group, t.own(p), p.head})
+		return ids, list(view{p.group, t.own(ctx, p), p.head})
 	}
 	err = t.client.look(ctx, id, list) // not held: so it is as it durably is
 	if errors.Is(err, ErrConversationNotFound) {
@@ -136,7 +136,7 @@ func (t *Transaction) admitProposal(ctx context.Context, h *held, r mls.Received
 	if !ok || t.client.cfg.Admit == nil {
 		return nil
 	}
-	env := t.own(h)
+	env := t.own(ctx, h)
 	joiner, err := whose(env, add.KeyPackage.LeafNode.Credential, add.KeyPackage.LeafNode.SignatureKey)
 	if err != nil {
 		return err
@@ -193,7 +193,7 @@ func (t *Transaction) admitCommit(ctx context.Context, h *held, r *mls.ReceivedC
 	if !r.External {
 		return nil
 	}
-	joiner, err := whose(t.own(h), r.Committer.Credential, r.Committer.SignatureKey)
+	joiner, err := whose(t.own(ctx, h), r.Committer.Credential, r.Committer.SignatureKey)
 	if err != nil {
 		return err
 	}

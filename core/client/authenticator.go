@@ -3,13 +3,15 @@
 package client
 
 import (
+	"context"
 	"fmt"
 	"time"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/e2ei"
 )
 
-// Basic is the [core.Authenticator] of basic credentials: the identity is the
+// Basic is a [core.Authenticator] of basic credentials alone: the identity is the
 // client id, and who controls the delivery service decides whose key it is.
 type Basic struct{}
 
@@ -29,4 +31,43 @@ func (Basic) Successor(before, after core.Identity) error {
 		return fmt.Errorf("a leaf may not change hands: %w", core.ErrDenied)
 	}
 	return nil
+}
+
+// An authenticator is the one of the configuration for one operation, with the PKI
+// environment as the segment sees it. It is read when the first certificate is met: a
+// conversation of basic credentials costs nothing.
+type authenticator struct {
+	ctx     context.Context // of the operation
+	client  *Client
+	segment *segment
+}
+
+// Validate implements [core.Authenticator]. What is wrong with the store is not the
+// credential's fault; see [Blames].
+func (a *authenticator) Validate(c core.Credential, signatureKey []byte, at time.Time, p core.Purpose) (core.Identity, error) {
+	auth := a.client.auth
+	if c.Type == core.CredentialX509 && p != core.PurposeIdentify {
+		if _, ours := auth.(e2ei.Authenticator); ours {
+			trusting, err := a.trusting()
+			if err != nil {
+				return core.Identity{}, err
+			}
+			auth = trusting
+		}
+	}
+	return auth.Validate(c, signatureKey, at, p)
+}
+
+// Successor implements [core.Authenticator].
+func (a *authenticator) Successor(before, after core.Identity) error {
+	return a.client.auth.Successor(before, after)
+}
+
+// trusting is the authenticator of end-to-end identity, which an application with one of
+// its own has beside that.
+func (a *authenticator) trusting() (e2ei.Authenticator, error) {
+	auth, _ := a.client.auth.(e2ei.Authenticator)
+	env, err := a.client.environment(a.ctx, a.segment)
+	auth.Environment = env
+	return auth, err
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/e2ei"
 	"github.com/conclave-mls/conclave/core/seal"
 )
 
@@ -23,11 +24,15 @@ type Config struct {
 	Suites core.SuiteSource
 	Keys   core.CryptoProvider // of the signature keys
 
-	Authenticator core.Authenticator // nil: Basic
-	Transport     Transport          // nil: nothing can be sent or committed; see SetTransport
-	Clock         func() time.Time   // nil: time.Now
-	Logger        *slog.Logger       // nil: none
-	Observe       func(Event)        // see Client.Observe; nil: nobody
+	// Authenticator says whose a credential is, and whether to believe it; nil:
+	// e2ei.Authenticator{}, which takes basic credentials and the certificates of Wire. To
+	// one of that type each operation gives the PKI environment of the store, see
+	// RegisterTrustAnchor; another one is asked as it is.
+	Authenticator core.Authenticator
+	Transport     Transport        // nil: nothing can be sent or committed; see SetTransport
+	Clock         func() time.Time // nil: time.Now
+	Logger        *slog.Logger     // nil: none
+	Observe       func(Event)      // see Client.Observe; nil: nobody
 	// Admit is asked before somebody comes into a conversation; an error keeps them
 	// out. nil: everybody may whom the other members let in. See Admission.
 	Admit func(ctx context.Context, a Admission) error
@@ -73,7 +78,7 @@ type Config struct {
 // engine.
 func (cfg Config) withDefaults() Config {
 	if cfg.Authenticator == nil {
-		cfg.Authenticator = Basic{}
+		cfg.Authenticator = e2ei.Authenticator{}
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
@@ -112,6 +117,7 @@ type Client struct {
 	locks      lockTable // of parties, and of outboxes that are sent from
 	moreToSend sync.Map  // conversations whose outbox somebody wanted to look at meanwhile
 	cache      groupCache
+	pki        atomic.Pointer[knownEnvironment]
 	observers  observers
 	signers    sync.Map // public key to core.Signer
 	read       sync.Map // conversation to an epoch: all messages of those before it were read

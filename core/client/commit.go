@@ -188,7 +188,7 @@ func (t *Transaction) dequeue(ctx context.Context, id core.ConversationID, in in
 // another try, what others did meanwhile is passed over.
 func (t *Transaction) commitHeld(ctx context.Context, h *held, in intention, again bool) (*CommitResult, error) {
 	id := h.id
-	env := t.own(h)
+	env := t.own(ctx, h)
 	members, err := h.group.Members(ctx, env)
 	if err != nil {
 		return nil, t.explain(ctx, h, err)
@@ -377,7 +377,7 @@ func (t *Transaction) params(ctx context.Context, h *held, members []mls.Member,
 	if !h.group.Active() {
 		return nil, mls.ErrInactive
 	}
-	env := t.own(h)
+	env := t.own(ctx, h)
 	leaves := map[core.ClientID]mls.LeafIndex{}
 	for _, m := range members {
 		id, err := identify(env, m.Credential, m.SignatureKey)

@@ -59,7 +59,7 @@ func (t *Transaction) conversation(id core.ConversationID) *Conversation {
 			if err != nil {
 				return err
 			}
-			return t.explain(ctx, h, f(view{h.group, t.own(h), h.head}))
+			return t.explain(ctx, h, f(view{h.group, t.own(ctx, h), h.head}))
 		})
 	}}
 	return c
@@ -117,7 +117,7 @@ func (t *Transaction) newConversation(ctx context.Context, id core.ConversationI
 		extensions = append(extensions, mls.ExternalSendersExtension(senders))
 	}
 	now := t.client.now()
-	g, ws, err := mls.Create(ctx, t.env(id, h.head.next), mls.CreateParams{
+	g, ws, err := mls.Create(ctx, t.env(ctx, id, h.head.next), mls.CreateParams{
 		Suite: suite, GroupID: []byte(id), Signer: signer, Credential: own.Credential,
 		Capabilities: mls.DefaultCapabilities(t.client.suites.Suites()), Extensions: extensions, Config: config,
 		Lifetime: mls.Lifetime{NotBefore: unix(now.Add(-clockSkew)), NotAfter: unix(now.Add(keyPackageLifetime))},

@@ -88,7 +88,7 @@ func (t *Transaction) leafUses(ctx context.Context, h *held, own Credential) (bo
 		if err != nil {
 			return false, err
 		}
-		leaf, err := g.OwnLeafNode(ctx, t.env(h.id, h.head.staged))
+		leaf, err := g.OwnLeafNode(ctx, t.env(ctx, h.id, h.head.staged))
 		if err != nil || own.is(leaf) {
 			return true, err
 		}
@@ -96,7 +96,7 @@ func (t *Transaction) leafUses(ctx context.Context, h *held, own Credential) (bo
 	if h.group == nil {
 		return false, nil
 	}
-	env := t.own(h)
+	env := t.own(ctx, h)
 	leaf, err := h.group.OwnLeafNode(ctx, env)
 	if err != nil || own.is(leaf) {
 		return true, err

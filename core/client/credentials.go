@@ -182,7 +182,7 @@ func (t *Transaction) AddCredential(ctx context.Context, credential core.Credent
 				return Credential{}, ErrCredentialExists
 			}
 		}
-		own, err := t.putCredential(&who, list[0].Scheme, credential, signatureKey)
+		own, err := t.putCredential(ctx, &who, list[0].Scheme, credential, signatureKey)
 		if err != nil {
 			return Credential{}, err
 		}
@@ -197,12 +197,13 @@ func (t *Transaction) makeCredential(ctx context.Context, who *identity, p core.
 	if err != nil {
 		return Credential{}, err
 	}
-	return t.putCredential(who, p.Scheme, c, signer.Public())
+	return t.putCredential(ctx, who, p.Scheme, c, signer.Public())
 }
 
 // putCredential stores a credential for a key; the caller stores who.
-func (t *Transaction) putCredential(who *identity, scheme core.SignatureScheme, c core.Credential, key []byte) (Credential, error) {
-	is, err := t.client.auth.Validate(c, key, t.client.now(), core.PurposeMember)
+func (t *Transaction) putCredential(ctx context.Context, who *identity, scheme core.SignatureScheme, c core.Credential, key []byte) (Credential, error) {
+	auth := &authenticator{ctx, t.client, t.segment}
+	is, err := auth.Validate(c, key, t.client.now(), core.PurposeMember)
 	if err != nil {
 		return Credential{}, err
 	}

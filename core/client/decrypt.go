@@ -177,7 +177,7 @@ func (t *Transaction) process(ctx context.Context, h *held, in *incoming) (Recei
 			return nil, ErrStaleProposal
 		}
 	}
-	env := t.own(h)
+	env := t.own(ctx, h)
 	before := h.group
 	g, result, ws, err := before.Process(ctx, env, in.parsed)
 	if errors.Is(err, mls.ErrMissingProposal) {
@@ -293,7 +293,7 @@ func (t *Transaction) entered(ctx context.Context, h *held, c *CommitResult, rem
 
 // mergePending begins the epoch of our own commit, which the service has accepted.
 func (t *Transaction) mergePending(ctx context.Context, h *held) (*CommitResult, error) {
-	env := t.own(h)
+	env := t.own(ctx, h)
 	p, err := t.loadPending(ctx, h)
 	if err != nil {
 		return nil, err

@@ -318,7 +318,7 @@ func (c *Client) withdraw(ctx context.Context, id core.ConversationID, item seal
 			t.noPending(h)
 			t.write(h, h.head.active, h.group.DropPending())
 		}
-		g, ws, err := h.group.DropProposal(ctx, t.own(h), o.ref)
+		g, ws, err := h.group.DropProposal(ctx, t.own(ctx, h), o.ref)
 		if errors.Is(err, core.ErrNotFound) { // the application was faster
 			return nil
 		}

@@ -50,7 +50,7 @@ func (t *Transaction) externalAdd(ctx context.Context, id core.ConversationID, e
 	if err != nil {
 		return nil, err
 	}
-	return mls.ProposeExternal(ctx, t.env(id, 0), mls.ExternalProposalParams{
+	return mls.ProposeExternal(ctx, t.env(ctx, id, 0), mls.ExternalProposalParams{
 		Suite: suite.ID(), GroupID: []byte(id), Epoch: epoch, Sender: mls.Sender{Type: mls.SenderNewMemberProposal},
 		Signer: signer, Proposal: &mls.Add{KeyPackage: keyPackage},
 	})

@@ -253,16 +253,16 @@ func (h *held) undone(c *Client) (burnt []raise) {
 }
 
 // env is what the engine needs from us for an incarnation.
-func (t *Transaction) env(id core.ConversationID, incarnation uint32) *mls.Env {
-	env := t.client.env(t.segment, id, incarnation)
+func (t *Transaction) env(ctx context.Context, id core.ConversationID, incarnation uint32) *mls.Env {
+	env := t.client.env(ctx, t.segment, id, incarnation)
 	env.PSK = t.psk
 	return env
 }
 
-func (c *Client) env(s *segment, id core.ConversationID, incarnation uint32) *mls.Env {
+func (c *Client) env(ctx context.Context, s *segment, id core.ConversationID, incarnation uint32) *mls.Env {
 	return &mls.Env{
 		Suites: c.suites,
-		Auth:   c.auth,
+		Auth:   &authenticator{ctx, c, s},
 		Fetch:  s.fetch(ofIncarnation(id, incarnation)),
 		Signer: func(ctx context.Context, public []byte) (core.Signer, error) { return c.signer(ctx, s, public) },
 		Now:    c.now(),
@@ -273,4 +273,6 @@ func (c *Client) env(s *segment, id core.ConversationID, incarnation uint32) *ml
 }
 
 // own is env for the active incarnation.
-func (t *Transaction) own(h *held) *mls.Env { return t.env(h.id, h.head.active) }
+func (t *Transaction) own(ctx context.Context, h *held) *mls.Env {
+	return t.env(ctx, h.id, h.head.active)
+}

@@ -136,7 +136,7 @@ func (t *Transaction) withHistory(ctx context.Context, h *held, members []mls.Me
 	if err != nil {
 		return fail(err)
 	}
-	own, err := h.group.OwnLeafNode(ctx, t.own(h))
+	own, err := h.group.OwnLeafNode(ctx, t.own(ctx, h))
 	if err != nil {
 		return fail(err)
 	}
@@ -168,7 +168,7 @@ func removes(proposals []mls.Proposal, leaf mls.LeafIndex) bool {
 // or went before without that, and one of them would stay.
 func (t *Transaction) endsEra(ctx context.Context, h *held, members []mls.Member, p *mls.CommitParams) (bool, error) {
 	all := slices.Clone(p.Proposals)
-	for waiting, err := range h.group.PendingProposals(ctx, t.own(h)) {
+	for waiting, err := range h.group.PendingProposals(ctx, t.own(ctx, h)) {
 		if err != nil {
 			return false, err
 		}
@@ -188,7 +188,7 @@ func (t *Transaction) endsEra(ctx context.Context, h *held, members []mls.Member
 
 // announce makes the message of the new epoch that tells the members, ahead of its time.
 func (e *era) announce(ctx context.Context, t *Transaction, h *held, g *mls.Group, pending *mls.PendingCommit) error {
-	env := t.own(h)
+	env := t.own(ctx, h)
 	next, _, _, err := g.Merge(ctx, env, pending)
 	if err != nil {
 		return err
@@ -254,7 +254,7 @@ func (t *Transaction) noteEra(ctx context.Context, h *held, r *mls.ReceivedCommi
 	if !left && !h.head.stale {
 		return nil
 	}
-	members, err := h.group.Members(ctx, t.own(h))
+	members, err := h.group.Members(ctx, t.own(ctx, h))
 	if err != nil {
 		return err
 	}

@@ -77,7 +77,7 @@ func OpenHistory(ctx context.Context, cfg Config, secret HistorySecret) (*Client
 				return ErrInitialized
 			}
 			who.id = id
-			own, err := t.putCredential(&who, suite.Parameters().Scheme, leaf.Credential, leaf.SignatureKey)
+			own, err := t.putCredential(ctx, &who, suite.Parameters().Scheme, leaf.Credential, leaf.SignatureKey)
 			if err != nil {
 				return err
 			}

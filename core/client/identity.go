@@ -195,7 +195,7 @@ func (t *Transaction) InitMLSWithClientID(ctx context.Context, id core.ClientID,
 		}
 		who.id, who.temporaries = id, nil
 		for _, m := range made {
-			if _, err := t.putCredential(&who, m.scheme, core.BasicCredential(id), m.key); err != nil {
+			if _, err := t.putCredential(ctx, &who, m.scheme, core.BasicCredential(id), m.key); err != nil {
 				return err
 			}
 		}

@@ -203,7 +203,7 @@ func (c *Conversation) StageCommit(ctx context.Context, changes Changes) (key Id
 		if err := c.tx.client.canCommit(); err != nil {
 			return err
 		}
-		members, err := h.group.Members(ctx, c.tx.own(h))
+		members, err := h.group.Members(ctx, c.tx.own(ctx, h))
 		if err != nil {
 			return err
 		}

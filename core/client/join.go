@@ -52,7 +52,7 @@ func (t *Transaction) processWelcome(ctx context.Context, message []byte, cfg Jo
 	if m.Welcome == nil {
 		return nil, fmt.Errorf("not a Welcome: %w", mls.ErrMalformed)
 	}
-	g, joined, ws, err := mls.Join(ctx, t.env("", 0), mls.JoinParams{
+	g, joined, ws, err := mls.Join(ctx, t.env(ctx, "", 0), mls.JoinParams{
 		Welcome: m.Welcome, Tree: cfg.Tree, Config: config,
 		KeyPackage: t.keyPackage,
 	})
@@ -184,7 +184,7 @@ func (t *Transaction) joinOnce(ctx context.Context, id core.ConversationID, info
 	t.write(h, h.head.staged, ws)
 	t.segment.put(ofConversation(tableJoin, id), theOnly, commit)
 	b := CommitBundle{Commit: commit}
-	if b.GroupInfo, err = g.GroupInfo(ctx, t.env(id, h.head.staged), mls.GroupInfoParams{}); err != nil {
+	if b.GroupInfo, err = g.GroupInfo(ctx, t.env(ctx, id, h.head.staged), mls.GroupInfoParams{}); err != nil {
 		return nil, err
 	}
 	if err := t.cross(ctx); err != nil {
@@ -249,7 +249,7 @@ func (t *Transaction) makeJoin(ctx context.Context, h *held, info *mls.GroupInfo
 	if err != nil {
 		return fail(err)
 	}
-	env := t.env(h.id, h.head.next)
+	env := t.env(ctx, h.id, h.head.next)
 	me, err := identify(env, own.Credential, own.SignatureKey)
 	if err != nil {
 		return fail(err)
@@ -298,7 +298,7 @@ func (t *Transaction) rebuildJoin(ctx context.Context, h *held) (b CommitBundle,
 		return CommitBundle{}, err
 	}
 	b.Commit = r.Value
-	b.GroupInfo, err = g.GroupInfo(ctx, t.env(h.id, h.head.staged), mls.GroupInfoParams{})
+	b.GroupInfo, err = g.GroupInfo(ctx, t.env(ctx, h.id, h.head.staged), mls.GroupInfoParams{})
 	return b, err
 }
 

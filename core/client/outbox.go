@@ -103,7 +103,7 @@ func (c *Conversation) Send(ctx context.Context, data, authenticatedData []byte)
 // the outbox.
 func (c *Conversation) send(ctx context.Context, words outgoing) (item []byte, o outgoing, err error) {
 	err = c.with(ctx, func(h *held) error {
-		g, message, ws, err := h.group.Protect(ctx, c.tx.own(h), words.data, words.aad)
+		g, message, ws, err := h.group.Protect(ctx, c.tx.own(ctx, h), words.data, words.aad)
 		if err != nil {
 			return err
 		}
@@ -123,7 +123,7 @@ func (c *Conversation) send(ctx context.Context, words outgoing) (item []byte, o
 // all that.
 func (c *Conversation) Encrypt(ctx context.Context, data, authenticatedData []byte) (message []byte, err error) {
 	err = c.with(ctx, func(h *held) error {
-		g, m, ws, err := h.group.Protect(ctx, c.tx.own(h), data, authenticatedData)
+		g, m, ws, err := h.group.Protect(ctx, c.tx.own(ctx, h), data, authenticatedData)
 		if err != nil {
 			return err
 		}
@@ -301,7 +301,7 @@ func (t *Transaction) encryptTexts(ctx context.Context, h *held) error {
 }
 
 func (t *Transaction) encryptHeld(ctx context.Context, h *held, key []byte, o outgoing) error {
-	g, message, ws, err := h.group.Protect(ctx, t.own(h), o.data, o.aad)
+	g, message, ws, err := h.group.Protect(ctx, t.own(ctx, h), o.data, o.aad)
 	if err != nil {
 		return err
 	}

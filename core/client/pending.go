@@ -303,7 +303,7 @@ func (t *Transaction) rebuild(ctx context.Context, h *held, kind pendingKind) (C
 	if err != nil {
 		return CommitBundle{}, err
 	}
-	env := t.own(h)
+	env := t.own(ctx, h)
 	members, err := h.group.Members(ctx, env)
 	if err != nil {
 		return CommitBundle{}, err

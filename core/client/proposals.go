@@ -35,7 +35,7 @@ func (c *Conversation) ProposeAdd(ctx context.Context, keyPackage []byte) (Propo
 // ProposeRemove proposes to remove a client; ErrClientNotFound.
 func (c *Conversation) ProposeRemove(ctx context.Context, id core.ClientID) (Proposed, error) {
 	return c.propose(ctx, func(h *held) (mls.Proposal, error) {
-		env := c.tx.own(h)
+		env := c.tx.own(ctx, h)
 		members, err := h.group.Members(ctx, env)
 		if err != nil {
 			return nil, err
@@ -76,7 +76,7 @@ func (c *Conversation) propose(ctx context.Context, make func(h *held) (mls.Prop
 		if err != nil {
 			return err
 		}
-		g, sent, ws, err := h.group.Propose(ctx, c.tx.own(h), proposal, nil)
+		g, sent, ws, err := h.group.Propose(ctx, c.tx.own(ctx, h), proposal, nil)
 		if err != nil {
 			return err
 		}
@@ -99,7 +99,7 @@ func (c *Conversation) ProposeUpdate(ctx context.Context, rotate CredentialRef) 
 				return err
 			}
 		}
-		g, sent, ws, err := h.group.ProposeUpdate(ctx, c.tx.own(h), p, nil)
+		g, sent, ws, err := h.group.ProposeUpdate(ctx, c.tx.own(ctx, h), p, nil)
 		if err != nil {
 			return err
 		}
@@ -148,7 +148,7 @@ func (t *Transaction) proposed(ctx context.Context, h *held, key IdempotencyKey,
 // core.ErrNotFound if it does not wait.
 func (c *Conversation) ClearPendingProposal(ctx context.Context, ref mls.ProposalRef) error {
 	return c.with(ctx, func(h *held) error {
-		g, ws, err := h.group.DropProposal(ctx, c.tx.own(h), ref)
+		g, ws, err := h.group.DropProposal(ctx, c.tx.own(ctx, h), ref)
 		if err != nil {
 			return err
 		}

@@ -103,7 +103,7 @@ func (c *Client) viewOf(ctx context.Context, s *segment, id core.ConversationID,
 		done = func() {}
 	}
 	defer done()
-	return f(view{g, c.env(s, id, h.active), h})
+	return f(view{g, c.env(ctx, s, id, h.active), h})
 }
 
 // identify reads who a member is.

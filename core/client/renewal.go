@@ -114,7 +114,7 @@ func (t *Transaction) renew(ctx context.Context, h *held, c *CommitResult, left 
 	if len(c.Renewed) == 0 {
 		return nil
 	}
-	if c.Delay, err = t.delay(ctx, h.group, t.own(h)); err != nil {
+	if c.Delay, err = t.delay(ctx, h.group, t.own(ctx, h)); err != nil {
 		return err
 	}
 	return t.requeue(ctx, h, nil)
@@ -127,7 +127,7 @@ func (t *Transaction) proposeAgain(ctx context.Context, h *held, own ownProposal
 	if t.client.cfg.NoRenewal {
 		return Proposed{}, fmt.Errorf("renewal is off: %w", core.ErrUnsupported)
 	}
-	env := t.own(h)
+	env := t.own(ctx, h)
 	members, err := h.group.Members(ctx, env)
 	if err != nil {
 		return Proposed{}, err

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/e2ei"
 	"github.com/conclave-mls/conclave/core/seal"
 )
 
@@ -28,9 +29,10 @@ type segment struct {
 	taken   []place                 // held, in their order
 	notes   []func(context.Context) // lines for the log, once this is durable
 	events  []Event
-	ends    []end        // of commits for which a caller waits
-	keys    []keyID      // made in this segment, journalled
-	dropped []droppedKey // named by nothing when this is durable
+	ends    []end             // of commits for which a caller waits
+	keys    []keyID           // made in this segment, journalled
+	dropped []droppedKey      // named by nothing when this is durable
+	pki     *e2ei.Environment // once it was asked for
 }
 
 // A change is what a segment did to one place: the prefixes it deleted, and the

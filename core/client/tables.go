@@ -42,6 +42,7 @@ const (
 	tablePreKey                                // no scope; id u16: a Proteus prekey
 	tableSessions                              // no scope: head; sequence u64: the name of a Proteus session
 	tableSession                               // scope name: head of a Proteus session; kind u8 and the engine's key
+	tablePKI                                   // no scope: head; kind u8, hash of its name: an anchor, an intermediate, a revocation list
 )
 
 // theOnly is the key of a record that is alone in its place, or its head. Items

@@ -144,6 +144,21 @@ func JoinExternal(ctx context.Context, env *Env, p ExternalParams) (_ *Group, _ 
 	return g, (&MLSMessage{PublicMessage: m}).Marshal(), ws, nil
 }
 
+// GroupInfoMembers lists the members of a group that one might join, in leaf order, after the
+// GroupInfo and its whole tree were checked as for a join; the tree is needed if the
+// GroupInfo does not carry it.
+func GroupInfoMembers(env *Env, info *GroupInfo, tree []byte) ([]Member, error) {
+	suite, err := env.Suites.Suite(info.GroupContext.Suite)
+	if err != nil {
+		return nil, err
+	}
+	t, err := openTree(env.operation(), suite, info, tree)
+	if err != nil {
+		return nil, err
+	}
+	return t.members(), nil
+}
+
 // checkJoiner checks our own new leaf, and the one it replaces if there is one, as
 // the members will.
 func checkJoiner(env *Env, suite core.Suite, t *tree, gc *GroupContext, own LeafIndex, replaced *LeafNode) error {
