@@ -4,6 +4,7 @@ package e2ei
 
 import (
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"slices"
 	"strings"
@@ -50,6 +51,14 @@ func TestIdentify(t *testing.T) {
 	both := member(t, root.newLeaf(t, func(c *x509.Certificate) { c.DNSNames = []string{"laptop.alice.example"} }))
 	if id, err := a.Identity(both, suite, noon); err != nil || id.ClientID != "laptop.alice.example" || id.X509.ClientID != alice {
 		t.Errorf("%+v, %v", id, err)
+	}
+
+	// What cannot be shown, or is there twice, is not shown.
+	for _, name := range []pkix.Name{{CommonName: "Alice\x00"}, {CommonName: "Alice", ExtraNames: []pkix.AttributeTypeAndValue{{Type: oidCommonName, Value: "Bob"}, {Type: oidCommonName, Value: "Alice"}}}} {
+		odd := member(t, root.newLeaf(t, plain, func(c *x509.Certificate) { c.Subject = name }))
+		if id, err := a.Identity(odd, suite, noon); err != nil || id.X509.DisplayName != "" {
+			t.Errorf("%+v, %v", id.X509, err)
+		}
 	}
 
 	names := wire(a.Environment)

@@ -4,10 +4,7 @@ package e2ei
 
 import (
 	"bytes"
-	"crypto"
 	"crypto/x509"
-	"encoding/asn1"
-	"encoding/pem"
 	"fmt"
 	"time"
 
@@ -30,7 +27,8 @@ type Issued struct {
 // CertificateResponse takes the certificate chain, in PEM. It is accepted if the order is
 // still good, the leaf is for the MLS key and for the names that were asked for, and verify
 // finds a path. Then the account key is wiped; if anything is refused, nothing is.
-// ErrMismatch, ErrMissing, ErrWrongKey; else what verify gives.
+// ErrCertificate, ErrWrongKey, ErrIdentity, ErrMismatch, ErrMissing, ErrConstraint,
+// ErrUnsupportedKey; else what verify gives.
 func (e *Enrollment) CertificateResponse(body []byte, now time.Time, verify Verifier) (Issued, error) {
 	const s = StepCertificate
 	if err := e.need(s, toCertificate...); err != nil {
@@ -62,90 +60,49 @@ func (e *Enrollment) CertificateResponse(body []byte, now time.Time, verify Veri
 
 // parseChain reads the reply of RFC 8555 section 9.1: certificates and nothing else.
 func parseChain(body []byte) ([]*x509.Certificate, error) {
-	if len(body) > MaxReply {
-		return nil, fmt.Errorf("reply of %d bytes: %w", len(body), core.ErrTooLarge)
+	chain, err := readPEM(body, true)
+	if err != nil {
+		return nil, err
 	}
-	var chain []*x509.Certificate
-	for rest := bytes.TrimSpace(body); len(rest) > 0; rest = bytes.TrimSpace(rest) {
-		if len(chain) == maxChain {
-			return nil, fmt.Errorf("over %d certificates: %w", maxChain, core.ErrTooLarge)
-		}
-		var block *pem.Block
-		if !bytes.HasPrefix(rest, []byte("-----BEGIN CERTIFICATE-----")) {
-			return nil, fmt.Errorf("%w: no certificate", ErrMalformed)
-		}
-		if block, rest = pem.Decode(rest); block == nil || block.Type != "CERTIFICATE" || len(block.Headers) > 0 {
-			return nil, fmt.Errorf("%w: no certificate", ErrMalformed)
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
-		}
+	if len(chain) > maxChain {
+		return nil, fmt.Errorf("over %d certificates: %w", maxChain, core.ErrTooLarge)
+	}
+	for _, c := range chain {
 		if len(c.SubjectKeyId) == 0 {
 			return nil, &FieldError{"subject key identifier", ErrMissing}
 		}
-		chain = append(chain, c)
-	}
-	if len(chain) == 0 {
-		return nil, fmt.Errorf("%w: no certificate", ErrMalformed)
 	}
 	return chain, nil
 }
 
-// checkLeaf says whether a certificate is for our key and names, and what it may be used for.
-func (e *Enrollment) checkLeaf(leaf *x509.Certificate) error {
-	want, err := core.X509PublicKey(e.cfg.Algorithm, e.cfg.PublicKey)
+// checkLeaf says whether a certificate is for our key and names, and may be that of a client.
+func (e *Enrollment) checkLeaf(c *x509.Certificate) error {
+	l, err := newLeaf(c)
 	if err != nil {
 		return err
 	}
-	if key, ok := leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !key.Equal(want) {
+	if l.algorithm != e.cfg.Algorithm || !bytes.Equal(l.public, e.cfg.PublicKey) {
 		return ErrWrongKey
 	}
-	switch {
-	case leaf.IsCA:
-		return &FieldError{"key usage", ErrMismatch} // of an authority
-	case leaf.KeyUsage != 0 && leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0:
-		return &FieldError{"key usage", ErrMismatch}
-	case bytes.Equal(leaf.RawIssuer, leaf.RawSubject):
-		return &FieldError{"issuer", ErrMismatch}
-	}
-	var ids, handles int
-	for _, u := range leaf.URIs {
-		if c, err := ParseClientIDURI(u.String()); err == nil {
-			if ids++; c != e.cfg.ClientID {
-				return &FieldError{"client id", ErrMismatch}
-			}
-		} else if h, err := ParseHandleURI(u.String()); err == nil {
-			if handles++; !h.same(e.handle) {
-				return &FieldError{"handle", ErrMismatch}
-			}
-		}
-	}
-	if ids == 0 {
-		return &FieldError{"client id", ErrMissing}
-	}
-	if handles == 0 {
-		return &FieldError{"handle", ErrMissing}
-	}
-	if err := one(leaf, "display name", oidCommonName, e.cfg.DisplayName); err != nil {
+	if err := l.checkUse(); err != nil {
 		return err
 	}
-	return one(leaf, "domain", oidOrganization, e.cfg.ClientID.Domain)
-}
-
-// one asks for exactly one attribute of a type in the subject: where there are more, others
-// may read another one.
-func one(leaf *x509.Certificate, field string, oid asn1.ObjectIdentifier, want string) error {
-	n := 0
-	for _, a := range leaf.Subject.Names {
-		if a.Type.Equal(oid) {
-			if n++; a.Value != want || n > 1 {
-				return &FieldError{field, ErrMismatch}
-			}
-		}
+	id, err := l.Identity()
+	if err != nil {
+		return err
 	}
-	if n == 0 {
-		return &FieldError{field, ErrMissing}
+	for _, f := range []struct {
+		field string
+		ours  bool
+	}{
+		{"client id", id.ClientID == e.cfg.ClientID},
+		{"handle", id.Handle.same(e.handle)},
+		{"display name", id.DisplayName == e.cfg.DisplayName},
+		{"domain", id.Domain == e.cfg.ClientID.Domain},
+	} {
+		if !f.ours {
+			return &FieldError{f.field, ErrMismatch}
+		}
 	}
 	return nil
 }

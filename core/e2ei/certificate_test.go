@@ -123,34 +123,34 @@ func TestCertificate(t *testing.T) {
 	}{
 		{"no verifier", good, "", e2ei.ErrNoVerifier, nil},
 		{"no path", good, "", failed, func(*x509.Certificate, []*x509.Certificate, time.Time) error { return failed }},
-		{"empty", nil, "", e2ei.ErrMalformed, a.verify},
-		{"JSON", []byte("{}"), "", e2ei.ErrMalformed, a.verify},
+		{"empty", nil, "", e2ei.ErrCertificate, a.verify},
+		{"JSON", []byte("{}"), "", e2ei.ErrCertificate, a.verify},
 		{"huge", bytes.Repeat([]byte(" "), e2ei.MaxReply+1), "", core.ErrTooLarge, a.verify},
 		{"many", bytes.Repeat(a.pem(), 11), "", core.ErrTooLarge, a.verify},
-		{"text before", append([]byte("x\n"), good...), "", e2ei.ErrMalformed, a.verify},
-		{"text between", slices.Concat(a.leaf(t, config, nil), []byte("x\n"), a.pem()), "", e2ei.ErrMalformed, a.verify},
-		{"text after", slices.Concat(good, []byte("x\n")), "", e2ei.ErrMalformed, a.verify},
-		{"cut", good[:len(good)-9], "", e2ei.ErrMalformed, a.verify},
-		{"a key", slices.Concat(good, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte{1}})), "", e2ei.ErrMalformed, a.verify},
-		{"headers", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw, Headers: map[string]string{"a": "b"}}), "", e2ei.ErrMalformed, a.verify},
-		{"no DER", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte{1}}), "", e2ei.ErrMalformed, a.verify},
+		{"text before", append([]byte("x\n"), good...), "", e2ei.ErrCertificate, a.verify},
+		{"text between", slices.Concat(a.leaf(t, config, nil), []byte("x\n"), a.pem()), "", e2ei.ErrCertificate, a.verify},
+		{"text after", slices.Concat(good, []byte("x\n")), "", e2ei.ErrCertificate, a.verify},
+		{"cut", good[:len(good)-9], "", e2ei.ErrCertificate, a.verify},
+		{"a key", slices.Concat(good, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte{1}})), "", e2ei.ErrCertificate, a.verify},
+		{"headers", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw, Headers: map[string]string{"a": "b"}}), "", e2ei.ErrCertificate, a.verify},
+		{"no DER", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte{1}}), "", e2ei.ErrCertificate, a.verify},
 		{"swapped", slices.Concat(a.pem(), a.leaf(t, config, nil)), "", e2ei.ErrWrongKey, a.verify},
 		{"another key", with(func(c *x509.Certificate) { c.PublicKey = a.key.Public() }), "", e2ei.ErrWrongKey, a.verify},
 		{"no key identifier", with(func(c *x509.Certificate) { c.SubjectKeyId = nil }), "subject key identifier", e2ei.ErrMissing, a.verify},
-		{"an authority", with(func(c *x509.Certificate) { c.IsCA, c.BasicConstraintsValid = true, true }), "key usage", e2ei.ErrMismatch, a.verify},
-		{"not for signatures", with(func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageKeyAgreement }), "key usage", e2ei.ErrMismatch, a.verify},
-		{"its own issuer", with(func(c *x509.Certificate) { c.Subject = a.cert.Subject }), "issuer", e2ei.ErrMismatch, a.verify},
+		{"an authority", with(func(c *x509.Certificate) { c.IsCA, c.BasicConstraintsValid = true, true }), "", e2ei.ErrConstraint, a.verify},
+		{"not for signatures", with(func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageKeyAgreement }), "", e2ei.ErrConstraint, a.verify},
+		{"its own issuer", with(func(c *x509.Certificate) { c.Subject = a.cert.Subject }), "", e2ei.ErrConstraint, a.verify},
 		{"another device", with(uri(0, "wireapp://SvPfLlwBQi-6oddVRrkqpw!4c8@example.com")), "client id", e2ei.ErrMismatch, a.verify},
-		{"another domain in the id", with(uri(0, "wireapp://SvPfLlwBQi-6oddVRrkqpw!4c7@example.org")), "client id", e2ei.ErrMismatch, a.verify},
+		{"another domain in the id", with(uri(0, "wireapp://SvPfLlwBQi-6oddVRrkqpw!4c7@example.org")), "", e2ei.ErrIdentity, a.verify},
 		{"another handle", with(uri(1, "wireapp://%40mallory@example.com")), "handle", e2ei.ErrMismatch, a.verify},
-		{"another domain in the handle", with(uri(1, "wireapp://%40alice_wire@example.org")), "handle", e2ei.ErrMismatch, a.verify},
+		{"another domain in the handle", with(uri(1, "wireapp://%40alice_wire@example.org")), "", e2ei.ErrIdentity, a.verify},
 		{"another handle, too", with(func(c *x509.Certificate) { c.URIs = append(c.URIs, mustURL(t, "wireapp://%40mallory@example.com")) }), "handle", e2ei.ErrMismatch, a.verify},
 		{"another device, too", with(func(c *x509.Certificate) {
 			c.URIs = append(c.URIs, mustURL(t, "wireapp://SvPfLlwBQi-6oddVRrkqpw!4c8@example.com"))
 		}), "client id", e2ei.ErrMismatch, a.verify},
 		{"no client id", with(uri(0, "https://example.com")), "client id", e2ei.ErrMissing, a.verify},
 		{"no handle", with(uri(1, "https://example.com")), "handle", e2ei.ErrMissing, a.verify},
-		{"no URI", with(func(c *x509.Certificate) { c.URIs = nil }), "client id", e2ei.ErrMissing, a.verify},
+		{"no URI", with(func(c *x509.Certificate) { c.URIs = nil }), "", e2ei.ErrIdentity, a.verify},
 		{"another name", with(func(c *x509.Certificate) { c.Subject.CommonName = "Mallory" }), "display name", e2ei.ErrMismatch, a.verify},
 		{"no name", with(func(c *x509.Certificate) { c.Subject.CommonName = "" }), "display name", e2ei.ErrMissing, a.verify},
 		{"the name twice", with(func(c *x509.Certificate) {
@@ -158,7 +158,13 @@ func TestCertificate(t *testing.T) {
 			name(asn1.ObjectIdentifier{2, 5, 4, 3}, config.DisplayName)(c)
 			name(asn1.ObjectIdentifier{2, 5, 4, 3}, config.DisplayName)(c)
 		}), "display name", e2ei.ErrMismatch, a.verify},
-		{"another domain", with(func(c *x509.Certificate) { c.Subject.Organization = []string{"example.org"} }), "domain", e2ei.ErrMismatch, a.verify},
+		{"another domain", with(func(c *x509.Certificate) { c.Subject.Organization = []string{"example.org"} }), "", e2ei.ErrIdentity, a.verify},
+		{"the domain in upper case", with(func(c *x509.Certificate) { c.Subject.Organization = []string{"EXAMPLE.com"} }), "domain", e2ei.ErrMismatch, a.verify},
+		{"all of another domain", with(func(c *x509.Certificate) {
+			uri(0, "wireapp://SvPfLlwBQi-6oddVRrkqpw!4c7@example.org")(c)
+			uri(1, "wireapp://%40alice_wire@example.org")(c)
+			c.Subject.Organization = []string{"example.org"}
+		}), "client id", e2ei.ErrMismatch, a.verify},
 		{"no domain", with(func(c *x509.Certificate) { c.Subject.Organization = nil }), "domain", e2ei.ErrMissing, a.verify},
 		{"two domains", with(func(c *x509.Certificate) { c.Subject.Organization = []string{"example.com", "example.org"} }), "domain", e2ei.ErrMismatch, a.verify},
 	} {

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/conclave-mls/conclave/core"
@@ -204,6 +205,11 @@ func validName(s string) bool {
 		return false
 	}
 	return strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) < 0
+}
+
+// validText is what may be shown of a person: a control character may be a command there.
+func validText(s string) bool {
+	return s != "" && utf8.ValidString(s) && strings.IndexFunc(s, unicode.IsControl) < 0
 }
 
 // validDomain asks for labels of letters, digits, hyphens and underscores: what stands alike

@@ -179,7 +179,9 @@ func (l *crl) signedBy(c *x509.Certificate) bool {
 	return l.list.CheckSignatureFrom(c) == nil
 }
 
-func serialKey(n *big.Int) string { return n.Text(62) }
+// serialKey is the number in binary: that of a list may have a million bytes, and another base
+// would take a second.
+func serialKey(n *big.Int) string { return string(rune('1'+n.Sign())) + string(n.Bytes()) }
 
 var (
 	oidCRLNumber          = asn1.ObjectIdentifier{2, 5, 29, 20}

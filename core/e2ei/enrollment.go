@@ -118,7 +118,7 @@ func (e *Enrollment) check() (err error) {
 		return err
 	}
 	switch {
-	case c.DisplayName == "" || len(c.DisplayName) > maxText || !utf8.ValidString(c.DisplayName):
+	case len(c.DisplayName) > maxText || !validText(c.DisplayName):
 		return fmt.Errorf("e2ei: display name of %d bytes: %w", len(c.DisplayName), core.ErrInvalid)
 	case len(c.Team) > maxText || !utf8.ValidString(c.Team):
 		return fmt.Errorf("e2ei: team of %d bytes: %w", len(c.Team), core.ErrInvalid)

@@ -51,8 +51,8 @@ var (
 	// ErrPending: the server still waits for a step of ours.
 	ErrPending = fmt.Errorf("e2ei: pending: %w", core.ErrConflict)
 
-	// ErrMismatch: the certificate is not for what was asked. See [FieldError].
-	ErrMismatch = fmt.Errorf("e2ei: certificate has another value: %w", core.ErrInvalid)
+	// ErrMismatch: the certificate is not for what was asked, or says it twice. See [FieldError].
+	ErrMismatch = fmt.Errorf("e2ei: certificate has another value, or several: %w", core.ErrInvalid)
 	// ErrMissing: the certificate lacks what it has to say. See [FieldError].
 	ErrMissing = fmt.Errorf("e2ei: certificate has no value: %w", core.ErrInvalid)
 	// ErrNoVerifier: certificates cannot be judged, as there is no PKI environment.
@@ -121,7 +121,7 @@ func (e *StatusError) Unwrap() error { return e.Err }
 // A FieldError names what a certificate lacks ([ErrMissing]) or has otherwise than asked
 // ([ErrMismatch]).
 type FieldError struct {
-	Field string // "client id", "handle", "display name", "domain", "subject key identifier", "key usage" or "issuer"
+	Field string // "client id", "handle", "display name", "domain" or "subject key identifier"
 	Err   error
 }
 

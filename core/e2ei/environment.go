@@ -304,23 +304,38 @@ func (e *Environment) Dump() (anchors, intermediates, crls []string) {
 // ParsePEM reads the certificates of a PEM text, at least one and nothing else, as DER. Text
 // around them is passed over, a damaged block is not. ErrCertificate, core.ErrTooLarge.
 func ParsePEM(text []byte) ([][]byte, error) {
+	certificates, err := readPEM(text, false)
+	var ders [][]byte
+	for _, c := range certificates {
+		ders = append(ders, c.Raw)
+	}
+	return ders, err
+}
+
+// readPEM also refuses, if it is strict, whatever but space is around the certificates.
+func readPEM(text []byte, strict bool) ([]*x509.Certificate, error) {
 	if len(text) > MaxPEM {
 		return nil, fmt.Errorf("PEM of %d bytes: %w", len(text), core.ErrTooLarge)
 	}
-	begun := bytes.Count(text, []byte("-----BEGIN"))
-	var certificates [][]byte
-	for {
+	begin := []byte("-----BEGIN")
+	begun := bytes.Count(text, begin)
+	var certificates []*x509.Certificate
+	for rest := bytes.TrimSpace(text); len(rest) > 0; rest = bytes.TrimSpace(rest) {
+		if strict && !bytes.HasPrefix(rest, begin) {
+			return nil, fmt.Errorf("%w: something is around it", ErrCertificate)
+		}
 		var block *pem.Block
-		if block, text = pem.Decode(text); block == nil {
+		if block, rest = pem.Decode(rest); block == nil {
 			break
 		}
 		if block.Type != "CERTIFICATE" || len(block.Headers) > 0 {
 			return nil, fmt.Errorf("%w: a PEM block of %.40q", ErrCertificate, block.Type)
 		}
-		if _, err := parseCertificate(block.Bytes); err != nil {
+		c, err := parseCertificate(block.Bytes)
+		if err != nil {
 			return nil, err
 		}
-		certificates = append(certificates, block.Bytes)
+		certificates = append(certificates, c)
 	}
 	if len(certificates) == 0 || len(certificates) != begun {
 		return nil, fmt.Errorf("%w: %d of %d PEM blocks can be read", ErrCertificate, len(certificates), begun)

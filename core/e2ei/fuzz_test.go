@@ -114,3 +114,27 @@ func FuzzPEM(f *testing.F) {
 		}
 	})
 }
+
+// A stored item is an environment with that item alone, or damage.
+func FuzzItem(f *testing.F) {
+	root := newRoot(f, "root")
+	f.Add(uint8(ItemAnchor), anchorKey(root.Certificate), root.Raw)
+	f.Add(uint8(ItemIntermediate), intermediateKey(root.Certificate), root.Raw)
+	f.Add(uint8(ItemCRL), "00 "+listURL, root.newCRL(f, nil))
+	f.Fuzz(func(t *testing.T, kind uint8, key string, der []byte) {
+		e, err := NewEnvironment([]Item{{ItemKind(kind), key, der}})
+		if err != nil {
+			if !errors.Is(err, core.ErrDamaged) {
+				t.Fatal(err)
+			}
+			return
+		}
+		anchors, intermediates, lists := e.Dump()
+		if len(anchors)+len(intermediates) != 1 || len(lists) != 0 {
+			t.Fatalf("%d anchors, %d intermediates, %d lists", len(anchors), len(intermediates), len(lists))
+		}
+		if ders, err := ParsePEM([]byte(append(anchors, intermediates...)[0])); err != nil || !bytes.Equal(ders[0], der) {
+			t.Fatalf("not what was stored: %v", err)
+		}
+	})
+}

@@ -51,7 +51,12 @@ func ParseLeaf(der []byte) (*Leaf, error) {
 	if err != nil {
 		return nil, err
 	}
+	return newLeaf(c)
+}
+
+func newLeaf(c *x509.Certificate) (*Leaf, error) {
 	l := &Leaf{cert: c}
+	var err error
 	switch key := c.PublicKey.(type) {
 	case ed25519.PublicKey:
 		l.algorithm, l.public = core.Ed25519, key
@@ -117,7 +122,8 @@ type X509Identity struct {
 
 // Identity reads whose the certificate is: the client id and the handle from its URIs, the
 // display name from CN and the domain from O. Each must be there exactly once, and all be of
-// one domain. Other names in it are passed over. ErrIdentity says which part is at fault.
+// one domain; a display name has no control characters. Other names in it are passed over.
+// ErrIdentity; if it is one part that is missing, or there more than once, also [FieldError].
 func (l *Leaf) Identity() (X509Identity, error) {
 	none := X509Identity{}
 	names, err := l.uris()
@@ -135,19 +141,25 @@ func (l *Leaf) Identity() (X509Identity, error) {
 			handles++
 		}
 	}
-	if clients != 1 {
-		return none, fmt.Errorf("%w: %d client ids", ErrIdentity, clients)
+	display, displays := l.attribute(oidCommonName)
+	domain, domains := l.attribute(oidOrganization)
+	for _, part := range []struct {
+		field string
+		found int
+	}{{"client id", clients}, {"handle", handles}, {"display name", displays}, {"domain", domains}} {
+		switch {
+		case part.found == 0:
+			return none, fmt.Errorf("%w: %w", ErrIdentity, &FieldError{part.field, ErrMissing})
+		case part.found > 1:
+			return none, fmt.Errorf("%w: %w", ErrIdentity, &FieldError{part.field, ErrMismatch})
+		}
 	}
-	if handles != 1 {
-		return none, fmt.Errorf("%w: %d handles", ErrIdentity, handles)
+	if !validText(display) {
+		return none, fmt.Errorf("%w: its display name is %.80q", ErrIdentity, display)
 	}
-	if id.DisplayName, err = l.attribute("display name", oidCommonName); err != nil {
-		return none, err
-	}
-	if id.Domain, err = l.attribute("domain", oidOrganization); err != nil {
-		return none, err
-	}
-	if !strings.EqualFold(id.Domain, id.ClientID.Domain) || !strings.EqualFold(id.Domain, id.Handle.Domain()) {
+	id.DisplayName, id.Domain = display, domain
+	// EqualFold takes some letters that no domain has for those of ASCII.
+	if !validDomain(id.Domain) || !strings.EqualFold(id.Domain, id.ClientID.Domain) || !strings.EqualFold(id.Domain, id.Handle.Domain()) {
 		return none, fmt.Errorf("%w: its names are of several domains", ErrIdentity)
 	}
 	return id, nil
@@ -178,22 +190,15 @@ func (l *Leaf) uris() ([]string, error) {
 	return nil, fmt.Errorf("%w: no alternative names", ErrIdentity)
 }
 
-func (l *Leaf) attribute(what string, id asn1.ObjectIdentifier) (string, error) {
-	found := ""
+// attribute gives the last one of a type in the subject, and how many there are.
+func (l *Leaf) attribute(id asn1.ObjectIdentifier) (text string, n int) {
 	for _, a := range l.cert.Subject.Names {
-		if !a.Type.Equal(id) {
-			continue
+		if a.Type.Equal(id) {
+			text, _ = a.Value.(string) // crypto/x509 takes nothing else, and gives UTF-8
+			n++
 		}
-		text, _ := a.Value.(string) // crypto/x509 takes nothing else, and gives UTF-8
-		if text == "" || found != "" {
-			return "", fmt.Errorf("%w: its %s is empty, or there are two", ErrIdentity, what)
-		}
-		found = text
 	}
-	if found == "" {
-		return "", fmt.Errorf("%w: no %s", ErrIdentity, what)
-	}
-	return found, nil
+	return text, n
 }
 
 func serialNumber(c *x509.Certificate) string {

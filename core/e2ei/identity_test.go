@@ -58,22 +58,28 @@ func TestIdentity(t *testing.T) {
 		{"other names beside", named("https://example.com/x", handle, "wireapp://x@example.com", aliceURI), ""},
 		{"other attributes", func(c *x509.Certificate) { c.Subject.Country = []string{"DE"} }, ""},
 		{"domain in upper case", subject(cn("Alice Smith"), o("EXAMPLE.com")), ""},
-		{"a URI for another kind of name", func(c *x509.Certificate) { c.DNSNames, c.URIs = []string{aliceURI}, c.URIs[:1] }, "0 client ids"},
+		{"a URI for another kind of name", func(c *x509.Certificate) { c.DNSNames, c.URIs = []string{aliceURI}, c.URIs[:1] }, "no value: invalid: client id"},
 		{"no names", func(c *x509.Certificate) { c.URIs = nil }, "no alternative names"},
 		{"something after the names", func(c *x509.Certificate) {
 			named(aliceURI, handle)(c)
 			c.ExtraExtensions[0].Value = append(c.ExtraExtensions[0].Value, 5, 0)
 		}, "malformed names"},
-		{"no client id", named(handle), "0 client ids"},
-		{"no handle", named(aliceURI), "0 handles"},
-		{"two client ids", named(aliceURI, handle, encoded), "2 client ids"},
-		{"two handles", named(handle, handle, aliceURI), "2 handles"},
-		{"no display name", subject(o("example.com")), "no display name"},
-		{"empty display name", subject(cn(""), o("example.com")), "display name"},
-		{"empty display name beside another", subject(cn(""), cn("Alice Smith"), o("example.com")), "display name"},
-		{"two display names", subject(cn("Alice Smith"), cn("Bob"), o("example.com")), "display name"},
-		{"no domain", subject(cn("Alice Smith")), "no domain"},
-		{"two domains", subject(cn("Alice Smith"), o("example.com"), o("example.com")), "domain"},
+		{"no client id", named(handle), "no value: invalid: client id"},
+		{"no handle", named(aliceURI), "no value: invalid: handle"},
+		{"two client ids", named(aliceURI, handle, encoded), "several: invalid: client id"},
+		{"two handles", named(handle, handle, aliceURI), "several: invalid: handle"},
+		{"no display name", subject(o("example.com")), "no value: invalid: display name"},
+		{"empty display name", subject(cn(""), o("example.com")), "its display name is"},
+		{"empty display name beside another", subject(cn(""), cn("Alice Smith"), o("example.com")), "several: invalid: display name"},
+		{"two display names", subject(cn("Alice Smith"), cn("Bob"), o("example.com")), "several: invalid: display name"},
+		{"no domain", subject(cn("Alice Smith")), "no value: invalid: domain"},
+		{"two domains", subject(cn("Alice Smith"), o("example.com"), o("example.com")), "several: invalid: domain"},
+		{"NUL in the display name", subject(cn("Alice\x00 Smith"), o("example.com")), "its display name is"},
+		{"an escape in the display name", subject(cn("Alice\u009b2J"), o("example.com")), "its display name is"},
+		{"domain of another script", func(c *x509.Certificate) {
+			named("wireapp://SvPfLlwBQi-6oddVRrkqpw!4c7@kim.example", "wireapp://%40alice_wire@kim.example")(c)
+			subject(cn("Alice Smith"), o("\u212aim.example"))(c) // a Kelvin sign, which folds to k
+		}, "several domains"},
 		{"another domain", subject(cn("Alice Smith"), o("example.org")), "several domains"},
 		{"handle of another domain", named(aliceURI, "wireapp://%40alice_wire@example.org"), "several domains"},
 		{"client id of another domain", named(strings.Replace(aliceURI, ".com", ".org", 1), handle), "several domains"},
@@ -137,6 +143,16 @@ func TestParseLeaf(t *testing.T) {
 		return der
 	}
 	good := root.newLeaf(t).Raw
+	twice := root.newLeaf(t).Certificate
+	for _, x := range twice.Extensions {
+		if x.Id.Equal(oidSubjectAlternative) {
+			twice.ExtraExtensions = []pkix.Extension{x, x}
+		}
+	}
+	twoNames, err := x509.CreateCertificate(rand.Reader, twice, root.Certificate, twice.PublicKey, root.key)
+	if err != nil {
+		t.Fatal(err)
+	}
 	edPublic, _, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -151,6 +167,7 @@ func TestParseLeaf(t *testing.T) {
 		{"RSA", of(&rsaKey.PublicKey), ErrUnsupportedKey},
 		{"P-224", of(&p224.PublicKey), ErrUnsupportedKey},
 		{"small order", of(ed25519.PublicKey(make([]byte, 32))), ErrCertificate},
+		{"names twice", twoNames, ErrCertificate},
 		{"empty", nil, ErrCertificate},
 		{"cut", good[:100], ErrCertificate},
 		{"something follows", append(slices.Clone(good), 0), ErrCertificate},

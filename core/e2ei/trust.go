@@ -103,7 +103,9 @@ func (a Authenticator) read(l *Leaf) (core.ClientID, X509Identity, error) {
 	}
 	if err != nil {
 		x = l.described()
-		x.DisplayName, _ = l.attribute("display name", oidCommonName)
+		if name, n := l.attribute(oidCommonName); n == 1 && validText(name) {
+			x.DisplayName = name
+		}
 	}
 	id, err := a.Identify(l.cert)
 	if err == nil && id == "" {

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2ei
+
+import (
+	"crypto/x509"
+	"fmt"
+	"math/big"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Whoever may issue below an anchor fills the environment with authorities of another's name
+// and key identifier. That one's members still are found, and strangers still are not.
+func TestManyNamesakes(t *testing.T) {
+	t.Parallel()
+	root := newRoot(t, "root")
+	plain := func(c *x509.Certificate) { c.CRLDistributionPoints = nil }
+	namesake := func(c *x509.Certificate) { c.Subject.CommonName, c.SubjectKeyId = "ca", keyID(t, "ca") }
+	env := environment(t, root)
+	add := func(n *node) *node {
+		t.Helper()
+		next, _, err := env.AddIntermediate(n.Raw, noon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		env = next
+		return n
+	}
+	// Of one SKI and AKI there is one certificate; what differs is the AKI.
+	above := make([]*node, MaxIntermediates/2-1)
+	for i := range above {
+		above[i] = add(root.newCA(t, fmt.Sprint("above ", i)))
+	}
+	for i, a := range above {
+		add(a.newCA(t, fmt.Sprint("namesake ", i%4), namesake))
+	}
+	ca := add(root.newCA(t, "ca"))
+	stranger := newRoot(t, "stranger", namesake)
+	if err := env.Verify(leaf(t, ca.newLeaf(t, plain)), noon); err != nil {
+		t.Error(err)
+	}
+	if err := env.Verify(leaf(t, stranger.newLeaf(t, plain)), noon); !isOnly(err, ErrBadSignature) {
+		t.Errorf("a stranger: %v", err)
+	}
+}
+
+// A list of many entries, and one of a number that is as long as the list may be.
+func TestLongLists(t *testing.T) {
+	t.Parallel()
+	root := newRoot(t, "root")
+	env := environment(t, root)
+	serials := make([]int64, 30_000)
+	for i := range serials {
+		serials[i] = int64(i) + 1000
+	}
+	many := withCRL(t, env, root.newCRL(t, serials))
+	of := func(serial int64) *Leaf {
+		return leaf(t, root.newLeaf(t, func(c *x509.Certificate) { c.SerialNumber.SetInt64(serial) }))
+	}
+	if err := many.Verify(of(30_999), noon); !isOnly(err, ErrRevoked) {
+		t.Errorf("the last entry: %v", err)
+	}
+	if err := many.Verify(of(31_000), noon); err != nil {
+		t.Errorf("none: %v", err)
+	}
+	long := new(big.Int).SetBytes(append(slices.Repeat([]byte{0xab}, MaxCRL-1000), 0x99))
+	one := withCRL(t, env, root.newCRL(t, nil, func(l *x509.RevocationList) {
+		l.RevokedCertificateEntries = []x509.RevocationListEntry{
+			{SerialNumber: long, RevocationTime: noon}, {SerialNumber: big.NewInt(-7), RevocationTime: noon},
+		}
+	}))
+	for _, serial := range []int64{0x99, 7} {
+		if err := one.Verify(of(serial), noon); err != nil {
+			t.Errorf("serial %d: %v", serial, err)
+		}
+	}
+}
+
+// Certificates with the longest names and the farthest dates.
+func TestExtremes(t *testing.T) {
+	t.Parallel()
+	root := newRoot(t, "root", func(c *x509.Certificate) {
+		c.NotBefore, c.NotAfter = time.Date(2, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+	})
+	env := environment(t, root)
+	plain := func(c *x509.Certificate) { c.CRLDistributionPoints = nil }
+	ever := func(c *x509.Certificate) { c.NotBefore, c.NotAfter = root.NotBefore, root.NotAfter }
+	name := strings.Repeat("x", 4000)
+	l := leaf(t, root.newLeaf(t, plain, ever, func(c *x509.Certificate) { c.Subject.CommonName = name }))
+	for _, at := range []time.Time{root.NotBefore.Add(time.Second), noon, root.NotAfter} {
+		if err := env.Verify(l, at); err != nil {
+			t.Errorf("%v: %v", at, err)
+		}
+	}
+	for at, want := range map[time.Time]error{{}: ErrNotYetValid, root.NotAfter.Add(time.Second): ErrExpired, time.Unix(1<<55, 0): ErrExpired, time.Unix(-1<<60, 0): ErrNotYetValid} {
+		if err := env.Verify(l, at); !isOnly(err, want) {
+			t.Errorf("%v: %v, want %v", at, err, want)
+		}
+	}
+	if id, err := l.Identity(); err != nil || id.DisplayName != name {
+		t.Errorf("%d bytes, %v", len(id.DisplayName), err)
+	}
+}
