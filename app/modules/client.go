@@ -30,14 +30,14 @@ type Tenant string
 type RolledBack client.AfterRollback
 
 // Client is the client over all the other parts, and the seams that have one
-// implementation so far: basic credentials, the reference delivery service. Replace
-// the [client.Config], which is empty, for what is no part.
+// implementation so far: who credentials are of, see [Identify], the reference delivery
+// service. Replace the [client.Config], which is empty, for what is no part.
 func Client() fx.Option {
 	return fx.Module("client",
 		fx.Supply(Observer(func(client.Event) {}), client.Config{}),
 		fx.Provide(
 			func(c config.Config) Tenant { return Tenant(c.Tenant) },
-			func() core.Authenticator { return client.Basic{} },
+			authenticator,
 			delivery.NewTransport,
 			func(t *delivery.Transport) client.Transport { return t },
 			openClient))

@@ -13,9 +13,9 @@ import (
 )
 
 // Issuer is who vouches for the client: with "basic:" nobody does; with
-// "localca:CERTIFICATES?key=KEY" whoever has the key of a CA, see [LocalCA]. A client takes
-// the X.509 credentials of that only with a [core.Authenticator] that knows them,
-// and a messenger.Messenger not at all.
+// "localca:CERTIFICATES?key=KEY" whoever has the key of a CA; with "acme:DIRECTORY" a server,
+// see [ACME]; with "manual:" somebody who is brought a request and gives a certificate. The
+// last three are opened when they are first asked.
 func Issuer() fx.Option {
 	return fx.Module("issuer",
 		part[core.CredentialIssuer]("issuer", func(c config.Config) string { return c.Issuer }),

@@ -5,13 +5,17 @@ package modules
 import (
 	"context"
 	"crypto"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/conclave-mls/conclave/app/config"
 	"github.com/conclave-mls/conclave/core"
@@ -20,61 +24,102 @@ import (
 )
 
 func localCA(c config.Config, log *slog.Logger) Opener[core.CredentialIssuer] {
-	return Opener[core.CredentialIssuer]{"localca", func(ctx context.Context, u config.URI) (core.CredentialIssuer, error) {
-		return LocalCA(ctx, c, log, u)
+	return Opener[core.CredentialIssuer]{"localca", func(_ context.Context, u config.URI) (core.CredentialIssuer, error) {
+		ca, err := parseLocalCA(u)
+		if err != nil {
+			return nil, err
+		}
+		return &onDemand{open: func(ctx context.Context) (core.CredentialIssuer, error) { return ca.open(ctx, c, log) }}, nil
 	}}
 }
 
-// LocalCA opens "localca:CERTIFICATES?key=KEY": a CA with its certificates in a file, and
-// its key in a file of PKCS #8 or in a token. The URI of a token's key stands as it is, at
-// the end, and the issuer is then an io.Closer.
+// LocalCA opens "localca:CERTIFICATES?key=KEY": a CA with its certificates in a file, and its
+// key in a file of PKCS #8 or in a token. The URI of a token's key stands as it is, at the
+// end, and the issuer is then an io.Closer; before it may be "lifetime=TIME", such as 720h,
+// of a certificate.
 func LocalCA(ctx context.Context, c config.Config, log *slog.Logger, u config.URI) (core.CredentialIssuer, error) {
-	_, name, _ := strings.Cut(u.Text(), "?key=")
-	if name == "" {
-		return nil, fmt.Errorf(`no key: write "localca:ca.pem?key=ca.key": %w`, core.ErrInvalid)
-	}
-	path, err := u.File()
+	ca, err := parseLocalCA(u)
 	if err != nil {
 		return nil, err
 	}
-	certificates, err := os.ReadFile(path)
+	return ca.open(ctx, c, log)
+}
+
+// A caURI is the URI, read.
+type caURI struct {
+	certificates, key string
+	lifetime          time.Duration
+}
+
+func parseLocalCA(u config.URI) (ca caURI, err error) {
+	_, query, _ := strings.Cut(u.Text(), "?")
+	options, key, _ := strings.Cut("&"+query, "&key=")
+	if key == "" {
+		return ca, fmt.Errorf(`no key: write "localca:ca.pem?key=ca.key": %w`, core.ErrInvalid)
+	}
+	q, err := url.ParseQuery(options)
+	if err != nil {
+		return ca, fmt.Errorf("options: %w: %w", core.ErrInvalid, err)
+	}
+	for name, values := range q {
+		if name != "lifetime" || len(values) != 1 {
+			return ca, fmt.Errorf("option %q before key: there is lifetime, once: %w", name, core.ErrInvalid)
+		}
+		if ca.lifetime, err = time.ParseDuration(values[0]); err != nil || ca.lifetime <= 0 {
+			return ca, fmt.Errorf("lifetime %q is no time such as 720h: %w", values[0], core.ErrInvalid)
+		}
+	}
+	ca.key = key
+	ca.certificates, err = u.File()
+	return ca, err
+}
+
+func (ca caURI) open(ctx context.Context, c config.Config, log *slog.Logger) (core.CredentialIssuer, error) {
+	certificates, err := os.ReadFile(ca.certificates)
 	if err != nil {
 		return nil, fmt.Errorf("certificate of the CA: %w: %w", core.ErrNotFound, err)
 	}
-	if !strings.HasPrefix(name, hsm.Scheme+":") {
-		key, err := softwareCAKey(c.File(name))
+	cfg := localca.Config{Certificates: certificates, Lifetime: ca.lifetime}
+	if !strings.HasPrefix(ca.key, hsm.Scheme+":") {
+		key, state, err := softwareCAKey(c.File(ca.key))
 		if err != nil {
 			return nil, fmt.Errorf("key of the CA: %w", err)
 		}
-		return localca.New(ctx, localca.Config{Certificates: certificates, Key: func(context.Context) (crypto.Signer, error) { return key, nil }})
+		cfg.Key, cfg.StateKey = func(context.Context) (crypto.Signer, error) { return key, nil }, state
+		return localca.New(ctx, cfg)
 	}
-	key, err := hsm.OpenCAKey(ctx, hsm.Config{URI: name, Latch: LatchFolder(c), Logger: log})
+	key, err := hsm.OpenCAKey(ctx, hsm.Config{URI: ca.key, Latch: LatchFolder(c), Logger: log})
 	if err != nil {
 		return nil, err
 	}
-	issuer, err := localca.New(ctx, localca.Config{Certificates: certificates, Key: key.Signer})
+	cfg.Key = key.Signer
+	issuer, err := localca.New(ctx, cfg)
 	if err != nil {
 		return nil, errors.Join(err, key.Close())
 	}
 	return &tokenCA{issuer, key}, nil
 }
 
-func softwareCAKey(path string) (crypto.Signer, error) {
+// softwareCAKey also gives the secret by which every process with the key knows the states
+// of the others.
+func softwareCAKey(path string) (key crypto.Signer, state core.Secret, err error) {
 	text, err := readPrivate(path, core.ErrNotFound)
 	if err != nil {
-		return nil, err
+		return nil, state, err
 	}
 	defer clear(text)
 	block, _ := pem.Decode(text)
 	if block == nil || block.Type != "PRIVATE KEY" {
-		return nil, fmt.Errorf("%s is not PEM of a PKCS #8 key that is not encrypted: %w", path, core.ErrInvalid)
+		return nil, state, fmt.Errorf("%s is not PEM of a PKCS #8 key that is not encrypted: %w", path, core.ErrInvalid)
 	}
 	defer clear(block.Bytes)
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if signer, ok := key.(crypto.Signer); ok {
-		return signer, nil
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	key, ok := parsed.(crypto.Signer)
+	if !ok {
+		return nil, state, errors.Join(fmt.Errorf("%s has no key that signs: %w", path, core.ErrInvalid), err)
 	}
-	return nil, errors.Join(fmt.Errorf("%s has no key that signs: %w", path, core.ErrInvalid), err)
+	derived, err := hkdf.Key(sha256.New, block.Bytes, nil, "Conclave localca state", localca.StateKeySize)
+	return key, core.NewSecret(derived), err
 }
 
 // tokenCA is an issuer with its key in a token, which it closes.

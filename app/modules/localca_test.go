@@ -60,7 +60,10 @@ func TestLocalCA(t *testing.T) {
 		c := config.Default(folder)
 		c.Keystore, c.Key, c.Issuer = "memory:", "random:", uri
 		var issuer core.CredentialIssuer
-		return app.Run(t.Context(), app.New(c, fx.Populate(&issuer)), func(context.Context) error {
+		return app.Run(t.Context(), app.New(c, fx.Populate(&issuer)), func(ctx context.Context) error {
+			if _, err := issuer.Describe(ctx); err != nil {
+				return err
+			}
 			f(issuer)
 			return nil
 		})
@@ -82,6 +85,12 @@ func TestLocalCA(t *testing.T) {
 		"localca:ca.pem":                          core.ErrInvalid,
 		"localca:ca.pem?key=":                     core.ErrInvalid,
 		"localca:?key=ca.key":                     core.ErrInvalid,
+		"localca:ca.pem?keys=ca.key":              core.ErrInvalid,
+		"localca:ca.pem?life=1h&key=ca.key":       core.ErrInvalid,
+		"localca:ca.pem?lifetime=&key=ca.key":     core.ErrInvalid,
+		"localca:ca.pem?lifetime=0s&key=ca.key":   core.ErrInvalid,
+		"localca:ca.pem?lifetime=%zz&key=ca.key":  core.ErrInvalid,
+		"localca:ca.pem?lifetime=1h&key=none.key": core.ErrNotFound,
 		"localca:none.pem?key=ca.key":             core.ErrNotFound,
 		"localca:ca.pem?key=none.key":             core.ErrNotFound,
 		"localca:ca.pem?key=open.key":             core.ErrDenied,

@@ -21,8 +21,8 @@ func Messenger() fx.Option {
 	return fx.Options(
 		fx.Supply(new(messenger.Notices), Progress(nil)),
 		fx.Decorate(func(_ Observer, n *messenger.Notices) Observer { return n.Observe }),
-		fx.Provide(func(c *client.Client, s *delivery.Client, t *delivery.Transport, i core.CredentialIssuer,
+		fx.Provide(func(c *client.Client, s *delivery.Client, t *delivery.Transport, i core.CredentialIssuer, auth core.Authenticator,
 			n *messenger.Notices, progress Progress, cfg config.Config) *messenger.Messenger {
-			return messenger.New(messenger.Parts{Client: c, Service: s, Transport: t, Issuer: i, Notices: n, Suite: cfg.Suite, Progress: progress})
+			return messenger.New(messenger.Parts{Client: c, Service: s, Transport: t, Issuer: i, Authenticator: auth, Notices: n, Suite: cfg.Suite, Progress: progress})
 		}))
 }
