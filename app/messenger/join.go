@@ -4,7 +4,6 @@ package messenger
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -101,13 +100,30 @@ func (m *Messenger) Rotate(ctx context.Context) (done []Rotation, err error) {
 	if err := m.Sync(ctx); err != nil {
 		return nil, err
 	}
-	ids, suites, err := m.rotatable(ctx)
+	ids, err := m.client.Conversations(ctx)
 	if err != nil {
 		return nil, err
 	}
+	suites := []core.SuiteID{m.suite}
+	for _, id := range ids {
+		info, err := m.client.Info(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if info.Recovering {
+			return nil, client.ErrRecovering
+		}
+		if !slices.Contains(suites, info.Suite) {
+			suites = append(suites, info.Suite)
+		}
+	}
 	for _, s := range suites {
-		if kind, err := m.kind(ctx, s); err != nil || kind != core.CredentialBasic {
-			return nil, errors.Join(ErrCertified, err)
+		kind, err := m.kind(ctx, s)
+		if err == nil && kind != core.CredentialBasic {
+			err = ErrCertified
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
 	err = m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
@@ -121,114 +137,5 @@ func (m *Messenger) Rotate(ctx context.Context) (done []Rotation, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return m.takeUp(ctx, ids, suites)
-}
-
-// rotatable lists our conversations and their suites, with that of new ones.
-func (m *Messenger) rotatable(ctx context.Context) (ids []core.ConversationID, suites []core.SuiteID, err error) {
-	if ids, err = m.client.Conversations(ctx); err != nil {
-		return nil, nil, err
-	}
-	suites = []core.SuiteID{m.suite}
-	for _, id := range ids {
-		info, err := m.client.Info(ctx, id)
-		if err != nil {
-			return nil, nil, err
-		}
-		if info.Recovering {
-			return nil, nil, client.ErrRecovering
-		}
-		if !slices.Contains(suites, info.Suite) {
-			suites = append(suites, info.Suite)
-		}
-	}
-	return ids, suites, nil
-}
-
-// takeUp takes our newest credentials into use everywhere, and removes what they replace.
-func (m *Messenger) takeUp(ctx context.Context, ids []core.ConversationID, suites []core.SuiteID) (done []Rotation, err error) {
-	n, err := parseNote(m.client.Data(ctx))
-	if err != nil {
-		return nil, err
-	}
-	for i, id := range ids {
-		if n.chat(id).Leaving {
-			continue
-		}
-		m.progress("conversations rotated", i, len(ids))
-		r := Rotation{ID: id}
-		if r.Epoch, r.Err = m.rotate(ctx, id); ctx.Err() != nil {
-			return done, ctx.Err()
-		}
-		done = append(done, r)
-	}
-	if err := m.publish(ctx, true); err != nil {
-		return done, err
-	}
-	return done, m.retire(ctx, suites)
-}
-
-// rotate takes our newest credential into use in a conversation.
-func (m *Messenger) rotate(ctx context.Context, id core.ConversationID) (epoch uint64, err error) {
-	kind, err := m.kind(ctx, m.suiteOf(ctx, id))
-	if err != nil {
-		return 0, err
-	}
-	err = m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
-		c, err := tx.Conversation(ctx, id)
-		if err != nil {
-			return err
-		}
-		result, err := c.Rotate(ctx, kind)
-		if err != nil {
-			return err
-		}
-		epoch = result.Epoch
-		if err := took(ctx, tx, id, result, 0); err != nil {
-			return err
-		}
-		return edit(ctx, tx, func(n *note) { n.chat(id).Reused = false })
-	})
-	return epoch, err
-}
-
-// retire removes what rotations have left: key packages of old credentials, then the
-// credentials with their keys, but for those that a conversation still uses. Of the
-// certificates, those that can still be revoked stay.
-func (m *Messenger) retire(ctx context.Context, suites []core.SuiteID) error {
-	for _, s := range suites {
-		kind, err := m.kind(ctx, s)
-		if err != nil {
-			return err
-		}
-		var own []client.Credential
-		err = m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) (err error) {
-			if err = tx.DeleteStaleKeyPackages(ctx, s, kind); err != nil {
-				return err
-			}
-			own, err = tx.Credentials(ctx, client.CredentialFilter{Suite: s})
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		var newest client.CredentialRef
-		for _, c := range own {
-			if c.Credential.Type == kind {
-				newest = c.Ref
-			}
-		}
-		for _, old := range own {
-			if old.Ref == newest || inDate(old.Credential) {
-				continue
-			}
-			err := m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
-				return tx.RemoveCredential(ctx, old.Ref)
-			})
-			if err != nil && !errors.Is(err, client.ErrCredentialInUse) {
-				return err
-			}
-		}
-	}
-	return nil
+	return m.adopt(ctx, true)
 }
