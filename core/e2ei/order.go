@@ -35,6 +35,14 @@ func (e *Enrollment) NonceURL() (string, error) {
 	return e.directory.NewNonce, nil
 }
 
+// RevocationURL is where certificates are revoked (RFC 8555 section 7.6).
+func (e *Enrollment) RevocationURL() (string, error) {
+	if err := e.need(StepNewAccount, StepDirectory); err != nil {
+		return "", err
+	}
+	return e.directory.RevokeCert, nil
+}
+
 // NewAccountRequest asks for an account (RFC 8555 section 7.3).
 func (e *Enrollment) NewAccountRequest(nonce string) (Request, error) {
 	const s = StepNewAccount
