@@ -34,8 +34,6 @@ package acme
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -65,11 +63,9 @@ type Config struct {
 	ProofValidity time.Duration
 
 	// HTTP is used for everything, but follows no redirects; its Timeout, or
-	// [DefaultTimeout], is for each request. Nil: a client with the roots below.
+	// [DefaultTimeout], is for each request. Nil: one that trusts the system's roots.
 	HTTP *http.Client
-	// Roots are those of TLS, for the ACME server and the identity provider; nil: the system's.
-	Roots *x509.CertPool
-	// AllowHTTP is for tests: addresses without TLS.
+	// AllowHTTP is for tests: addresses without TLS, of servers on this machine.
 	AllowHTTP bool
 
 	// Clock tells the time; nil: time.Now.
@@ -120,7 +116,6 @@ func New(cfg Config) (*Issuer, error) {
 	}
 	if c.HTTP == nil {
 		transport := http.DefaultTransport.(*http.Transport).Clone()
-		transport.TLSClientConfig = &tls.Config{RootCAs: c.Roots, MinVersion: tls.VersionTLS12}
 		transport.MaxResponseHeaderBytes = 1 << 16
 		c.HTTP = &http.Client{Transport: transport}
 	}
