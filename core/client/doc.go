@@ -21,6 +21,10 @@
 // Who joins later may read what was said before, if the members share it: see
 // [Conversation.EnableHistorySharing] and [OpenHistory].
 //
+// Credentials may be X.509 certificates, of a PKI environment ([Transaction.RegisterTrustAnchor])
+// that is staged with a transaction like everything else; [View.E2EIState] says whether all
+// in a conversation are who they say.
+//
 // What it promises:
 //
 //   - A commit is durable before it is sent and is dropped only when another
