@@ -31,6 +31,9 @@ var (
 	}
 )
 
+// An opaqueKey is a key of which nothing is known but that it signs, as one in a token.
+type opaqueKey struct{ core.Signer }
+
 func configOf(t testing.TB, algorithm core.KeyAlgorithm) (e2ei.Config, core.Signer) {
 	t.Helper()
 	id, err := e2ei.ParseClientIDURI(clientID)

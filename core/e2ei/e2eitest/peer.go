@@ -41,7 +41,8 @@ type Peer struct {
 	Directory       string `json:"directory"` // of ACME
 	RootPEM         string `json:"root_pem"`
 	IntermediatePEM string `json:"intermediate_pem"`
-	CRL             string `json:"crl"` // the distribution point of what it issues
+	CRL             string `json:"crl"`        // the distribution point of what it issues
+	Federation      string `json:"federation"` // where step-ca says which roots it knows
 	OIDCClientID    string `json:"oidc_client_id"`
 	Wire            string `json:"wire"` // the backend, without a slash at its end
 	Domain          string `json:"domain"`
@@ -187,7 +188,7 @@ func (p *Peer) Person(t testing.TB) Person {
 	var b [24]byte
 	_, _ = rand.Read(b[:]) // never fails, see crypto/rand
 	who := Person{
-		ClientID: e2ei.ClientID{User: [16]byte(b[:16]), Device: 1<<63 | uint64(b[16])<<16 | uint64(b[17])<<8 | uint64(b[18]), Domain: p.Domain},
+		ClientID: e2ei.ClientID{User: [16]byte(b[:16]), Device: 0xa<<60 | uint64(b[16])<<16 | uint64(b[17])<<8 | uint64(b[18]), Domain: p.Domain},
 		Handle:   "alice_" + hex.EncodeToString(b[18:]), DisplayName: `Alice "Ally" Smith & Söhne`, Team: "wire",
 	}
 	if err := p.Register(t.Context(), who); err != nil {

@@ -20,20 +20,38 @@ type Session struct {
 	Key        core.Signer
 	Verify     e2ei.Verifier // whom the client trusts
 	Login      string        // at the identity provider
-	Nonce      string        // the server's newest
-	Issued     e2ei.Issued   // once the enrolment is over
+	// Clock is what the client takes for now, but for the proof; nil: the time.
+	Clock func() time.Time
+
+	Nonce  string      // the server's newest
+	Issued e2ei.Issued // once the enrolment is over
 }
 
 // Enroll begins the enrolment of somebody's key at the peer.
 func (p *Peer) Enroll(who Person, key core.Signer, validity time.Duration, verify e2ei.Verifier) (*Session, error) {
-	e, err := e2ei.New(e2ei.Config{
+	return p.enroll(p.config(who, key, validity), key, verify)
+}
+
+func (p *Peer) config(who Person, key core.Signer, validity time.Duration) e2ei.Config {
+	return e2ei.Config{
 		ClientID: who.ClientID, DisplayName: who.DisplayName, Handle: who.Handle, Team: who.Team, Validity: validity,
 		Algorithm: key.Algorithm(), PublicKey: key.Public(), KeyRef: key.Ref(), Directory: p.Directory, AllowHTTP: true,
-	})
+	}
+}
+
+func (p *Peer) enroll(config e2ei.Config, key core.Signer, verify e2ei.Verifier) (*Session, error) {
+	e, err := e2ei.New(config)
 	if err != nil {
 		return nil, err
 	}
-	return &Session{Peer: p, Enrollment: e, Key: key, Verify: verify, Login: who.Handle}, nil
+	return &Session{Peer: p, Enrollment: e, Key: key, Verify: verify, Login: config.Handle}, nil
+}
+
+func (s *Session) now() time.Time {
+	if s.Clock != nil {
+		return s.Clock()
+	}
+	return time.Now()
 }
 
 // Run does all the steps that are left.
@@ -84,21 +102,21 @@ func (s *Session) Advance(ctx context.Context) error {
 	case e2ei.StepNewAccount:
 		return s.respond(ctx, e.NewAccountRequest, e.NewAccountResponse)
 	case e2ei.StepNewOrder:
-		return s.respond(ctx, func(nonce string) (e2ei.Request, error) { return e.NewOrderRequest(time.Now(), nonce) },
-			func(body []byte, location string) error { return e.NewOrderResponse(body, location, time.Now()) })
+		return s.respond(ctx, func(nonce string) (e2ei.Request, error) { return e.NewOrderRequest(s.now(), nonce) },
+			func(body []byte, location string) error { return e.NewOrderResponse(body, location, s.now()) })
 	case e2ei.StepDeviceAuthorization, e2ei.StepUserAuthorization:
 		addresses, err := e.Authorizations()
 		if err != nil {
 			return err
 		}
 		return s.respond(ctx, func(nonce string) (e2ei.Request, error) { return e.AuthorizationRequest(addresses[0], nonce) },
-			func(body []byte, _ string) error { return e.AuthorizationResponse(addresses[0], body, time.Now()) })
+			func(body []byte, _ string) error { return e.AuthorizationResponse(addresses[0], body, s.now()) })
 	case e2ei.StepDPoPChallenge:
 		return s.AnswerDPoP(ctx)
 	case e2ei.StepOIDCChallenge:
 		return s.AnswerOIDC(ctx)
 	case e2ei.StepCheckOrder:
-		return s.respond(ctx, e.OrderRequest, timed(e.CheckOrderResponse))
+		return s.respond(ctx, e.OrderRequest, s.timed(e.CheckOrderResponse))
 	case e2ei.StepFinalize:
 		message, err := e.CSRMessage()
 		if err != nil {
@@ -108,10 +126,10 @@ func (s *Session) Advance(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return s.respond(ctx, func(nonce string) (e2ei.Request, error) { return e.FinalizeRequest(signature, nonce) }, timed(e.FinalizeResponse))
+		return s.respond(ctx, func(nonce string) (e2ei.Request, error) { return e.FinalizeRequest(signature, nonce) }, s.timed(e.FinalizeResponse))
 	case e2ei.StepCertificate:
 		return s.respond(ctx, e.CertificateRequest, func(body []byte, _ string) (err error) {
-			s.Issued, err = e.CertificateResponse(body, time.Now(), s.Verify)
+			s.Issued, err = e.CertificateResponse(body, s.now(), s.Verify)
 			return err
 		})
 	}
@@ -189,6 +207,6 @@ func plain(take func([]byte) error) func([]byte, string) error {
 	return func(body []byte, _ string) error { return take(body) }
 }
 
-func timed(take func([]byte, time.Time) error) func([]byte, string) error {
-	return func(body []byte, _ string) error { return take(body, time.Now()) }
+func (s *Session) timed(take func([]byte, time.Time) error) func([]byte, string) error {
+	return func(body []byte, _ string) error { return take(body, s.now()) }
 }
