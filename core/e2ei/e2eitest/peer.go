@@ -85,7 +85,7 @@ func Start(t testing.TB) *Peer {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			text, _ := io.ReadAll(io.NewSectionReader(running.log, begin, 1<<20))
+			text, _ := io.ReadAll(io.NewSectionReader(running.log, begin, 1<<16))
 			t.Logf("the peer meanwhile:\n%s", text)
 		}
 	})
