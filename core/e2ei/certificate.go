@@ -3,7 +3,6 @@
 package e2ei
 
 import (
-	"bytes"
 	"crypto/x509"
 	"fmt"
 	"time"
@@ -44,7 +43,7 @@ func (e *Enrollment) CertificateResponse(body []byte, now time.Time, verify Veri
 	if err != nil {
 		return Issued{}, &StepError{s, err}
 	}
-	if err := e.checkLeaf(chain[0]); err != nil {
+	if err := e.subject().Check(chain[0], e.cfg.Algorithm, e.cfg.PublicKey); err != nil {
 		return Issued{}, &StepError{s, err}
 	}
 	if err := verify(chain[0], chain[1:], now); err != nil {
@@ -73,36 +72,4 @@ func parseChain(body []byte) ([]*x509.Certificate, error) {
 		}
 	}
 	return chain, nil
-}
-
-// checkLeaf says whether a certificate is for our key and names, and may be that of a client.
-func (e *Enrollment) checkLeaf(c *x509.Certificate) error {
-	l, err := newLeaf(c)
-	if err != nil {
-		return err
-	}
-	if l.algorithm != e.cfg.Algorithm || !bytes.Equal(l.public, e.cfg.PublicKey) {
-		return ErrWrongKey
-	}
-	if err := l.checkUse(); err != nil {
-		return err
-	}
-	id, err := l.Identity()
-	if err != nil {
-		return err
-	}
-	for _, f := range []struct {
-		field string
-		ours  bool
-	}{
-		{"client id", id.ClientID == e.cfg.ClientID},
-		{"handle", id.Handle.same(e.handle)},
-		{"display name", id.DisplayName == e.cfg.DisplayName},
-		{"domain", id.Domain == e.cfg.ClientID.Domain},
-	} {
-		if !f.ours {
-			return &FieldError{f.field, ErrMismatch}
-		}
-	}
-	return nil
 }

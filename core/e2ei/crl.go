@@ -272,7 +272,7 @@ func (l *crl) readIssuingPoint(der []byte) error {
 			if err != nil || len(rest) > 0 || name.Class != asn1.ClassContextSpecific || name.Tag != 0 {
 				return fmt.Errorf("%w: its distribution point has no full name", ErrCRL)
 			}
-			if l.names, _ = uris(name.Bytes); len(l.names) == 0 {
+			if l.names, _, _ = uris(name.Bytes); len(l.names) == 0 {
 				return fmt.Errorf("%w: its distribution point has no address", ErrCRL)
 			}
 		case 1:
@@ -290,19 +290,17 @@ func (l *crl) readIssuingPoint(der []byte) error {
 	return nil
 }
 
-// uris gives the URIs among the GeneralNames that are the content of a sequence; none at all
-// if they are malformed.
-func uris(names []byte) ([]string, error) {
-	var found []string
-	for len(names) > 0 {
+// uris gives the URIs among the GeneralNames that are the content of a sequence, and how many
+// names there are; none at all if they are malformed.
+func uris(names []byte) (found []string, all int, err error) {
+	for ; len(names) > 0; all++ {
 		var name asn1.RawValue
-		var err error
 		if names, err = asn1.Unmarshal(names, &name); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		if name.Class == asn1.ClassContextSpecific && name.Tag == 6 && !name.IsCompound {
 			found = append(found, string(name.Bytes))
 		}
 	}
-	return found, nil
+	return found, all, nil
 }

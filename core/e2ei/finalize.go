@@ -3,19 +3,11 @@
 package e2ei
 
 import (
-	"crypto"
-	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/base64"
-	"errors"
-	"fmt"
-	"io"
-	"net/url"
 	"time"
-
-	"github.com/conclave-mls/conclave/core"
 )
 
 // OrderRequest asks how the order is: before it is finalized for CheckOrderResponse, after it
@@ -82,11 +74,15 @@ func (e *Enrollment) CSRMessage() ([]byte, error) {
 	if err := e.need(s, toFinalize...); err != nil {
 		return nil, err
 	}
-	asked := &handedSignature{}
-	if _, err := e.csr(asked); !errors.Is(err, errNoSignature) {
-		return nil, &StepError{s, fmt.Errorf("certificate request: %w", err)}
+	csr, err := e.csr()
+	if err != nil {
+		return nil, &StepError{s, err}
 	}
-	return asked.message, nil
+	message, err := CSRMessage(csr, e.cfg.Algorithm, e.cfg.PublicKey)
+	if err != nil {
+		return nil, &StepError{s, err}
+	}
+	return message, nil
 }
 
 // FinalizeRequest sends the certificate signing request. ErrInvalid: the signature is not one
@@ -96,62 +92,34 @@ func (e *Enrollment) FinalizeRequest(signature []byte, nonce string) (Request, e
 	if err := e.need(s, toFinalize...); err != nil {
 		return Request{}, err
 	}
-	der, err := e.csr(&handedSignature{signature: signature})
+	csr, err := e.csr()
 	if err != nil {
-		// x509 has checked the signature with the key.
-		return Request{}, &StepError{s, fmt.Errorf("certificate request: %w: %w", core.ErrInvalid, err)}
+		return Request{}, &StepError{s, err}
+	}
+	der, err := CSR(csr, e.cfg.Algorithm, e.cfg.PublicKey, signature)
+	if err != nil {
+		return Request{}, &StepError{s, err}
 	}
 	return e.request(s, e.order.finalize, nonce, map[string]string{"csr": base64.RawURLEncoding.EncodeToString(der)})
 }
 
-func (e *Enrollment) csr(key *handedSignature) ([]byte, error) {
-	var err error
-	if key.public, err = core.X509PublicKey(e.cfg.Algorithm, e.cfg.PublicKey); err != nil {
-		return nil, err
-	}
-	id, err := url.Parse(e.cfg.ClientID.URI())
-	if err != nil {
-		return nil, err
-	}
-	handle, err := url.Parse(e.handle.URI())
+func (e *Enrollment) csr() (*x509.CertificateRequest, error) {
+	_, uris, err := e.subject().Names()
 	if err != nil {
 		return nil, err
 	}
 	text := func(s string) asn1.RawValue { return asn1.RawValue{Tag: asn1.TagUTF8String, Bytes: []byte(s)} }
-	return x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
+	return &x509.CertificateRequest{
 		Subject: pkix.Name{ExtraNames: []pkix.AttributeTypeAndValue{
 			{Type: oidOrganization, Value: text(e.cfg.ClientID.Domain)},
 			{Type: oidDisplayName, Value: text(e.cfg.DisplayName)},
 		}},
-		URIs: []*url.URL{id, handle},
-	}, key)
+		URIs: uris,
+	}, nil
 }
 
-var errNoSignature = errors.New("no signature yet")
-
-// A handedSignature is a key for crypto/x509 whose one signature comes from elsewhere: it
-// keeps the message for who has none yet.
-type handedSignature struct {
-	public    crypto.PublicKey
-	signature []byte
-	message   []byte
-}
-
-// Public implements crypto.Signer.
-func (h *handedSignature) Public() crypto.PublicKey { return h.public }
-
-// Sign implements crypto.Signer, as one that signs no digest.
-func (h *handedSignature) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
-	return nil, errNoSignature
-}
-
-// SignMessage implements crypto.MessageSigner.
-func (h *handedSignature) SignMessage(_ io.Reader, message []byte, _ crypto.SignerOpts) ([]byte, error) {
-	h.message = append([]byte(nil), message...)
-	if h.signature == nil {
-		return nil, errNoSignature
-	}
-	return h.signature, nil
+func (e *Enrollment) subject() Subject {
+	return Subject{e.cfg.ClientID.Core(), e.cfg.Handle, e.cfg.DisplayName}
 }
 
 // FinalizeResponse takes the order after it was finalized: the reply to FinalizeRequest, or

@@ -126,7 +126,7 @@ type X509Identity struct {
 // ErrIdentity; if it is one part that is missing, or there more than once, also [FieldError].
 func (l *Leaf) Identity() (X509Identity, error) {
 	none := X509Identity{}
-	names, err := l.uris()
+	names, _, err := namesOf(l.cert)
 	if err != nil {
 		return none, err
 	}
@@ -173,21 +173,22 @@ func (l *Leaf) described() X509Identity {
 	}
 }
 
-// uris reads the URIs as they are written: package url writes some of them otherwise.
-func (l *Leaf) uris() ([]string, error) {
-	for _, x := range l.cert.Extensions {
+// namesOf reads the URIs as they are written: package url writes some of them otherwise. It
+// also counts the names of all kinds.
+func namesOf(c *x509.Certificate) (found []string, all int, err error) {
+	for _, x := range c.Extensions {
 		if !x.Id.Equal(oidSubjectAlternative) {
 			continue
 		}
 		var names asn1.RawValue
 		if rest, err := asn1.Unmarshal(x.Value, &names); err == nil && len(rest) == 0 {
-			if found, err := uris(names.Bytes); err == nil {
-				return found, nil
+			if found, all, err := uris(names.Bytes); err == nil {
+				return found, all, nil
 			}
 		}
-		return nil, fmt.Errorf("%w: malformed names", ErrIdentity)
+		return nil, 0, fmt.Errorf("%w: malformed names", ErrIdentity)
 	}
-	return nil, fmt.Errorf("%w: no alternative names", ErrIdentity)
+	return nil, 0, fmt.Errorf("%w: no alternative names", ErrIdentity)
 }
 
 // attribute gives the last one of a type in the subject, and how many there are.

@@ -4,49 +4,18 @@ package localca_test
 
 import (
 	"context"
-	"crypto"
-	"crypto/x509"
 	"errors"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/client/clienttest"
+	"github.com/conclave-mls/conclave/core/e2ei"
 	"github.com/conclave-mls/conclave/providers/localca"
 	"github.com/conclave-mls/conclave/providers/pure"
 	"github.com/conclave-mls/conclave/storage/memory"
 )
-
-// trusting is an authentication service with one anchor. It knows basic credentials as
-// well, because a client begins with one.
-type trusting struct {
-	client.Basic
-	anchor *x509.Certificate
-}
-
-func (a trusting) Validate(c core.Credential, key []byte, at time.Time, p core.Purpose) (core.Identity, error) {
-	if c.Type != core.CredentialX509 {
-		return a.Basic.Validate(c, key, at, p)
-	}
-	chain, err := x509.ParseCertificates(slices.Concat(c.Certificates...))
-	if err != nil || len(chain) == 0 {
-		return core.Identity{}, core.ErrDenied
-	}
-	o := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
-	o.Roots.AddCert(a.anchor)
-	for _, above := range chain[1:] {
-		o.Intermediates.AddCert(above)
-	}
-	_, err = chain[0].Verify(o)
-	id, nameless := localca.ClientID(chain[0])
-	public, other := core.X509PublicKey(core.Ed25519, key)
-	if err := errors.Join(err, nameless, other); err != nil || !chain[0].PublicKey.(interface{ Equal(crypto.PublicKey) bool }).Equal(public) {
-		return core.Identity{}, errors.Join(core.ErrDenied, err)
-	}
-	return core.Identity{ClientID: id}, nil
-}
 
 // remembering is a provider whose keys a test can enrol.
 type remembering struct {
@@ -62,8 +31,25 @@ func (r *remembering) GenerateKey(ctx context.Context, spec core.KeySpec) (core.
 	return key, err
 }
 
-// Clients talk with credentials of the CA, and do not take one of another CA.
+// Clients talk with credentials of the CA and see each other verified, by names of their own
+// and by those of Wire. They do not take a credential of another CA.
 func TestClients(t *testing.T) {
+	for name, c := range map[string]struct {
+		alice, bob core.ClientID
+		handle     string
+		identify   core.Authenticator
+	}{
+		"own names":    {"alice/laptop", "bob/phone", "", e2ei.Authenticator{Identify: e2ei.ClientOf}},
+		"Wire's names": {aliceID, "ffffffff-5c01-422f-baa1-d75546b92aa7:1@example.com", "handle", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testClients(t, c.alice, c.bob, c.handle, c.identify)
+		})
+	}
+}
+
+func testClients(t *testing.T, aliceID, bobID core.ClientID, handle string, identify core.Authenticator) {
 	suite := core.SuiteX25519AES128Ed25519
 	service := clienttest.NewService(clienttest.Options{})
 	root := newAuthority(localca.Signer(newKey(core.ECDSAP384)), nil, nil)
@@ -72,10 +58,20 @@ func TestClients(t *testing.T) {
 
 	person := func(id core.ClientID, anchor authority, issuer core.CredentialIssuer) *clienttest.Device {
 		keys := &remembering{CryptoProvider: pure.New()}
-		d := clienttest.NewDevice(t, service, id, memory.New(), client.Config{Suites: pure.New(), Keys: keys, Authenticator: trusting{anchor: anchor.cert}})
+		d := clienttest.NewDevice(t, service, id, memory.New(), client.Config{Suites: pure.New(), Keys: keys, Authenticator: identify})
 		d.Identify(t, suite)
-		done := enrol(t, issuer, request(id, keys.key), keys.key).Done
+		req := request(id, keys.key)
+		req.Handle, req.Display = handle, "A Name"
+		done := enrol(t, issuer, req, keys.key).Done
 		must(t, d.Transaction(t.Context(), func(ctx context.Context, tx *client.Transaction) error {
+			if err := tx.RegisterTrustAnchor(ctx, anchor.pem()); err != nil {
+				return err
+			}
+			if len(done.Credential.Certificates) > 1 {
+				if _, err := tx.RegisterIntermediate(ctx, ca.pem()); err != nil {
+					return err
+				}
+			}
 			_, err := tx.AddCredential(ctx, done.Credential, keys.key.Public())
 			return err
 		}))
@@ -100,7 +96,7 @@ func TestClients(t *testing.T) {
 	}
 
 	issuer := newIssuer(t, 0, ca, root)
-	alice, bob := person("alice/laptop", root, issuer), person("bob/phone", root, issuer)
+	alice, bob := person(aliceID, root, issuer), person(bobID, root, issuer)
 	clienttest.Group(t, "tea", alice)
 	must(t, add(alice, bob))
 	bob.Hear(t, "tea")
@@ -113,7 +109,17 @@ func TestClients(t *testing.T) {
 			t.Errorf("the leaf of %s has %+v, %v", d.Link.ID, own, err)
 		}
 	}
-	if err := add(alice, person("mallory", other, newIssuer(t, 0, other))); !errors.Is(err, core.ErrDenied) {
+	for _, d := range []*clienttest.Device{alice, bob} {
+		v := d.Client.View("tea")
+		if state, err := v.E2EIState(t.Context()); err != nil || state != e2ei.Verified {
+			t.Errorf("%s sees %v, %v", d.Link.ID, state, err)
+		}
+		who, err := v.DeviceIdentities(t.Context(), aliceID, bobID)
+		if err != nil || len(who) != 2 || who[1].ClientID != string(bobID) || who[1].Status != e2ei.StatusValid || who[1].X509 == nil || who[1].X509.Handle.Name() != handle {
+			t.Errorf("%s sees %+v, %v", d.Link.ID, who, err)
+		}
+	}
+	if err := add(alice, person("00000000-5c01-422f-baa1-d75546b92aa7:1@example.com", other, newIssuer(t, 0, other))); !errors.Is(err, core.ErrDenied) {
 		t.Errorf("a credential of another CA: %v, want ErrDenied", err)
 	}
 }

@@ -5,15 +5,18 @@
 // use, in software or in a token. Start with [New].
 //
 // A certificate says that a client id and a signature key belong together, and no more: the
-// id is the one subject alternative name, a URI (see [URI] and [ClientID]); the subject is
-// empty, because nobody here has checked a handle or a display name. It is for digital
-// signatures and for clients, has a random serial number, and names the key of its issuer.
+// id is the one subject alternative name, a URI (see [e2ei.ClientURI]); the subject is empty.
+// If the request has a client id of Wire's and a handle, the certificate has the names that
+// Wire's have instead: see [e2ei.Leaf.Identity]. Clients read both by [e2ei.ClientOf]. It is
+// for digital signatures and for clients, has a random serial number, and names the key of its
+// issuer.
 //
 // It promises that whoever gets a certificate has signed with its key, that it is for the
 // client for whom the enrolment began and within an hour of that, that a certificate
 // does not outlive those above it, and that it verifies under them. It does not ask
-// whether the client may have the id: that is for whoever lets it be called. Nor does it
-// keep a list of what it has issued, so it revokes nothing; let certificates be short-lived.
+// whether the client may have the id, the handle and the name: that is for whoever lets it be
+// called. Nor does it keep a list of what it has issued, so it revokes nothing; let
+// certificates be short-lived.
 package localca
 
 import (
@@ -23,11 +26,11 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"fmt"
-	"net/url"
 	"slices"
 	"time"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/e2ei"
 )
 
 // A Key gives the CA's key for one certificate, signing within the context. For a
@@ -49,6 +52,9 @@ type Config struct {
 	Key Key
 	// Lifetime is how long a new certificate is valid; 0: [DefaultLifetime].
 	Lifetime time.Duration
+	// DistributionPoints are the addresses that certificates name for revocation lists of
+	// the CA, which are made elsewhere. None: whoever verifies asks for no list.
+	DistributionPoints []string
 	// StateKey is a secret by which the issuer knows its own states, of [StateKeySize] bytes
 	// or more. Issuers with the same one take over each other's enrolments, as after a
 	// restart. None: a random one, so that what was begun before a restart begins again.
@@ -70,6 +76,7 @@ type Issuer struct {
 	key      Key
 	lifetime time.Duration
 	stateKey core.Secret
+	points   []string // of revocation lists
 }
 
 var _ core.CredentialIssuer = (*Issuer)(nil)
@@ -102,7 +109,10 @@ func (i *Issuer) Begin(ctx context.Context, req core.IssueRequest) (core.Step, e
 	case !slices.Contains(actions, req.Action):
 		return core.Step{}, fail("begin", fmt.Errorf("action %d: %w", req.Action, core.ErrUnsupported))
 	}
-	r := request{int(req.Action), []byte(req.ClientID), string(req.Algorithm), req.PublicKey, time.Now().Unix(), make([]byte, 16)}
+	r := request{
+		int(req.Action), []byte(req.ClientID), []byte(req.Handle), []byte(req.Display),
+		string(req.Algorithm), req.PublicKey, time.Now().Unix(), make([]byte, 16),
+	}
 	_, _ = rand.Read(r.Nonce) // never fails
 	public, err := r.check()
 	if err != nil {
@@ -133,7 +143,7 @@ func (i *Issuer) renews(req core.IssueRequest, public crypto.PublicKey) error {
 	if err != nil {
 		return fmt.Errorf("renewal of what is no certificate of this CA: %w: %w", core.ErrInvalid, err)
 	}
-	if id, err := ClientID(previous); err != nil || id != req.ClientID {
+	if id, err := e2ei.ClientOf(previous); err != nil || id != req.ClientID {
 		return fmt.Errorf("renewal for another client: %w", core.ErrInvalid)
 	}
 	if key, ok := previous.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); !ok || !key.Equal(public) {
@@ -182,7 +192,7 @@ func (i *Issuer) issue(ctx context.Context, r request, public crypto.PublicKey) 
 			to = above.NotAfter
 		}
 	}
-	uri, err := url.Parse(URI(core.ClientID(r.Client)))
+	subject, uris, err := r.subject().Names()
 	if err != nil {
 		return core.Step{}, err
 	}
@@ -192,7 +202,7 @@ func (i *Issuer) issue(ctx context.Context, r request, public crypto.PublicKey) 
 		return core.Step{}, err
 	}
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		NotBefore: from, NotAfter: to, URIs: []*url.URL{uri}, SubjectKeyId: name[:20],
+		NotBefore: from, NotAfter: to, Subject: subject, URIs: uris, SubjectKeyId: name[:20], CRLDistributionPoints: i.points,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, BasicConstraintsValid: true,
 	}, ca, public, key)
 	if err != nil {

@@ -13,9 +13,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	mathrand "math/rand/v2"
-	"net"
-	"net/url"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -23,6 +20,7 @@ import (
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/coretest"
+	"github.com/conclave-mls/conclave/core/e2ei"
 	"github.com/conclave-mls/conclave/providers/localca"
 	"github.com/conclave-mls/conclave/providers/pure"
 )
@@ -181,7 +179,7 @@ func TestProfile(t *testing.T) {
 	if len(leaf.URIs) != 1 || leaf.URIs[0].String() != "mls-client:alice%2Flaptop" || len(leaf.Subject.Names) != 0 {
 		t.Errorf("names: %v, %v", leaf.URIs, leaf.Subject)
 	}
-	if id, err := localca.ClientID(leaf); err != nil || id != "alice/laptop" {
+	if id, err := e2ei.ClientOf(leaf); err != nil || id != "alice/laptop" {
 		t.Errorf("client id %q, %v", id, err)
 	}
 	if leaf.KeyUsage != x509.KeyUsageDigitalSignature || leaf.IsCA || !leaf.BasicConstraintsValid {
@@ -199,6 +197,58 @@ func TestProfile(t *testing.T) {
 	near := func(at time.Time, from time.Duration) bool { return time.Until(at).Round(time.Minute) == from }
 	if !near(leaf.NotBefore, -5*time.Minute) || !near(leaf.NotAfter, 24*time.Hour) {
 		t.Errorf("valid from %v to %v", leaf.NotBefore, leaf.NotAfter)
+	}
+}
+
+const aliceID core.ClientID = "4af3df2e-5c01-422f-baa1-d75546b92aa7:4c7@example.com"
+
+// A certificate for Wire's clients is as theirs are, within what the CA may certify.
+func TestWireProfile(t *testing.T) {
+	root := newAuthority(localca.Signer(newKey(core.ECDSAP384)), nil, func(c *x509.Certificate) {
+		c.PermittedDNSDomainsCritical, c.PermittedURIDomains = true, []string{"example.com"}
+	})
+	const point = "http://ca.example.com/list"
+	i, err := localca.New(t.Context(), localca.Config{Certificates: root.pem(), Key: root.key, DistributionPoints: []string{point}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	env, _, err := (*e2ei.Environment)(nil).AddAnchor(root.cert.Raw, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, algorithm := range []core.KeyAlgorithm{core.Ed25519, core.ECDSAP256, core.ECDSAP384, core.ECDSAP521} {
+		key := newKey(algorithm)
+		req := request(aliceID, key)
+		req.Handle, req.Display = "alice_wire", "Alice Smith"
+		done := enrol(t, i, req, key).Done
+		member := e2ei.Member{Credential: done.Credential, SignatureKey: key.Public()}
+		id, err := e2ei.Authenticator{Environment: env}.Identity(member, core.SuiteParameters{Hash: "SHA-256", Signature: algorithm}, time.Now())
+		if err != nil || id.ClientID != string(aliceID) || id.Status != e2ei.StatusValid || id.X509.Handle.Name() != "alice_wire" || id.X509.DisplayName != "Alice Smith" || id.X509.Domain != "example.com" {
+			t.Errorf("%s: %+v, %v", algorithm, id, err)
+		}
+		if got := (e2ei.Authenticator{Environment: env}).State(slices.Values([]e2ei.Member{member}), time.Now()); got != e2ei.Verified {
+			t.Errorf("%s: %v", algorithm, got)
+		}
+		leaf := certificates(t, done.Credential)[0]
+		if leaf.KeyUsage != x509.KeyUsageDigitalSignature || !slices.Equal(leaf.ExtKeyUsage, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}) || len(leaf.SubjectKeyId) != 20 ||
+			!bytes.Equal(leaf.AuthorityKeyId, root.cert.SubjectKeyId) || !slices.Equal(leaf.CRLDistributionPoints, []string{point}) {
+			t.Errorf("%s: %+v", algorithm, leaf)
+		}
+		req.Action, req.Previous = core.ActionRenew, done.Credential
+		if enrol(t, i, req, key).Done == nil {
+			t.Errorf("%s: no renewal", algorithm)
+		}
+	}
+	// The constraint is on the domain.
+	key := newKey(core.Ed25519)
+	req := request("4af3df2e-5c01-422f-baa1-d75546b92aa7:4c7@example.org", key)
+	req.Handle, req.Display = "alice_wire", "Alice Smith"
+	if r := enrol(t, i, req, key).Refused; r == nil || !r.Final {
+		t.Error("a name of another domain is certified")
+	}
+	req.Display = ""
+	if _, err := i.Begin(t.Context(), req); !errors.Is(err, core.ErrInvalid) {
+		t.Errorf("no display name: %v", err)
 	}
 }
 
@@ -378,7 +428,7 @@ func TestRefusedRequests(t *testing.T) {
 		r.Action, r.Previous = core.ActionRenew, previous
 		return r
 	}
-	long := request(core.ClientID(bytes.Repeat([]byte("x"), localca.MaxClientID+1)), key)
+	long := request(core.ClientID(bytes.Repeat([]byte("x"), e2ei.MaxClientID+1)), key)
 	revoke := request("alice", key)
 	revoke.Action, revoke.Previous = core.ActionRevoke, alice
 	off := request("alice", newKey(core.ECDSAP256))
@@ -419,47 +469,6 @@ func TestRefusedRequests(t *testing.T) {
 	issue(t, i, long.ClientID[1:], key)
 }
 
-// Any bytes are a client id, and come back.
-func TestClientIDs(t *testing.T) {
-	i := newIssuer(t, 0, newAuthority(localca.Signer(newKey(core.Ed25519)), nil, nil))
-	key := newKey(core.Ed25519)
-	ids := []core.ClientID{"//host/path", "/", "*", "a?b#c", "wireapp://u!4c7@example.com", "\x00\xff", "ö", "%41", ".", "a b", "mls-client:x", ":"}
-	for n := range 30 {
-		b := make([]byte, 1+n)
-		for i := range b {
-			b[i] = byte(mathrand.Uint32())
-		}
-		ids = append(ids, core.ClientID(b))
-	}
-	for _, id := range ids {
-		if got, err := localca.ClientID(issue(t, i, id, key)[0]); err != nil || got != id {
-			t.Errorf("%q came back as %q, %v", id, got, err)
-		}
-	}
-	name := func(text string) *url.URL {
-		u, err := url.Parse(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return u
-	}
-	for what, c := range map[string]*x509.Certificate{
-		"no name":          {},
-		"two":              {URIs: []*url.URL{name("mls-client:alice"), name("mls-client:bob")}},
-		"a host too":       {URIs: []*url.URL{name("mls-client:alice")}, DNSNames: []string{"alice.example"}},
-		"an address too":   {URIs: []*url.URL{name("mls-client:alice")}, EmailAddresses: []string{"alice@alice.example"}},
-		"a number too":     {URIs: []*url.URL{name("mls-client:alice")}, IPAddresses: []net.IP{net.IPv6loopback}},
-		"another scheme":   {URIs: []*url.URL{name("https://alice.example")}},
-		"empty":            {URIs: []*url.URL{{Scheme: "mls-client"}}},
-		"another spelling": {URIs: []*url.URL{name("mls-client:%61lice")}},
-		"with a query":     {URIs: []*url.URL{name("mls-client:alice?x")}},
-	} {
-		if id, err := localca.ClientID(c); !errors.Is(err, core.ErrInvalid) {
-			t.Errorf("%s: %q, %v, want ErrInvalid", what, id, err)
-		}
-	}
-}
-
 func TestNewRefuses(t *testing.T) {
 	key := localca.Signer(newKey(core.Ed25519))
 	good := newAuthority(key, nil, nil)
@@ -480,6 +489,7 @@ func TestNewRefuses(t *testing.T) {
 		"no key":               {localca.Config{Certificates: good.pem()}, core.ErrInvalid},
 		"a short state key":    {localca.Config{Certificates: good.pem(), Key: key, StateKey: core.NewSecret(stateKey.Bytes()[1:])}, core.ErrInvalid},
 		"a negative lifetime":  {localca.Config{Certificates: good.pem(), Key: key, Lifetime: -1}, core.ErrInvalid},
+		"no address":           {localca.Config{Certificates: good.pem(), Key: key, DistributionPoints: []string{"list"}}, core.ErrInvalid},
 		"another's key":        {localca.Config{Certificates: stranger.pem(), Key: key}, core.ErrInvalid},
 		"Ed448":                {localca.Config{Certificates: good.pem(), Key: localca.Signer(newKey(core.Ed448))}, core.ErrUnsupported},
 		"no key to be had":     {localca.Config{Certificates: good.pem(), Key: func(context.Context) (crypto.Signer, error) { return nil, other }}, other},

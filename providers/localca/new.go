@@ -11,13 +11,17 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net/url"
+	"slices"
 	"time"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/e2ei"
 )
 
 // New makes an issuer. core.ErrInvalid: the certificates are not a chain from a CA that is
-// valid now, the key is not the first one's, or the state key is short.
+// valid now, the key is not the first one's, a distribution point is no address, or the
+// state key is short.
 // core.ErrUnsupported: an Ed448 key.
 func New(ctx context.Context, cfg Config) (*Issuer, error) {
 	chain, err := parse(cfg.Certificates)
@@ -47,7 +51,12 @@ func New(ctx context.Context, cfg Config) (*Issuer, error) {
 	if cfg.Lifetime == 0 {
 		cfg.Lifetime = DefaultLifetime
 	}
-	return &Issuer{chain, cfg.Key, cfg.Lifetime, stateKey}, nil
+	for _, point := range cfg.DistributionPoints {
+		if u, err := url.Parse(point); err != nil || !u.IsAbs() || len(point) > e2ei.MaxURL {
+			return nil, fail("open", fmt.Errorf("distribution point %.80q: %w", point, core.ErrInvalid))
+		}
+	}
+	return &Issuer{chain, cfg.Key, cfg.Lifetime, stateKey, slices.Clone(cfg.DistributionPoints)}, nil
 }
 
 // parse reads the CA's certificate and those above it.

@@ -10,12 +10,11 @@ import (
 	"encoding/asn1"
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/e2ei"
 )
 
 // A request is the state of an enrolment: all that is to be certified, and when it was
@@ -24,6 +23,8 @@ import (
 type request struct {
 	Action    int
 	Client    []byte
+	Handle    []byte
+	Display   []byte
 	Algorithm string
 	Public    []byte
 	Begun     int64  // Unix seconds
@@ -33,9 +34,6 @@ type request struct {
 // patience is how long a state is good for.
 const patience = time.Hour
 
-// MaxClientID is the size of the longest client id that is certified.
-const MaxClientID = 1024
-
 var signatures = map[core.KeyAlgorithm]x509.SignatureAlgorithm{
 	core.Ed25519: x509.PureEd25519, core.ECDSAP256: x509.ECDSAWithSHA256,
 	core.ECDSAP384: x509.ECDSAWithSHA384, core.ECDSAP521: x509.ECDSAWithSHA512,
@@ -43,15 +41,17 @@ var signatures = map[core.KeyAlgorithm]x509.SignatureAlgorithm{
 
 // check gives the key of a request that may be granted.
 func (r request) check() (crypto.PublicKey, error) {
-	switch {
-	case !slices.Contains(algorithms, core.KeyAlgorithm(r.Algorithm)):
+	if !slices.Contains(algorithms, core.KeyAlgorithm(r.Algorithm)) {
 		return nil, fmt.Errorf("algorithm %q: %w", r.Algorithm, core.ErrUnsupported)
-	case len(r.Client) == 0:
-		return nil, fmt.Errorf("empty client id: %w", core.ErrInvalid)
-	case len(r.Client) > MaxClientID:
-		return nil, fmt.Errorf("client id of %d bytes: %w", len(r.Client), core.ErrTooLarge)
+	}
+	if _, _, err := r.subject().Names(); err != nil {
+		return nil, err
 	}
 	return core.X509PublicKey(core.KeyAlgorithm(r.Algorithm), r.Public)
+}
+
+func (r request) subject() e2ei.Subject {
+	return e2ei.Subject{ClientID: core.ClientID(r.Client), Handle: string(r.Handle), DisplayName: string(r.Display)}
 }
 
 func (i *Issuer) encode(r request) ([]byte, error) {
@@ -85,38 +85,5 @@ func (i *Issuer) code(der []byte) []byte {
 // MLS signs begins so, which is a length and "MLS 1.0 " (RFC 9420 section 5.1.2).
 func (i *Issuer) challenge(state []byte) []byte {
 	ca := sha256.Sum256(i.chain[0].RawSubjectPublicKeyInfo)
-	return slices.Concat([]byte("Conclave localca certificate request 2\x00"), ca[:], state)
-}
-
-// scheme is not a registered one. A client id is any bytes, of which no registered scheme
-// of names, and no other kind of subject alternative name, takes all.
-const scheme = "mls-client"
-
-// URI is a client id as it is in a certificate: "mls-client:" and the id, percent-encoded.
-func URI(id core.ClientID) string {
-	return scheme + ":" + url.PathEscape(string(id))
-}
-
-// ClientID reads the client id of a certificate that [Issuer] made; core.ErrInvalid if it
-// has none, or anything beside it. It does not verify the certificate.
-func ClientID(cert *x509.Certificate) (core.ClientID, error) {
-	id, err := clientID(cert)
-	if err != nil {
-		return "", fail("read client id", fmt.Errorf("%w: %w", core.ErrInvalid, err))
-	}
-	return id, nil
-}
-
-func clientID(cert *x509.Certificate) (core.ClientID, error) {
-	if len(cert.URIs) != 1 || len(cert.DNSNames)+len(cert.EmailAddresses)+len(cert.IPAddresses) > 0 {
-		return "", errors.New("the certificate has not exactly one name")
-	}
-	text := cert.URIs[0].String()
-	escaped, ok := strings.CutPrefix(text, scheme+":")
-	name, err := url.PathUnescape(escaped)
-	// One id has one spelling, so that nobody can be two.
-	if !ok || err != nil || name == "" || URI(core.ClientID(name)) != text {
-		return "", errors.New("the name is not that of a client")
-	}
-	return core.ClientID(name), nil
+	return slices.Concat([]byte("Conclave localca certificate request 3\x00"), ca[:], state)
 }
