@@ -3,7 +3,10 @@
 package e2ei
 
 import (
+	"crypto"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"os"
 	"slices"
@@ -115,8 +118,36 @@ func TestIssued(t *testing.T) {
 			if got := wire(env).State(slices.Values([]Member{m}), issued); got != Verified {
 				t.Error(got)
 			}
-			if got := wire(env).State(slices.Values([]Member{m}), time.Unix(want.NotAfter+1, 0)); got != NotVerified {
-				t.Error("expired:", got)
+			for _, at := range []struct {
+				when  string
+				unix  int64
+				state ConversationState
+				err   error // nothing is known of revocations without a list that is in date
+			}{
+				{"a second too early", want.NotBefore - 1, NotVerified, ErrNotYetValid},
+				{"in the first second", want.NotBefore, Verified, nil},
+				{"when the list has expired", issued.AddDate(0, 0, 2).Unix(), Verified, ErrRevocationUnknown},
+				{"in the last second", want.NotAfter, Verified, ErrRevocationUnknown},
+				{"a second too late", want.NotAfter + 1, NotVerified, ErrExpired},
+			} {
+				if got := wire(env).State(slices.Values([]Member{m}), time.Unix(at.unix, 0)); got != at.state {
+					t.Errorf("%s: %v, want %v", at.when, got, at.state)
+				}
+				if err := env.Verify(l, time.Unix(at.unix, 0)); !errors.Is(err, at.err) {
+					t.Errorf("%s: %v, want %v", at.when, err, at.err)
+				}
+			}
+			block, _ := pem.Decode(vector(t, c.name+".key.pem"))
+			private, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+			if err != nil {
+				t.Fatal(err)
+			}
+			public, err := core.X509PublicKey(l.Algorithm(), l.Public())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !public.(interface{ Equal(crypto.PublicKey) bool }).Equal(private.(crypto.Signer).Public()) {
+				t.Error("it is the certificate of another key")
 			}
 		})
 	}
@@ -126,7 +157,8 @@ func TestIssued(t *testing.T) {
 func TestIssuedRevoked(t *testing.T) {
 	t.Parallel()
 	before := vectorEnvironment(t, "before.crl")
-	l, err := ParseLeaf(vectorChain(t, "revoked.chain.pem")[0])
+	chain := vectorChain(t, "revoked.chain.pem")
+	l, err := ParseLeaf(chain[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,8 +175,42 @@ func TestIssuedRevoked(t *testing.T) {
 	if err != nil || !done.Dirty || done.Expiration.Unix() != time.Date(2026, 11, 23, 23, 30, 17, 0, time.UTC).Unix() {
 		t.Fatalf("%+v, %v", done, err)
 	}
-	if got := after.Status(l, issued); got != StatusRevoked {
-		t.Error(got)
+	var members []Member
+	for _, name := range []string{"ed25519", "p256", "p384", "p521"} {
+		chain := vectorChain(t, name+".chain.pem")
+		l, err := ParseLeaf(chain[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		members = append(members, Member{core.Credential{Type: core.CredentialX509, Certificates: chain}, l.Public()})
+	}
+	m := Member{core.Credential{Type: core.CredentialX509, Certificates: chain}, l.Public()}
+	for _, c := range []struct {
+		list         *Environment
+		status       DeviceStatus
+		state, among ConversationState // of the four others, and with this one among them
+	}{{before, StatusValid, Verified, Verified}, {after, StatusRevoked, Verified, NotVerified}} {
+		id, err := wire(c.list).Identity(m, core.SuiteParameters{Hash: "SHA-256", Signature: core.ECDSAP256}, issued)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Of a revoked certificate one reads the same as of any other.
+		if id.Status != c.status || id.ClientID != "d139897e-b789-4f8e-912c-fb766a01ccfa:808cd65b05791f66@wire.test" || id.X509.Handle.Name() != "alice_808cd6" ||
+			id.X509.SerialNumber != "1297c622d0ef04989573d921b69a5876" || id.X509.DisplayName != `Alice "Ally" Smith & Söhne` || id.Thumbprint == "" {
+			t.Errorf("%+v", id)
+		}
+		if got := wire(c.list).State(slices.Values(members), issued); got != c.state {
+			t.Errorf("the others: %v, want %v", got, c.state)
+		}
+		if got := wire(c.list).State(slices.Values(append(members, m)), issued); got != c.among {
+			t.Errorf("with the one that is revoked: %v, want %v", got, c.among)
+		}
+	}
+	// What a list has revoked stays revoked, also of a certificate that expired since.
+	for _, at := range []time.Time{issued.AddDate(0, 0, 2), issued.AddDate(1, 0, 0)} {
+		if got := after.Status(l, at); got != StatusRevoked {
+			t.Errorf("at %v: %v", at, got)
+		}
 	}
 	if _, _, _, err := after.AddCRL(issuedURL, vector(t, "before.crl"), issued); !errors.Is(err, ErrCRLStale) {
 		t.Errorf("back to the list before: %v", err)

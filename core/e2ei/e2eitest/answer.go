@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/e2ei"
@@ -62,7 +63,8 @@ func (p *Peer) Login(ctx context.Context, address, login string) (redirectQuery 
 }
 
 // Answer does for somebody what an application does for an issuer: the hooks "wire.nonce" and
-// "wire.access-token", and the login. Any other need is an error.
+// "wire.access-token", the login and waiting. What the backend refuses goes to the issuer: a
+// proof is good for one answer, also of who was interrupted. Any other need is an error.
 func (p *Peer) Answer(who Person) func(context.Context, core.Need) (core.Input, error) {
 	return func(ctx context.Context, need core.Need) (core.Input, error) {
 		var result string
@@ -78,6 +80,17 @@ func (p *Peer) Answer(who Person) func(context.Context, core.Need) (core.Input, 
 			result, err = p.Nonce(ctx, need.Call.Args["target"])
 		case need.Call != nil && need.Call.Kind == "wire.access-token":
 			result, err = p.AccessToken(ctx, need.Call.Args["target"], need.Call.Args["proof"])
+			var refused *e2ei.Problem
+			if errors.As(err, &refused) {
+				return core.Input{Error: err.Error()}, nil
+			}
+		case need.Wait != nil:
+			select {
+			case <-ctx.Done():
+				return core.Input{}, ctx.Err()
+			case <-time.After(need.Wait.After):
+				return core.Input{}, nil
+			}
 		default:
 			return core.Input{}, fmt.Errorf("need %+v: %w", need, core.ErrUnsupported)
 		}
