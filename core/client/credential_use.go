@@ -3,9 +3,9 @@
 package client
 
 import (
-	"bytes"
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
@@ -136,8 +136,8 @@ func (t *Transaction) leafUses(ctx context.Context, h *held, own Credential) (bo
 	return false, nil
 }
 
-// RemoveCredential deletes one of our credentials and, if no other credential has it,
-// its signature key, in the store or outside. ErrCredentialInUse while one of our
+// RemoveCredential deletes one of our credentials and, if no other credential and no
+// enrolment has it, its signature key, in the store or outside. ErrCredentialInUse while one of our
 // leaves has it, or would have it when a commit, a join or an Update of ours goes
 // through, a staged commit too, or a key package that has not expired has it: see
 // [Conversation.SetCredential] and [Transaction.DeleteKeyPackagesOf].
@@ -155,21 +155,11 @@ func (t *Transaction) RemoveCredential(ctx context.Context, ref CredentialRef) e
 		if err != nil {
 			return err
 		}
-		var own Credential
-		sharing := 0
-		for _, c := range list {
-			if c.Ref == ref {
-				own = c
-			}
-		}
-		if own.Ref == 0 {
+		i := slices.IndexFunc(list, func(c Credential) bool { return c.Ref == ref })
+		if i < 0 {
 			return ErrCredentialNotFound
 		}
-		for _, c := range list {
-			if bytes.Equal(c.SignatureKey, own.SignatureKey) {
-				sharing++
-			}
-		}
+		own := list[i]
 		pool, err := t.pool(ctx)
 		if err != nil {
 			return err
@@ -197,11 +187,9 @@ func (t *Transaction) RemoveCredential(ctx context.Context, ref CredentialRef) e
 		}
 		pool.remove(func(e pooled) bool { return e.credential == ref })
 		t.segment.del(at(tableCredential, ""), ref.key())
+		t.segment.del(at(tableCarry, ""), ref.key())
 		t.putIdentity(who)
-		if sharing > 1 {
-			return nil
-		}
-		return t.dropKey(ctx, own.SignatureKey)
+		return t.dropUnnamed(ctx, own.SignatureKey)
 	})
 }
 

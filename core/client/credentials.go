@@ -34,6 +34,11 @@ func (c Credential) is(leaf *mls.LeafNode) bool {
 	return leaf != nil && sameCredential(leaf, &mls.LeafNode{Credential: c.Credential, SignatureKey: c.SignatureKey})
 }
 
+// same says whether two are one credential, for one key.
+func (c Credential) same(other Credential) bool {
+	return c.is(&mls.LeafNode{Credential: other.Credential, SignatureKey: other.SignatureKey})
+}
+
 func sameCredential(a, b *mls.LeafNode) bool {
 	return bytes.Equal(a.SignatureKey, b.SignatureKey) &&
 		bytes.Equal(mls.MarshalCredential(a.Credential), mls.MarshalCredential(b.Credential))

@@ -42,6 +42,8 @@ var (
 	// ErrEnrollmentNotDone: no X.509 credential for the signature scheme yet. It is an
 	// ErrCredentialNotFound.
 	ErrEnrollmentNotDone = fmt.Errorf("client: no certificate yet: %w", ErrCredentialNotFound)
+	// ErrEnrollmentNotFound: no such enrolment, or it is over, or somebody else has taken it up.
+	ErrEnrollmentNotFound = fmt.Errorf("client: enrolment: %w", core.ErrNotFound)
 	// ErrCredentialExists: we have this credential for this signature key already.
 	ErrCredentialExists = fmt.Errorf("client: credential exists already: %w", core.ErrDenied)
 	// ErrCredentialInUse: one of our leaves or key packages has the credential.

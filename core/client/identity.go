@@ -101,20 +101,27 @@ func (t *Transaction) InitMLS(ctx context.Context, id core.ClientID, suites ...c
 		if err != nil {
 			return err
 		}
-		for _, old := range who.temporaries {
-			if err := t.dropKey(ctx, old.key); err != nil {
-				return err
-			}
-		}
-		who.id, who.temporaries = id, nil
+		who.id = id
 		for _, p := range schemes {
 			if _, err := t.makeCredential(ctx, &who, p, core.BasicCredential(id)); err != nil {
 				return err
 			}
 		}
-		t.putIdentity(who)
-		return t.initialKeyPackages(ctx, suites)
+		return t.initialize(ctx, &who, core.CredentialBasic, suites...)
 	})
+}
+
+// initialize stores who we are from now on, after the credentials, takes away the keys that
+// waited for an id, and makes key packages.
+func (t *Transaction) initialize(ctx context.Context, who *identity, kind core.CredentialType, suites ...core.SuiteID) error {
+	for _, old := range who.temporaries {
+		if err := t.dropKey(ctx, old.key); err != nil {
+			return err
+		}
+	}
+	who.temporaries = nil
+	t.putIdentity(*who)
+	return t.initialKeyPackages(ctx, kind, suites)
 }
 
 // beforeInit checks what both ways to an identity are given, and that there is none.
@@ -199,19 +206,18 @@ func (t *Transaction) InitMLSWithClientID(ctx context.Context, id core.ClientID,
 				return err
 			}
 		}
-		t.putIdentity(who)
-		return t.initialKeyPackages(ctx, suites)
+		return t.initialize(ctx, &who, core.CredentialBasic, suites...)
 	})
 }
 
 // initialKeyPackages makes what the configuration asks for.
-func (t *Transaction) initialKeyPackages(ctx context.Context, suites []core.SuiteID) error {
+func (t *Transaction) initialKeyPackages(ctx context.Context, kind core.CredentialType, suites []core.SuiteID) error {
 	n := t.client.cfg.InitialKeyPackages
 	if n == 0 {
 		return nil
 	}
 	for _, suite := range slices.Compact(slices.Sorted(slices.Values(suites))) {
-		if _, err := t.makeKeyPackages(ctx, KeyPackageOptions{Suite: suite}, n); err != nil {
+		if _, err := t.makeKeyPackages(ctx, KeyPackageOptions{Suite: suite, Credential: kind}, n); err != nil {
 			return err
 		}
 	}

@@ -42,6 +42,10 @@ func storedRecords() []stored {
 		id: "chat", sequence: 1, epoch: 2, active: 3, staged: 4, next: 5, pending: pendingHead{digest{1}, 2, 3}, join: pendingHead{digest{2}, 3, 4},
 		merged: digest{3}, began: digest{4}, outbox: 6, stamp: 7, barrier: 8, parent: "parent", waiting: buffered{count: 1, bytes: 2, next: 3, commit: true, ready: true},
 	}
+	params := IssueParams{Issuer: "acme", ClientID: "alice", Handle: "alice_1", DisplayName: "Alice", Extra: map[string]string{"team": "tea", "a": "b"}, Action: core.ActionRenew, Credential: 7}
+	step := func(n core.Need) []byte {
+		return enrollment{suite: 1, key: []byte("public"), issue: &issue{params, &core.Step{State: []byte("state"), Need: n}}}.encode()
+	}
 	return []stored{
 		{"identity", identity{"alice", 3, []temporary{{"0123456789abcdef", 0x0807, []byte("public")}}}.encode(), encodes(decodeIdentity)},
 		{"credential", credential.encode(), encodes(func(v []byte) (Credential, error) { return decodeCredential(ref, v) })},
@@ -59,6 +63,13 @@ func storedRecords() []stored {
 			Add: [][]byte{[]byte("add")}, Remove: []core.ClientID{"bob"}, PSKs: [][]byte{[]byte("psk")}, Update: true, Rotate: 7,
 			Extensions: &[]mls.Extension{{Type: 1, Data: []byte("data")}}, AuthenticatedData: []byte("aad"),
 		}}.encode(), encodes(decodeIntention)},
+		{"enrolment", enrollment{suite: 1, key: []byte("public"), holder: [16]byte{1}, stash: []byte("stash")}.encode(), encodes(decodeEnrollment)},
+		{"issue", enrollment{suite: 1, issue: &issue{params: params}}.encode(), encodes(decodeEnrollment)},
+		{"issue that signs", step(core.Need{Sign: &core.SignNeed{Message: []byte("message")}}), encodes(decodeEnrollment)},
+		{"issue that visits", step(core.Need{Visit: &core.VisitNeed{URL: "https://example.com", RedirectURI: "http://localhost/"}}), encodes(decodeEnrollment)},
+		{"issue that calls", step(core.Need{Call: &core.CallNeed{Kind: "nonce", Args: map[string]string{"device": "1", "a": ""}}}), encodes(decodeEnrollment)},
+		{"issue that shows", step(core.Need{Show: &core.ShowNeed{Text: "text", File: []byte("file")}}), encodes(decodeEnrollment)},
+		{"issue that waits", step(core.Need{Wait: &core.WaitNeed{After: time.Minute}}), encodes(decodeEnrollment)},
 		{"lease", leaseRecord{owner: [16]byte{1}, expires: at}.encode(), encodes(func(v []byte) (leaseRecord, error) {
 			return decodeLease([]seal.Record{{Value: v}})
 		})},
