@@ -59,12 +59,16 @@ type part struct {
 	KillAt int
 	Reopen int // not 0: the client exists
 	Memory core.KeyRef
+
+	Enroll *enrollee // or a client that gets a certificate, and dies on the way
 }
 
 func (p part) play(ctx context.Context) error {
 	switch {
 	case p.Memory != "":
 		return p.holdKeys(ctx)
+	case p.Enroll != nil:
+		return p.enroll(ctx)
 	case p.Dies:
 		return p.live(ctx)
 	}
@@ -77,6 +81,7 @@ type opened struct {
 	close func() error
 }
 
+// open makes a client with the keys of a token or, without one, with keys in memory.
 func (p part) open(ctx context.Context, token *hsm.Token, points *points, link client.Transport) (o opened, err error) {
 	ks, err := sqlite.Open(ctx, p.Store)
 	if err != nil {
@@ -93,7 +98,10 @@ func (p part) open(ctx context.Context, token *hsm.Token, points *points, link c
 	if err != nil {
 		return o, errors.Join(err, ks.Close())
 	}
-	keys := &mortalKeys{token.Provider(), points}
+	var keys core.CryptoProvider = pure.New()
+	if token != nil {
+		keys = &mortalKeys{token.Provider(), points}
+	}
 	c, err := client.Open(ctx, client.Config{Store: store, Suites: pure.New(), Keys: keys, Transport: link})
 	if err != nil {
 		return o, errors.Join(err, ks.Close())
@@ -356,6 +364,7 @@ type points struct {
 	mu     sync.Mutex
 	passed []string
 	killAt int // 0: at none
+	at     func(name string)
 }
 
 func (p *points) pass(name string) {
@@ -364,6 +373,9 @@ func (p *points) pass(name string) {
 	p.passed = append(p.passed, name)
 	if len(p.passed) == p.killAt {
 		die()
+	}
+	if p.at != nil {
+		p.at(name)
 	}
 }
 
