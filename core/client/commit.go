@@ -379,12 +379,14 @@ func (t *Transaction) params(ctx context.Context, h *held, members []mls.Member,
 	}
 	env := t.own(ctx, h)
 	leaves := map[core.ClientID]mls.LeafIndex{}
-	for _, m := range members {
-		id, err := identify(env, m.Credential, m.SignatureKey)
-		if err != nil {
-			return nil, err
+	if len(changes.Add) > 0 && again || len(changes.Remove) > 0 { // to read many certificates takes its time
+		for _, m := range members {
+			id, err := identify(env, m.Credential, m.SignatureKey)
+			if err != nil {
+				return nil, err
+			}
+			leaves[id] = m.Leaf
 		}
-		leaves[id] = m.Leaf
 	}
 	p := &mls.CommitParams{ForcePath: changes.Update, AuthenticatedData: changes.AuthenticatedData, NoReInit: true, LeaveOut: addsHistory}
 	for _, message := range changes.Add {
