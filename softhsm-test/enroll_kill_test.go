@@ -108,8 +108,10 @@ func (p part) enroll(ctx context.Context) error {
 		if len(own) > 1 || len(own) > 0 && !p.Enroll.Renew {
 			break
 		}
+		// The backend takes a proof once: whoever dies with one again and again begins anew.
 		var refused *client.IssueRefusedError
-		if err := p.issue(ctx, o.Client, peer, issuer, answer); err != nil && (!errors.As(err, &refused) || refused.Final) {
+		died := len(slices.DeleteFunc(slices.Clone(p.Enroll.Died), func(point string) bool { return !strings.HasPrefix(point, "wire.access-token: ") }))
+		if err := p.issue(ctx, o.Client, peer, issuer, answer); err != nil && (!errors.As(err, &refused) || refused.Final || died < 6) {
 			return err
 		}
 	}
