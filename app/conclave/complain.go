@@ -13,6 +13,7 @@ import (
 	"github.com/conclave-mls/conclave/app/modules"
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
+	"github.com/conclave-mls/conclave/core/e2ei"
 	"github.com/conclave-mls/conclave/core/mls"
 	"github.com/conclave-mls/conclave/core/proteus"
 	"github.com/conclave-mls/conclave/core/seal"
@@ -37,6 +38,18 @@ var hints = []struct {
 	{messenger.ErrNotRegistered, "make an identity first, or again if that did not come to its end: conclave init ID"},
 	{messenger.ErrFull, "read the conversations that have unread messages: conclave chat list, conclave chat read NAME"},
 	{messenger.ErrLeaving, "you have left it; another member's next command there completes that. To come back after that, be added again, or: conclave chat join ID"},
+	{client.ErrNotInitialized, "make an identity first: conclave init ID"},
+	{messenger.ErrCertified, "conclave identity enroll makes a fresh key and gets a certificate for it"},
+	{messenger.ErrNobody, "say who issues yours: conclave identity enroll --issuer URI; or write issuer = into conclave.toml. See conclave identity --help"},
+	{messenger.ErrOpen, "go on with it by leaving --handle and --name out, or begin anew: conclave identity enroll --restart"},
+	{messenger.ErrPerson, "conclave identity status shows what waits for whom"},
+	{errLogin, "run it again: it goes on with the same login; or begin anew: conclave identity enroll --restart"},
+	{errLater, "run it again later: it goes on where it was"},
+	{e2ei.ErrNotReady, "say whom you trust first, by the certificate of a root CA: conclave identity trust add FILE; or conclave init ID --trust FILE"},
+	{e2ei.ErrCertificate, "is it the PEM of certificates, and nothing else? Nothing was changed"},
+	{e2ei.ErrCRLSignature, "only a list is taken that a CA signed whom you trust: conclave identity trust list; nothing was changed"},
+	{e2ei.ErrCRLStale, "a newer one is there already, or it is out of date; nothing was changed"},
+	{e2ei.ErrNoPath, "no CA that you trust vouches for it: conclave identity trust list; nothing was changed"},
 	{client.ErrProteusNotInitialized, "make the identity for it: conclave proteus init; or bring that of an earlier client: conclave proteus migrate BOX"},
 	{client.ErrPreKeyExists, "nothing was made; others may have the bundle of that one. Take a --first that is free, or leave it out; conclave proteus prekeys lists those that are left"},
 	{client.ErrNoFreePreKey, "nothing was made; each id is for one prekey until that is used: conclave proteus prekeys lists them"},
@@ -100,7 +113,7 @@ func hintOf(err error) string {
 }
 
 // ownCommand is one that has to do with a home.
-var ownCommand = regexp.MustCompile(`\bconclave (chat|doctor|init|keys|keystore|proteus|recover|hsm (?:list|unlatch))\b( --help)?`)
+var ownCommand = regexp.MustCompile(`\bconclave (chat|doctor|identity|init|keys|keystore|proteus|recover|hsm (?:list|unlatch))\b( --help)?`)
 
 // here has the commands in a hint say which home is meant, if --home did.
 func (p *program) here(hint string) string {

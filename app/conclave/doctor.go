@@ -23,6 +23,7 @@ import (
 	"github.com/conclave-mls/conclave/app/modules"
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
+	"github.com/conclave-mls/conclave/core/e2ei"
 	"github.com/conclave-mls/conclave/storage/postgres"
 )
 
@@ -291,6 +292,7 @@ func (d *doctor) inside(ctx context.Context, c config.Config) {
 				d.registered(ctx, m, service)
 			}
 		}
+		d.certificates(ctx, m, own)
 		d.packages(h)
 		d.signatureKeys(h, software)
 		d.chats(h)
@@ -374,6 +376,44 @@ func (d *doctor) identity(h messenger.Health) {
 		d.fail("identity", "conclave init "+word(string(h.ID))+"; if the service does not accept that name, conclave init with another one", "%s is not registered at the delivery service", h.ID)
 	default:
 		d.ok("identity", "%s", h.ID)
+	}
+}
+
+// certificates looks at those in use, and at what decides whether they hold; nothing is told
+// where there are none.
+func (d *doctor) certificates(ctx context.Context, m *messenger.Messenger, own *client.Client) {
+	list, err := m.Certificates(ctx)
+	var env *e2ei.Environment
+	if err == nil {
+		env, err = own.Environment(ctx)
+	}
+	var open []client.OpenIssue
+	if err == nil {
+		open, err = m.Open(ctx)
+	}
+	if err != nil {
+		d.unsound("certificate", err)
+		return
+	}
+	now := time.Now()
+	for _, c := range list {
+		switch v := certifiedOf(c, env.Ready()); {
+		case !c.Newest:
+		case v.Status == "unchecked":
+			d.warn("certificate", "conclave identity trust add FILE", "there is no trust anchor, so no certificate is checked")
+		case v.Status != "valid":
+			d.fail("certificate", "conclave identity enroll", "number %d is %s", v.Certificate, v.Status)
+		case now.After(c.Due(0)):
+			d.warn("certificate", "conclave identity check, each hour or day, renews it", "number %d expires on %s", v.Certificate, minute(v.NotAfter))
+		default:
+			d.ok("certificate", "number %d is valid to %s", v.Certificate, minute(v.NotAfter))
+		}
+	}
+	if len(open) > 0 {
+		d.warn("enrolment", "conclave identity status says what it waits for", "%d not at their end", len(open))
+	}
+	if overdue := env.Overdue(now); len(overdue) > 0 {
+		d.warn("revocation", "conclave identity check fetches them", "lists that are overdue: %s", some(overdue))
 	}
 }
 

@@ -18,12 +18,14 @@ import (
 	"github.com/conclave-mls/conclave/app/modules"
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
+	"github.com/conclave-mls/conclave/core/e2ei"
 )
 
 func (p *program) init() *cobra.Command {
 	var suite uint16
 	var ask, extractable bool
-	var tenant string
+	var tenant, trusted string
+	var e enrolment
 	cmd := &cobra.Command{
 		Use:   "init ID",
 		Short: "Make an identity and register it at a delivery service",
@@ -39,10 +41,15 @@ With --crypto and the URI of a PKCS#11 token, private signature keys are made an
 the token; with --kek and the URI of a key in one, that seals the database. See
 conclave hsm.
 
+With --issuer the identity gets a certificate, by which others see that you are verified:
+see conclave identity. --trust is the PEM file of the root CA above it. If somebody has to
+log in or to sign a request, and that did not come to its end, run the same command again.
+
 If the service cannot be reached, run the same command again later. As long as it has
 not accepted ID, another one can be taken in the same way, and --delivery be another.`,
 		Example: `  conclave init alice
   conclave init alice --delivery unix:///run/conclave/delivery.sock
+  conclave init alice --issuer 'localca:ca.pem?key=ca.key' --trust ca.pem
   conclave --home ~/phone init alice-phone --passphrase
   conclave init alice --crypto 'pkcs11:token=acme?module-name=softhsm2&pin-source=file:/etc/acme/pin'`,
 		Args: cobra.ExactArgs(1),
@@ -54,7 +61,12 @@ not accepted ID, another one can be taken in the same way, and --delivery be ano
 			if suite > 7 {
 				return fmt.Errorf("suite %d, there are 1 to 7: %w", suite, core.ErrInvalid)
 			}
+			h := &holder{program: p}
 			register := func(ctx context.Context, c config.Config, m *messenger.Messenger) error {
+				h.Messenger = m
+				if err := p.certify(ctx, h, c, id, trusted, e); err != nil {
+					return err
+				}
 				switch err := m.Register(ctx, id); {
 				case isToken(err):
 					return err
@@ -74,11 +86,10 @@ not accepted ID, another one can be taken in the same way, and --delivery be ano
 				}{args[0], p.home}, "%s is ready, in %s\n", id, p.home)
 			}
 			var used config.Config
-			var own *client.Client
 			abandoned := false
 			err := p.inNewHome(cmd.Context(), config.Config{Suite: core.SuiteID(suite), Tenant: tenant}, ask, extractable, func(ctx context.Context, c config.Config, m *messenger.Messenger) error {
 				used = c
-				both, err := proteusStateOf(ctx, own)
+				both, err := proteusStateOf(ctx, h.own)
 				if err != nil {
 					return err
 				}
@@ -89,20 +100,50 @@ not accepted ID, another one can be taken in the same way, and --delivery be ano
 					return err
 				}
 				return register(ctx, c, m)
-			}, fx.Populate(&own))
+			}, fx.Populate(&h.own, &h.call))
 			if err != nil || !abandoned {
 				return err
 			}
-			return p.openWith(cmd.Context(), used, func(ctx context.Context, m *messenger.Messenger) error { return register(ctx, used, m) })
+			return p.openWith(cmd.Context(), used, func(ctx context.Context, m *messenger.Messenger) error { return register(ctx, used, m) },
+				fx.Populate(&h.own, &h.call))
 		},
 	}
 	cmd.Flags().Uint16Var(&suite, "suite", 0, "cipher suite of RFC 9420, 1 to 7 (default 1)")
+	cmd.Flags().StringVar(&p.flags.Issuer, "issuer", "", "URI of who issues a certificate (default \"basic:\", nobody)")
+	cmd.Flags().StringVar(&trusted, "trust", "", "PEM file of CAs to trust, as with conclave identity trust add")
+	e.nameFlags(cmd)
+	e.loginFlags(cmd)
 	cmd.Flags().StringVar(&tenant, "tenant", "", "name of this client among those that share the --keystore (default \"conclave\")")
 	passphraseFlag(cmd, &ask)
 	cmd.Flags().StringVar(&p.flags.Key, "kek", "", "URI of the key that seals the database, such as one in a token; --key is the same")
 	cmd.Flags().BoolVar(&extractable, "extractable", false, extractableFlag)
 	cmd.MarkFlagsMutuallyExclusive("passphrase", "kek")
 	return cmd
+}
+
+// certify gets the certificate of a new identity, if the issuer is not basic. What the
+// issuer cannot do without a person is asked for here; Register could not.
+func (p *program) certify(ctx context.Context, h *holder, c config.Config, id core.ClientID, trusted string, e enrolment) error {
+	if trusted != "" {
+		text, err := readFile(trusted, e2ei.MaxPEM)
+		if err == nil {
+			_, _, err = trustIn(ctx, h.own, text)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if u, err := c.URI(c.Issuer); err != nil || u.Scheme == "basic" {
+		return err
+	}
+	if _, err := h.ID(ctx); !errors.Is(err, client.ErrNotInitialized) {
+		return err
+	}
+	got, err := h.Enroll(ctx, client.IssueParams{ClientID: id, Handle: e.handle, DisplayName: e.name}, e.answers(h).answer)
+	if err != nil {
+		return p.untilLater(err)
+	}
+	return p.certificateOf(ctx, h, got)
 }
 
 const extractableFlag = "use a key of a token that can leave it all the same"
@@ -162,9 +203,9 @@ func (p *program) prepare(ctx context.Context, c config.Config, ask, extractable
 	}
 	differs := func(given bool, have, want string) bool { return given && !same(c, have, want) }
 	if chosen && c.Suite != asked.Suite || named && c.Tenant != asked.Tenant || differs(ask || flags.Key != "", c.Key, asked.Key) ||
-		differs(flags.Keystore != "", c.Keystore, asked.Keystore) || differs(flags.Crypto != "", c.Crypto, asked.Crypto) {
+		differs(flags.Issuer != "", c.Issuer, asked.Issuer) || differs(flags.Keystore != "", c.Keystore, asked.Keystore) || differs(flags.Crypto != "", c.Crypto, asked.Crypto) {
 		return config.Config{}, hint(fmt.Errorf("%s says something else: %w", file, core.ErrConflict),
-			"the home was set up with another suite or key, or is kept elsewhere; leave --suite, --tenant, --passphrase, --kek, --key, --keystore and --crypto out, or take another folder with --home")
+			"the home was set up with another suite or key, or is kept elsewhere; leave --suite, --tenant, --issuer, --passphrase, --kek, --key, --keystore and --crypto out, or take another folder with --home")
 	}
 	c = c.Over(flags)
 	if err := p.tokensReady(ctx, c, extractable); err != nil {

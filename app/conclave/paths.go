@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/conclave-mls/conclave/app/config"
+	"github.com/conclave-mls/conclave/app/modules"
 )
 
 // fileSchemes are those of URIs that name a file.
@@ -27,7 +28,7 @@ func anyURI(flag, text string) error {
 // configuration they would begin at its folder.
 func fromHere(flags config.Config) (config.Config, error) {
 	for _, flag := range []struct{ name, text string }{
-		{"keystore", flags.Keystore}, {"key", flags.Key}, {"crypto", flags.Crypto}, {"delivery", flags.Delivery},
+		{"keystore", flags.Keystore}, {"key", flags.Key}, {"crypto", flags.Crypto}, {"delivery", flags.Delivery}, {"issuer", flags.Issuer},
 	} {
 		if err := anyURI(flag.name, flag.text); err != nil {
 			return config.Config{}, err
@@ -50,6 +51,15 @@ func fromHere(flags config.Config) (config.Config, error) {
 			return config.Config{}, err
 		}
 		*uri = config.FileURI(scheme, path)
+	}
+	if flags.Issuer != "" {
+		folder, err := filepath.Abs(".")
+		if err != nil {
+			return config.Config{}, err
+		}
+		if flags.Issuer, err = modules.IssuerFrom(folder, flags.Issuer); err != nil {
+			return config.Config{}, fmt.Errorf("--issuer: %w", err)
+		}
 	}
 	for _, path := range []*string{&flags.Certificate, &flags.PrivateKey} {
 		if *path == "" {

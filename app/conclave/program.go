@@ -108,7 +108,7 @@ error has "error", "kind" and mostly "hint", one of Proteus its "code"; a remark
 	f.StringVar(&p.flags.Key, "key", "", "URI of the key that seals the keystore, instead of the configuration's")
 	f.StringVar(&p.flags.Crypto, "crypto", "", "URI of the crypto provider, instead of the configuration's")
 	f.StringVar(&p.flags.Delivery, "delivery", "", "URI of the delivery service, instead of the configuration's")
-	root.AddCommand(p.init(), p.chat(), p.keys(), p.keystore(), p.hsm(), p.proteus(), p.recover(), p.doctor(), p.delivery(), p.demo(), p.demoMember(), p.demoCiphertext(), p.demoOpen(),
+	root.AddCommand(p.init(), p.chat(), p.identity(), p.keys(), p.keystore(), p.hsm(), p.proteus(), p.recover(), p.doctor(), p.delivery(), p.demo(), p.demoMember(), p.demoCiphertext(), p.demoOpen(),
 		p.vectors(), p.interopServer(), p.drive(), p.version())
 	withUsage(root)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {

@@ -188,3 +188,14 @@ func TestQuickStart(t *testing.T) {
 		t.Errorf("fingerprints %q in\n%s", prints, out)
 	}
 }
+
+func TestReadmeIdentity(t *testing.T) {
+	out := runSection(t, "Who is verified")
+	for _, want := range []string{
+		"\nalice  valid\nbob    basic\n", "\nalice  valid\nbob    valid\n", "\nidentities    verified\n", "\ncertificate 2  valid\n", "\nall is as it should be\n",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("nothing of %q in\n%s", want, out)
+		}
+	}
+}

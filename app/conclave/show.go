@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -29,6 +30,34 @@ type view struct {
 	PendingProposals int      `json:"pending_proposals"`
 	Buffered         int      `json:"buffered"`
 	State            string   `json:"state"` // "member", "leaving", "recovering" or "left"
+
+	// Verified is "verified", "not verified", "not enabled", or "unchecked" for want of a
+	// trust anchor; Identities are those of Members, in their order. Of a list they are not told.
+	Verified   string   `json:"verified,omitempty"`
+	Identities []member `json:"identities,omitempty"`
+}
+
+// A member is who somebody in a conversation is.
+type member struct {
+	ClientID    string    `json:"client_id"`
+	Status      string    `json:"status"` // "valid", "expired", "revoked", "unchecked", or "basic": nobody vouches for it
+	DisplayName string    `json:"display_name,omitempty"`
+	Handle      string    `json:"handle,omitempty"`
+	Domain      string    `json:"domain,omitempty"`
+	Serial      string    `json:"serial,omitempty"`
+	NotAfter    time.Time `json:"not_after,omitzero"`
+}
+
+// identified adds who the members are.
+func (v *view) identified(verdict messenger.Verdict) {
+	v.Verified = stateOf(verdict)
+	for _, id := range verdict.Members {
+		m := member{ClientID: id.ClientID, Status: statusOf(id, verdict.Trusting)}
+		if x := id.X509; x != nil {
+			m.DisplayName, m.Handle, m.Domain, m.Serial, m.NotAfter = x.DisplayName, x.Handle.Name(), x.Domain, x.SerialNumber, x.NotAfter.UTC()
+		}
+		v.Identities = append(v.Identities, m)
+	}
 }
 
 func viewOf(s messenger.Status) view {
@@ -105,10 +134,18 @@ func (p *program) shown(use, short, long, example string, show func(view)) *cobr
 				if err != nil {
 					return err
 				}
-				if p.json {
-					return p.printJSON(viewOf(s))
+				v := viewOf(s)
+				if v.State == "member" || v.State == "leaving" {
+					verdict, err := m.Verify(ctx, string(s.ID))
+					if err != nil {
+						return err
+					}
+					v.identified(verdict)
 				}
-				show(viewOf(s))
+				if p.json {
+					return p.printJSON(v)
+				}
+				show(v)
 				return nil
 			})
 		},
@@ -116,12 +153,29 @@ func (p *program) shown(use, short, long, example string, show func(view)) *cobr
 }
 
 func (p *program) chatMembers() *cobra.Command {
-	return p.shown("members NAME", "List who is in a conversation",
-		"List who is in a conversation, one a line.", "  conclave chat members friends",
+	return p.shown("members NAME", "List who is in a conversation, and who of them is verified",
+		`List who is in a conversation, one a line. Of a member with a certificate the line says
+how that stands, and whom it names:
+
+  valid      a CA that you trust vouches for it
+  expired    it has not been renewed
+  revoked    it was revoked, or no CA that you trust vouches for it
+  unchecked  you trust no CA yet: conclave identity trust add
+
+Of a member without one there is the id alone, which nobody vouches for: compare
+fingerprints, conclave chat info.`, "  conclave chat members friends\n  conclave chat members friends --json",
 		func(v view) {
-			for _, m := range v.Members {
-				p.printf("%s\n", plain(m))
+			if v.Verified == "" || v.Verified == "not enabled" {
+				for _, m := range v.Members {
+					p.printf("%s\n", plain(m))
+				}
+				return
 			}
+			t := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
+			for _, m := range v.Identities {
+				_, _ = fmt.Fprintln(t, strings.TrimRight(plain(m.ClientID)+"\t"+m.Status+"\t"+plain(who(m.DisplayName, m.Handle)), "\t"))
+			}
+			_ = t.Flush() // as all that is printed
 		})
 }
 
@@ -138,6 +192,9 @@ with nobody else. Compare it with people by other means.`,
 			}
 			p.printf("conversation  %s\nmembers       %s\nepoch         %d\nsuite         %d\nfingerprint   %s\n",
 				plain(v.ID), plain(strings.Join(v.Members, ", ")), v.Epoch, v.Suite, v.Fingerprint)
+			if v.Verified != "" && v.Verified != "not enabled" {
+				p.printf("identities    %s\n", v.Verified)
+			}
 			if v.State != "member" {
 				p.printf("state         %s\n", v.State)
 			}

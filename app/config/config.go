@@ -127,6 +127,11 @@ func Rekey(file, key string) error {
 	return change(file, "key", key, func(c *Config) { c.Key = key })
 }
 
+// Reissue does the same with the issuer.
+func Reissue(file, issuer string) error {
+	return change(file, "issuer", issuer, func(c *Config) { c.Issuer = issuer })
+}
+
 func change(file, name, value string, set func(*Config)) error {
 	c, err := Load(file)
 	if err != nil {

@@ -9,7 +9,7 @@
 //	key      = "file:store.key"    # what seals the keystore; or "passphrase:", "pkcs11:..."
 //	crypto   = "pure:"             # where signature keys are made, or "pkcs11:...", a token
 //	audit    = "file:audit.log"    # each use of a key; or "log:", the program's log
-//	issuer   = "basic:"            # who vouches for the client; or "localca:ca.pem?key=ca.key"
+//	issuer   = "basic:"            # who vouches for the client; or "acme:https://...", "manual:", "localca:ca.pem?key=ca.key"
 //	delivery = "unix:///run/conclave.sock"
 //	suite    = 1                   # RFC 9420 section 17.1
 //

@@ -4,7 +4,6 @@ package drive
 
 import (
 	"crypto/rand"
-	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"regexp"
@@ -72,22 +71,4 @@ func showClientID(id core.ClientID) result {
 func sameClient(asked, member core.ClientID) bool {
 	normal, ok := normalClientID(string(member))
 	return asked == member || ok && asked == normal
-}
-
-// thumbprint is that of a public signature key as a JWK (RFC 7638), with the hash of
-// the suite, in base64url.
-func thumbprint(suite core.Suite, key []byte) string {
-	b64 := base64.RawURLEncoding.EncodeToString
-	var jwk string
-	curve := map[core.SignatureScheme]string{
-		core.SchemeEd25519: "Ed25519", core.SchemeEd448: "Ed448",
-		core.SchemeECDSAP256: "P-256", core.SchemeECDSAP384: "P-384", core.SchemeECDSAP521: "P-521",
-	}[suite.Parameters().Scheme]
-	if strings.HasPrefix(curve, "Ed") {
-		jwk = fmt.Sprintf(`{"crv":%q,"kty":"OKP","x":%q}`, curve, b64(key))
-	} else {
-		n := (len(key) - 1) / 2 // an uncompressed point
-		jwk = fmt.Sprintf(`{"crv":%q,"kty":"EC","x":%q,"y":%q}`, curve, b64(key[1:1+n]), b64(key[1+n:]))
-	}
-	return b64(suite.Hash([]byte(jwk)))
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/conclave-mls/conclave/app/modules"
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
+	"github.com/conclave-mls/conclave/core/e2ei"
 	"github.com/conclave-mls/conclave/core/seal"
 )
 
@@ -285,7 +286,7 @@ func (r *roster) identity(id core.ClientID) result {
 	}
 	for _, m := range r.members {
 		if m.ClientID == id {
-			out["thumbprint"] = thumbprint(r.suite, m.SignatureKey)
+			out["thumbprint"], _ = e2ei.Thumbprint(r.suite.Parameters(), m.SignatureKey)
 		}
 	}
 	return out

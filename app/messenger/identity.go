@@ -192,17 +192,20 @@ func (m *Messenger) adopt(ctx context.Context, packages bool) (done []Rotation, 
 	if err != nil || !packages && len(lag) == 0 {
 		return nil, errors.Join(err, m.retire(ctx))
 	}
-	if err := m.welcomes(ctx); err != nil && !errors.Is(err, ErrFull) {
-		return nil, err
-	}
-	if done, err = m.rotateAll(ctx, lag); err != nil {
+	// Others may have added us, and may do so by the old key packages until they are replaced.
+	if done, err = m.rotateAll(ctx); err != nil {
 		return done, err
 	}
 	if err := m.publish(ctx, true); err != nil {
 		return done, err
 	}
-	// Who has taken one of the old key packages may have added us with it meanwhile.
-	if err := m.welcomes(ctx); err != nil && !errors.Is(err, ErrFull) {
+	more, err := m.rotateAll(ctx)
+	for _, r := range more {
+		if !slices.ContainsFunc(done, func(before Rotation) bool { return before.ID == r.ID }) { // else it failed twice
+			done = append(done, r)
+		}
+	}
+	if err != nil {
 		return done, err
 	}
 	return done, m.retire(ctx)
@@ -223,8 +226,16 @@ func (m *Messenger) stale(ctx context.Context) (is bool, err error) {
 	return is, err
 }
 
-// rotateAll takes our newest credentials into use in conversations.
-func (m *Messenger) rotateAll(ctx context.Context, ids []core.ConversationID) (done []Rotation, err error) {
+// rotateAll takes our newest credentials into use where an older one is, also in conversations
+// that wait for us.
+func (m *Messenger) rotateAll(ctx context.Context) (done []Rotation, err error) {
+	if err := m.welcomes(ctx); err != nil && !errors.Is(err, ErrFull) {
+		return nil, err
+	}
+	ids, err := m.lagging(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for i, id := range ids {
 		m.progress("conversations rotated", i, len(ids))
 		r := Rotation{ID: id}
@@ -293,3 +304,6 @@ func (m *Messenger) retire(ctx context.Context) error {
 	}
 	return nil
 }
+
+// NotAfter is when a certificate expires; zero if it cannot be read.
+func (c Certificate) NotAfter() time.Time { return c.notAfter }

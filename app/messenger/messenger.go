@@ -35,6 +35,8 @@ type Parts struct {
 	Service   *delivery.Client
 	Transport *delivery.Transport
 	Issuer    core.CredentialIssuer
+	// IssuerName names it in what is kept of an enrolment, which no other goes on with.
+	IssuerName string
 	// Authenticator is the client's: it reads whose a key package is. nil: that of Wire and
 	// of basic credentials.
 	Authenticator core.Authenticator
@@ -47,14 +49,15 @@ type Parts struct {
 
 // A Messenger acts for the client of one store. It is safe for concurrent use.
 type Messenger struct {
-	client    *client.Client
-	service   *delivery.Client
-	transport *delivery.Transport
-	issuer    core.CredentialIssuer
-	auth      core.Authenticator
-	notices   *Notices
-	suite     core.SuiteID
-	progress  func(what string, done, total int)
+	client     *client.Client
+	service    *delivery.Client
+	transport  *delivery.Transport
+	issuer     core.CredentialIssuer
+	issuerName string
+	auth       core.Authenticator
+	notices    *Notices
+	suite      core.SuiteID
+	progress   func(what string, done, total int)
 
 	mu       sync.Mutex
 	login    bool
@@ -69,7 +72,7 @@ func New(p Parts) *Messenger {
 	if p.Authenticator == nil {
 		p.Authenticator = e2ei.Authenticator{}
 	}
-	m := &Messenger{client: p.Client, service: p.Service, transport: p.Transport, issuer: p.Issuer, auth: p.Authenticator, notices: p.Notices, suite: p.Suite, progress: p.Progress}
+	m := &Messenger{client: p.Client, service: p.Service, transport: p.Transport, issuer: p.Issuer, issuerName: p.IssuerName, auth: p.Authenticator, notices: p.Notices, suite: p.Suite, progress: p.Progress}
 	if m.progress == nil {
 		m.progress = func(string, int, int) {}
 	}

@@ -21,14 +21,17 @@ var ErrNotRegistered = fmt.Errorf("not registered at the delivery service: %w", 
 // Register makes the identity, if there is none, makes it known to the delivery
 // service and publishes key packages, so that others can add us. It may be called
 // again until it succeeds. core.ErrConflict: we are somebody else already.
-// core.ErrDenied: the service knows another client of this id. core.ErrUnsupported:
-// the issuer's credentials are not basic, which is all that there is so far.
+// core.ErrDenied: the service knows another client of this id. ErrPerson: the issuer wants
+// more than the id: see [Messenger.Enroll], which comes first then.
 func (m *Messenger) Register(ctx context.Context, id core.ClientID) error {
-	switch info, err := m.issuer.Describe(ctx); {
-	case err != nil:
-		return err
-	case info.Type != core.CredentialBasic:
-		return fmt.Errorf("credentials of issuer %q: %w", info.Name, core.ErrUnsupported)
+	if _, err := m.client.ClientID(ctx); errors.Is(err, client.ErrNotInitialized) {
+		info, err := m.issuer.Describe(ctx)
+		if err == nil && info.Type == core.CredentialX509 {
+			_, err = m.Enroll(ctx, client.IssueParams{ClientID: id}, nobody)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	var key []byte
 	err := m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {

@@ -3,6 +3,7 @@
 package modules
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/conclave-mls/conclave/app/config"
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/providers/acme"
 )
 
 // ACME are the options of "acme:DIRECTORY?...", the address of an ACME server with Wire's
@@ -30,15 +32,10 @@ import (
 //	backend=ORIGIN   the only one that is asked for nonces and access tokens
 //	token=FILE       the bearer token that the backend wants, which nobody else gets
 type ACME struct {
-	Directory     string
-	AllowHTTP     bool
-	Team          string
-	Validity      time.Duration
-	OAuthClientID string
-	RedirectURI   string // without a port: any that is free
-	Backend       string // origin; empty: whichever the server names
-	Token         string // file
-	HTTP          *http.Client
+	acme.Config        // RedirectURI without a port: any that is free
+	Backend     string // origin; empty: whichever the server names
+	Token       string // file
+	Roots       string // file
 }
 
 // acmeOptions in the order in which they are told.
@@ -94,8 +91,10 @@ func ParseACME(c config.Config, u config.URI) (a ACME, err error) {
 		}
 		a.Token = c.File(q.Get("token"))
 	}
-	a.HTTP, err = httpClient(c, q.Get("roots"))
-	return a, err
+	if q.Get("roots") != "" {
+		a.Roots = c.File(q.Get("roots"))
+	}
+	return a, nil
 }
 
 // reachable says whether an address may be asked.
@@ -146,12 +145,12 @@ func withPort(address string) (string, error) {
 // httpTime is what an answer may take.
 const httpTime = time.Minute
 
-// httpClient follows no redirects.
-func httpClient(c config.Config, roots string) (*http.Client, error) {
+// client follows no redirects.
+func (a ACME) client() (*http.Client, error) {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-	if roots != "" {
-		text, err := os.ReadFile(c.File(roots))
+	if a.Roots != "" {
+		text, err := os.ReadFile(a.Roots)
 		if err != nil {
 			return nil, fmt.Errorf("roots: %w: %w", core.ErrNotFound, err)
 		}
@@ -160,7 +159,7 @@ func httpClient(c config.Config, roots string) (*http.Client, error) {
 			pool = x509.NewCertPool() // a system without any
 		}
 		if !pool.AppendCertsFromPEM(text) {
-			return nil, fmt.Errorf("roots: %s has no certificate in PEM: %w", c.File(roots), core.ErrInvalid)
+			return nil, fmt.Errorf("roots: %s has no certificate in PEM: %w", a.Roots, core.ErrInvalid)
 		}
 		transport.TLSClientConfig.RootCAs = pool
 	}
@@ -169,4 +168,23 @@ func httpClient(c config.Config, roots string) (*http.Client, error) {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Timeout:       httpTime,
 	}, nil
+}
+
+func openACME(c config.Config) Opener[core.CredentialIssuer] {
+	return Opener[core.CredentialIssuer]{"acme", func(_ context.Context, u config.URI) (core.CredentialIssuer, error) {
+		a, err := ParseACME(c, u)
+		if err != nil {
+			return nil, err
+		}
+		return &onDemand{open: func(context.Context) (core.CredentialIssuer, error) {
+			cfg, err := a.Config, error(nil)
+			if cfg.RedirectURI, err = withPort(a.RedirectURI); err != nil {
+				return nil, err
+			}
+			if cfg.HTTP, err = a.client(); err != nil {
+				return nil, err
+			}
+			return acme.New(cfg)
+		}}, nil
+	}}
 }

@@ -8,5 +8,5 @@ import (
 )
 
 // authenticator takes basic credentials, and certificates that the client's own trust
-// anchors vouch for, with the names of Wire or with those of package localca.
+// anchors vouch for, with the names of Wire or a client id of another application.
 func authenticator() core.Authenticator { return e2ei.Authenticator{Identify: e2ei.ClientOf} }

@@ -44,13 +44,12 @@ type backend struct{ ACME }
 const maxReply = 64 << 10
 
 func (b backend) call(ctx context.Context, need core.CallNeed) ([]byte, error) {
-	defer b.HTTP.CloseIdleConnections()
 	target := need.Args["target"]
 	u, err := url.Parse(target)
-	if err == nil {
-		err = b.reachable(u)
-	}
 	if err != nil {
+		return nil, fmt.Errorf("the backend that the ACME server names: %w: %w", core.ErrInvalid, err)
+	}
+	if err := b.reachable(u); err != nil {
 		return nil, fmt.Errorf("the backend that the ACME server names: %w", err)
 	}
 	if b.Backend != "" && origin(u) != b.Backend {
@@ -103,7 +102,12 @@ func (b backend) ask(ctx context.Context, method, address, proof string) (http.H
 		defer clear(token)
 		request.Header.Set("Authorization", "Bearer "+string(bytes.TrimSpace(token)))
 	}
-	reply, err := b.HTTP.Do(request)
+	client, err := b.client()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer client.CloseIdleConnections()
+	reply, err := client.Do(request)
 	if err != nil {
 		return nil, nil, fmt.Errorf("backend: %w: %w", core.ErrUnavailable, err)
 	}

@@ -30,7 +30,7 @@ type Tenant string
 type RolledBack client.AfterRollback
 
 // Client is the client over all the other parts, and the seams that have one
-// implementation so far: who credentials are of, see [Identify], the reference delivery
+// implementation so far: who credentials are of, see e2ei.ClientOf, the reference delivery
 // service. Replace the [client.Config], which is empty, for what is no part.
 func Client() fx.Option {
 	return fx.Module("client",

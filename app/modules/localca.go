@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,7 +37,7 @@ func localCA(c config.Config, log *slog.Logger) Opener[core.CredentialIssuer] {
 // LocalCA opens "localca:CERTIFICATES?key=KEY": a CA with its certificates in a file, and its
 // key in a file of PKCS #8 or in a token. The URI of a token's key stands as it is, at the
 // end, and the issuer is then an io.Closer; before it may be "lifetime=TIME", such as 720h,
-// of a certificate.
+// of a certificate, and "crl=URL", of revocation lists that somebody makes.
 func LocalCA(ctx context.Context, c config.Config, log *slog.Logger, u config.URI) (core.CredentialIssuer, error) {
 	ca, err := parseLocalCA(u)
 	if err != nil {
@@ -49,6 +50,7 @@ func LocalCA(ctx context.Context, c config.Config, log *slog.Logger, u config.UR
 type caURI struct {
 	certificates, key string
 	lifetime          time.Duration
+	lists             []string
 }
 
 func parseLocalCA(u config.URI) (ca caURI, err error) {
@@ -62,8 +64,12 @@ func parseLocalCA(u config.URI) (ca caURI, err error) {
 		return ca, fmt.Errorf("options: %w: %w", core.ErrInvalid, err)
 	}
 	for name, values := range q {
+		if name == "crl" && !slices.Contains(values, "") {
+			ca.lists = values
+			continue
+		}
 		if name != "lifetime" || len(values) != 1 {
-			return ca, fmt.Errorf("option %q before key: there is lifetime, once: %w", name, core.ErrInvalid)
+			return ca, fmt.Errorf("option %q before key: there are lifetime, once, and crl: %w", name, core.ErrInvalid)
 		}
 		if ca.lifetime, err = time.ParseDuration(values[0]); err != nil || ca.lifetime <= 0 {
 			return ca, fmt.Errorf("lifetime %q is no time such as 720h: %w", values[0], core.ErrInvalid)
@@ -79,7 +85,7 @@ func (ca caURI) open(ctx context.Context, c config.Config, log *slog.Logger) (co
 	if err != nil {
 		return nil, fmt.Errorf("certificate of the CA: %w: %w", core.ErrNotFound, err)
 	}
-	cfg := localca.Config{Certificates: certificates, Lifetime: ca.lifetime}
+	cfg := localca.Config{Certificates: certificates, Lifetime: ca.lifetime, DistributionPoints: ca.lists}
 	if !strings.HasPrefix(ca.key, hsm.Scheme+":") {
 		key, state, err := softwareCAKey(c.File(ca.key))
 		if err != nil {

@@ -22,40 +22,54 @@ import (
 	"github.com/conclave-mls/conclave/app/config"
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/coretest"
+	"github.com/conclave-mls/conclave/providers/pure"
 )
+
+func writePEM(t *testing.T, path, kind string, der []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// writeCA writes the files of a CA.
+func writeCA(t *testing.T, folder, name string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{
+		Subject: pkix.Name{CommonName: "CA"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writePEM(t, filepath.Join(folder, name+".pem"), "CERTIFICATE", der)
+	if der, err = x509.MarshalPKCS8PrivateKey(key); err != nil {
+		t.Fatal(err)
+	}
+	writePEM(t, filepath.Join(folder, name+".key"), "PRIVATE KEY", der)
+	writePEM(t, filepath.Join(folder, name+".encrypted"), "ENCRYPTED PRIVATE KEY", der)
+}
+
+// newSigner is a key to be certified.
+func newSigner(t *testing.T) core.Signer {
+	t.Helper()
+	key, err := pure.New().GenerateKey(t.Context(), core.KeySpec{Algorithm: core.Ed25519, Use: core.UseSign})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key.(core.Signer)
+}
 
 func TestLocalCA(t *testing.T) {
 	folder := t.TempDir()
-	write := func(name, kind string, der []byte) {
-		t.Helper()
-		if err := os.WriteFile(filepath.Join(folder, name), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	ca := func(name string) {
-		t.Helper()
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c := &x509.Certificate{
-			Subject: pkix.Name{CommonName: "CA"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-			IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-		}
-		der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		write(name+".pem", "CERTIFICATE", der)
-		if der, err = x509.MarshalPKCS8PrivateKey(key); err != nil {
-			t.Fatal(err)
-		}
-		write(name+".key", "PRIVATE KEY", der)
-		write(name+".encrypted", "ENCRYPTED PRIVATE KEY", der)
-	}
-	ca("ca")
-	ca("other")
-	write("empty.key", "PRIVATE KEY", nil)
+	writeCA(t, folder, "ca")
+	writeCA(t, folder, "other")
+	writePEM(t, filepath.Join(folder, "empty.key"), "PRIVATE KEY", nil)
 	use := func(uri string, f func(core.CredentialIssuer)) error {
 		c := config.Default(folder)
 		c.Keystore, c.Key, c.Issuer = "memory:", "random:", uri
@@ -88,6 +102,7 @@ func TestLocalCA(t *testing.T) {
 		"localca:ca.pem?keys=ca.key":              core.ErrInvalid,
 		"localca:ca.pem?life=1h&key=ca.key":       core.ErrInvalid,
 		"localca:ca.pem?lifetime=&key=ca.key":     core.ErrInvalid,
+		"localca:ca.pem?crl=&key=ca.key":          core.ErrInvalid,
 		"localca:ca.pem?lifetime=0s&key=ca.key":   core.ErrInvalid,
 		"localca:ca.pem?lifetime=%zz&key=ca.key":  core.ErrInvalid,
 		"localca:ca.pem?lifetime=1h&key=none.key": core.ErrNotFound,

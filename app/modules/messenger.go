@@ -23,6 +23,15 @@ func Messenger() fx.Option {
 		fx.Decorate(func(_ Observer, n *messenger.Notices) Observer { return n.Observe }),
 		fx.Provide(func(c *client.Client, s *delivery.Client, t *delivery.Transport, i core.CredentialIssuer, auth core.Authenticator,
 			n *messenger.Notices, progress Progress, cfg config.Config) *messenger.Messenger {
-			return messenger.New(messenger.Parts{Client: c, Service: s, Transport: t, Issuer: i, Authenticator: auth, Notices: n, Suite: cfg.Suite, Progress: progress})
+			return messenger.New(messenger.Parts{Client: c, Service: s, Transport: t, Issuer: i, IssuerName: issuerName(cfg), Authenticator: auth, Notices: n, Suite: cfg.Suite, Progress: progress})
 		}))
+}
+
+// issuerName is the issuer's URI, without what is secret in it.
+func issuerName(c config.Config) string {
+	u, err := c.URI(c.Issuer)
+	if err != nil {
+		return ""
+	}
+	return u.String()
 }

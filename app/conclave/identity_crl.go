@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/pem"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/conclave-mls/conclave/core/client"
+	"github.com/conclave-mls/conclave/core/e2ei"
+)
+
+func (p *program) identityCRL() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "crl",
+		Short:   "Look after revocation lists",
+		Example: "  conclave identity crl add http://ca.example/crl fetched.crl",
+		Args:    noCommand,
+		RunE:    p.group,
+	}
+	cmd.AddCommand(&cobra.Command{
+		Use:   "add URL FILE",
+		Short: "Take a revocation list from a file",
+		Long: `Take the revocation list of a distribution point from a file, DER or PEM, and
+believe it: a CA that you trust has to have signed it, and it has to be newer than the one
+that is there. Once added, conclave identity check fetches it again when it is due.`,
+		Example: "  conclave identity crl add http://ca.example/crl fetched.crl",
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return p.held(cmd.Context(), func(ctx context.Context, h *holder) (err error) {
+				var der []byte
+				if len(args) == 2 {
+					if der, err = readFile(args[1], 2*e2ei.MaxCRL); err != nil {
+						return err
+					}
+					if block, _ := pem.Decode(der); block != nil && block.Type == "X509 CRL" {
+						der = block.Bytes
+					}
+				}
+				var done e2ei.CRLRegistration
+				err = h.own.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) (err error) {
+					done, err = tx.RegisterCRL(ctx, args[0], der)
+					return err
+				})
+				if err != nil {
+					return err
+				}
+				words := ""
+				if !done.Expiration.IsZero() {
+					words = "; the next one is due " + minute(done.Expiration)
+				}
+				if done.Dirty {
+					words += "; it has changed: conclave identity status shows who is verified now"
+				}
+				return p.result(struct {
+					Done    string    `json:"done"`
+					URL     string    `json:"url"`
+					Due     time.Time `json:"due,omitzero"`
+					Changed bool      `json:"changed"`
+				}{"list added", args[0], done.Expiration.UTC(), done.Dirty}, "the list is taken%s\n", words)
+			})
+		},
+	})
+	return cmd
+}
