@@ -243,9 +243,6 @@ func (t *Transaction) trustIssued(ctx context.Context, c core.Credential) (distr
 	}
 	r, err := t.addIntermediates(ctx, c.Certificates[1:])
 	if err != nil {
-		if errors.Is(err, core.ErrConflict) { // between two CAs: to try again is of no use
-			err = fmt.Errorf("%w: %v", core.ErrDenied, err)
-		}
 		return nil, err
 	}
 	leaf, err := e2ei.ParseLeaf(c.Certificates[0])

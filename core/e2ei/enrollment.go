@@ -4,6 +4,7 @@ package e2ei
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -108,8 +109,31 @@ func New(cfg Config) (*Enrollment, error) {
 	return e, nil
 }
 
+// Check judges a configuration that has no key yet, so that a key is made only for what can
+// be enrolled. Errors: those of [New].
+func (c Config) Check() error {
+	e := &Enrollment{cfg: c}
+	if err := e.checkNames(); err != nil {
+		return err
+	}
+	if _, err := core.X509PublicKey(c.Algorithm, nil); errors.Is(err, core.ErrUnsupported) {
+		return fmt.Errorf("e2ei: MLS key: %w", err)
+	}
+	return nil
+}
+
 // check judges the configuration and sets the handle.
-func (e *Enrollment) check() (err error) {
+func (e *Enrollment) check() error {
+	if err := e.checkNames(); err != nil {
+		return err
+	}
+	if _, err := core.X509PublicKey(e.cfg.Algorithm, e.cfg.PublicKey); err != nil {
+		return fmt.Errorf("e2ei: MLS key: %w", err)
+	}
+	return nil
+}
+
+func (e *Enrollment) checkNames() (err error) {
 	c := &e.cfg
 	if err := c.ClientID.Validate(); err != nil {
 		return err
@@ -128,9 +152,6 @@ func (e *Enrollment) check() (err error) {
 		return fmt.Errorf("e2ei: key of %d bytes: %w", len(c.PublicKey), core.ErrInvalid)
 	case c.RefreshToken.Len() > maxToken:
 		return fmt.Errorf("%w: %d bytes", ErrRefreshToken, c.RefreshToken.Len())
-	}
-	if _, err := core.X509PublicKey(c.Algorithm, c.PublicKey); err != nil {
-		return fmt.Errorf("e2ei: MLS key: %w", err)
 	}
 	_, err = e.parseURL(c.Directory)
 	return err

@@ -38,7 +38,7 @@ var (
 	// ErrNotReady: the environment has no trust anchor yet.
 	ErrNotReady = fmt.Errorf("e2ei: no trust anchor is registered: %w", core.ErrUnavailable)
 	// ErrRegistered: the trust anchor is there already. Nothing has to be done.
-	ErrRegistered = fmt.Errorf("e2ei: the trust anchor is already registered: %w", core.ErrConflict)
+	ErrRegistered = fmt.Errorf("e2ei: the trust anchor is already registered: %w", core.ErrDenied)
 	// ErrCertificate: the bytes are no certificate, or not one of the kind that is needed.
 	ErrCertificate = fmt.Errorf("e2ei: invalid certificate: %w", core.ErrInvalid)
 )
@@ -196,7 +196,7 @@ func (e *Environment) AddAnchor(der []byte, at time.Time) (*Environment, *Item, 
 // intermediates that are there: of a chain, add the last one first. A trust anchor, or what is
 // there already, changes nothing: some CAs repeat their root. Of two certificates of one key
 // the one that expires later stays. Errors: ErrNotReady, ErrCertificate, core.ErrTooLarge,
-// core.ErrConflict for another CA of the same SKI and AKI, and those of [Environment.Verify]
+// core.ErrDenied for another CA of the same SKI and AKI, and those of [Environment.Verify]
 // but for ErrRevocationUnknown.
 func (e *Environment) AddIntermediate(der []byte, at time.Time) (*Environment, *Item, error) {
 	if !e.Ready() {
@@ -223,7 +223,7 @@ func (e *Environment) AddIntermediate(der []byte, at time.Time) (*Environment, *
 	if old != nil {
 		// A CA chooses its identifiers itself: it must not put another one out of its place.
 		if !bytes.Equal(old.RawSubjectPublicKeyInfo, c.RawSubjectPublicKeyInfo) || !bytes.Equal(old.RawSubject, c.RawSubject) {
-			return nil, nil, fmt.Errorf("intermediate: another one has its identifiers: %w", core.ErrConflict)
+			return nil, nil, fmt.Errorf("intermediate: another one has its identifiers: %w", core.ErrDenied)
 		}
 		if !c.NotAfter.After(old.NotAfter) {
 			return e, nil, nil

@@ -140,8 +140,8 @@ func TestAddIntermediate(t *testing.T) {
 		{"a leaf", env, ca.newLeaf(t).Raw, noon, ErrCertificate, false},
 		{"renewed", env, root.newCA(t, "ca", func(c *x509.Certificate) { c.NotAfter = noon.Add(101 * day) }).Raw, noon, nil, true},
 		{"shorter than it was", env, root.newCA(t, "ca", func(c *x509.Certificate) { c.NotAfter = noon.Add(99 * day) }).Raw, noon, nil, false},
-		{"of another's identifiers", env, thief.Raw, noon, core.ErrConflict, false},
-		{"of another's key", env, renamed.Raw, noon, core.ErrConflict, false},
+		{"of another's identifiers", env, thief.Raw, noon, core.ErrDenied, false},
+		{"of another's key", env, renamed.Raw, noon, core.ErrDenied, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
