@@ -22,6 +22,8 @@ import (
 // checks has, for each check of the proof of the peer (e2ei-peer/run.sh), the test that is its
 // twin, in the order of the proof; some are the twin of several. Where the engine makes the
 // request, it is the engine that is tested; a wrong request it does not make is made by hand.
+// Enrolment, renewal and revocation by a client with an issuer are in softhsm-test, and what
+// others in a conversation see of them in core/client.
 var checks = []struct {
 	names []string // in the source of the proof, up to what is put in
 	twin  func(*check)
