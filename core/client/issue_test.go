@@ -457,6 +457,44 @@ func TestIssueDrivenTwice(t *testing.T) {
 		t.Errorf("the key: %v", err)
 	}
 	w.noKeyIsLeft(alice, tok)
+	// They find the key made at the same time, and one has asked the issuer.
+	faulty := &coretest.Faulty{Keystore: ks}
+	late := clienttest.NewDevice(t, w.service, "alice", faulty, cfg)
+	h = w.begin(alice, client.IssueParams{})
+	made, named, asked := false, false, false
+	tok.making = func() { made = true }
+	faulty.Plan = func(n int, b core.Batch) coretest.Fault {
+		named = made
+		return coretest.FaultNone
+	}
+	faulty.PlanRead = func(int) bool {
+		if named && !asked {
+			asked = true
+			if _, err := other.Issue(t.Context(), h, &scripted{needs: allNeeds[4:]}, nil); !errors.Is(err, core.ErrUnavailable) {
+				t.Error(err)
+			}
+		}
+		return false
+	}
+	if _, err := late.Issue(t.Context(), h, &scripted{}, nil); !errors.Is(err, core.ErrConflict) || !asked || len(w.openIssues(alice)) != 1 {
+		t.Errorf("begun meanwhile: %v", err)
+	}
+	w.drop(alice, nil, h)
+	// One is a step further when the other ends.
+	h = w.begin(alice, client.IssueParams{})
+	ends := &scripted{needs: []core.Need{signNeed}}
+	ends.before = func(n int) {
+		if n == 1 {
+			further := &scripted{needs: []core.Need{signNeed, allNeeds[4]}}
+			if _, err := other.Issue(t.Context(), h, further, nil); !errors.Is(err, core.ErrUnavailable) {
+				t.Error(err)
+			}
+		}
+	}
+	if _, err := alice.Issue(t.Context(), h, ends, nil); !errors.Is(err, core.ErrConflict) || len(w.openIssues(alice)) != 1 {
+		t.Errorf("ended behind another one: %v", err)
+	}
+	w.drop(alice, nil, h)
 	// One drops what the other drives.
 	h = w.begin(alice, client.IssueParams{})
 	issuer := &scripted{needs: []core.Need{signNeed}, before: func(int) { w.drop(other, nil, h) }}
@@ -498,17 +536,32 @@ func TestIssueKeepsTheKey(t *testing.T) {
 	if tok.count() != 0 {
 		t.Errorf("%d keys are left", tok.count())
 	}
-	// A process removes the credential while another one begins an issue for it.
+	// Two processes drop the last two that have a key: one of them sees that it is the last.
 	w.fresh(alice)
+	one, two = w.begin(alice, client.IssueParams{Credential: 3}), w.begin(alice, client.IssueParams{Credential: 3})
+	w.remove(alice, nil, 3)
 	other := clienttest.NewDevice(t, w.service, "alice", ks, cfg)
 	tx, err := other.Begin(t.Context())
 	w.must(err)
-	w.must(tx.RemoveCredential(t.Context(), 3))
-	h := w.begin(alice, client.IssueParams{Credential: 3})
+	w.must(tx.DropEnrollment(t.Context(), one))
+	w.drop(alice, nil, two)
+	if err := tx.Finish(t.Context()); !errors.Is(err, core.ErrConflict) {
+		t.Errorf("both were dropped, and nobody saw the last: %v", err)
+	}
+	w.drop(alice, nil, one)
+	if tok.count() != 0 {
+		t.Errorf("%d keys are left", tok.count())
+	}
+	// A process removes the credential while another one begins an issue for it.
+	w.fresh(alice)
+	tx, err = other.Begin(t.Context())
+	w.must(err)
+	w.must(tx.RemoveCredential(t.Context(), 4))
+	h := w.begin(alice, client.IssueParams{Credential: 4})
 	if err := tx.Finish(t.Context()); !errors.Is(err, core.ErrConflict) {
 		t.Errorf("the key of an issue was removed: %v", err)
 	}
-	w.remove(alice, nil, 3)
+	w.remove(alice, nil, 4)
 	w.drop(alice, nil, h)
 	if tok.count() != 0 {
 		t.Errorf("%d keys are left", tok.count())
