@@ -177,6 +177,7 @@ func methodSaveCredential(t *testing.T) {
 	})
 	w.tries(nobody, client.ErrWrongCredential, func(ctx context.Context, tx *client.Transaction) error {
 		_, _, err := tx.SaveX509Credential(ctx, e, ca.chain(3, e))
+		w.must(tx.SetData(ctx, nil)) // nothing was written that cannot stay
 		return err
 	})
 }

@@ -172,9 +172,10 @@ func openIssues(ctx context.Context, s *segment) (open []OpenIssue, err error) {
 // that is an Error ends the issue, if the issuer agrees.
 //
 // The credential has to be of our client id and of the key, and the Authenticator has to take
-// it. If not, nothing has changed, and the issue can go on. Errors: ErrEnrollmentNotFound;
-// [IssueRefusedError]; core.ErrUnsupported: the issuer does not do the action or the
-// algorithm, and nothing is made; core.ErrConflict: somebody else drives the same issue, and
+// it. If not, nothing has changed, and the issue can go on. What the issuer cannot begin, as
+// its name is none (core.ErrInvalid) or it does not do the action or the algorithm
+// (core.ErrUnsupported), is over, and its key gone. Other errors: ErrEnrollmentNotFound;
+// [IssueRefusedError]; core.ErrConflict: somebody else drives the same issue, and
 // may have ended it; ErrForeignSignature; core.ErrInvalid: the issuer breaks its contract. It
 // must not be called within a transaction.
 func (c *Client) Issue(ctx context.Context, h EnrollmentHandle, issuer core.CredentialIssuer, answer func(context.Context, core.Need) (core.Input, error)) (IssueResult, error) {
@@ -332,9 +333,9 @@ func (d *driver) begin(ctx context.Context) (core.Step, error) {
 	case err != nil:
 		return core.Step{}, err
 	case !slices.Contains(info.Actions, p.Action):
-		return core.Step{}, fmt.Errorf("action %d of the issuer: %w", p.Action, core.ErrUnsupported)
+		return core.Step{}, d.never(ctx, fmt.Errorf("action %d of the issuer: %w", p.Action, core.ErrUnsupported))
 	case !slices.Contains(info.Algorithms, algorithm):
-		return core.Step{}, fmt.Errorf("%s for the issuer: %w", algorithm, core.ErrUnsupported)
+		return core.Step{}, d.never(ctx, fmt.Errorf("%s for the issuer: %w", algorithm, core.ErrUnsupported))
 	}
 	if len(d.record.key) == 0 {
 		if err := d.makeKey(ctx, algorithm); err != nil {
@@ -348,7 +349,25 @@ func (d *driver) begin(ctx context.Context) (core.Step, error) {
 	if err := d.fill(ctx, &req); err != nil {
 		return core.Step{}, err
 	}
-	return d.issuer.Begin(ctx, req)
+	step, err := d.issuer.Begin(ctx, req)
+	if kind := core.Kind(err); kind == core.ErrInvalid || kind == core.ErrUnsupported {
+		err = d.never(ctx, err)
+	}
+	return step, err
+}
+
+// never ends what cannot begin as it was asked for.
+func (d *driver) never(ctx context.Context, why error) error {
+	if err := d.drop(ctx); err != nil {
+		return err
+	}
+	return why
+}
+
+func (d *driver) drop(ctx context.Context) error {
+	return d.in(ctx, func(ctx context.Context, t *Transaction, who *identity) error {
+		return t.dropEnrollment(ctx, d.handle, d.record)
+	})
 }
 
 // fill adds to a request what the store knows of it.
@@ -467,10 +486,7 @@ func (d *driver) refused(ctx context.Context, r core.Refusal) error {
 		}
 		return refusal
 	}
-	err := d.in(ctx, func(ctx context.Context, t *Transaction, who *identity) error {
-		return t.dropEnrollment(ctx, d.handle, d.record)
-	})
-	if err != nil {
+	if err := d.drop(ctx); err != nil {
 		return err
 	}
 	return refusal

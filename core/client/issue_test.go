@@ -81,6 +81,16 @@ func (r revokesNothing) Describe(ctx context.Context) (core.IssuerInfo, error) {
 	return info, err
 }
 
+// noBegin is an issuer that begins nothing.
+type noBegin struct {
+	*scripted
+	err error
+}
+
+func (n noBegin) Begin(context.Context, core.IssueRequest) (core.Step, error) {
+	return core.Step{}, n.err
+}
+
 var (
 	signNeed = core.Need{Sign: &core.SignNeed{Message: []byte("certify me")}}
 	allNeeds = []core.Need{
@@ -250,8 +260,22 @@ func TestIssueRefusals(t *testing.T) {
 	if len(issuer.begun) > 0 || tok.count() != keys {
 		t.Errorf("%d keys, there were %d", tok.count(), keys)
 	}
+	for _, refusal := range []error{core.ErrInvalid, core.ErrUnsupported} { // of the names, for example
+		h := w.begin(alice, client.IssueParams{})
+		if _, err := alice.Issue(t.Context(), h, noBegin{issuer, refusal}, fulfil); !errors.Is(err, refusal) {
+			t.Errorf("%v", err)
+		}
+	}
+	if n := len(w.openIssues(alice)); n != 0 || tok.count() != keys {
+		t.Errorf("what cannot begin: %d open, %d keys, there were %d", n, tok.count(), keys)
+	}
+	h = w.begin(alice, client.IssueParams{})
+	if _, err := alice.Issue(t.Context(), h, noBegin{issuer, core.ErrUnavailable}, fulfil); !errors.Is(err, core.ErrUnavailable) || len(w.openIssues(alice)) != 1 {
+		t.Errorf("what cannot begin now: %v", err)
+	}
 	w.drop(alice, nil, h)
 	w.drop(alice, client.ErrEnrollmentNotFound, h)
+	revoke = w.begin(alice, client.IssueParams{Action: core.ActionRevoke, Credential: 1})
 	w.drop(alice, nil, revoke)
 	if tok.count() != keys {
 		t.Error("the key of a credential went with what was to be done about it")
