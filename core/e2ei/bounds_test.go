@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/conclave-mls/conclave/core"
 )
 
 // Whoever may issue below an anchor fills the environment with authorities of another's name
@@ -102,5 +104,52 @@ func TestExtremes(t *testing.T) {
 	}
 	if id, err := l.Identity(); err != nil || id.DisplayName != name {
 		t.Errorf("%d bytes, %v", len(id.DisplayName), err)
+	}
+}
+
+// What is to be fetched is named by somebody who holds, and is not much.
+func TestMissingLists(t *testing.T) {
+	t.Parallel()
+	root, other := newRoot(t, "root"), newRoot(t, "other root")
+	points := func(urls ...string) change {
+		return func(c *x509.Certificate) { c.CRLDistributionPoints = urls }
+	}
+	ca := root.newCA(t, "ca", points("http://ca.example/list"))
+	env := environment(t, root, ca)
+	of := func(n *node, urls ...string) Member { return member(t, n.newLeaf(t, points(urls...))) }
+	basic := Member{core.BasicCredential("bob"), nil}
+	expired := member(t, root.newLeaf(t, points("http://expired.example"), func(c *x509.Certificate) { c.NotAfter = noon.Add(-day) }))
+	wrongKey := of(root, "http://key.example")
+	wrongKey.SignatureKey = []byte{4}
+	members := []Member{
+		basic, of(ca, listURL), of(ca, listURL), of(root, "http://root.example/a", listURL, "http://ca.example/list"),
+		of(other, "http://stranger.example"), expired, wrongKey, {Credential: core.Credential{Type: core.CredentialX509}},
+	}
+	if got := env.MissingLists(slices.Values(members), noon); !slices.Equal(got, []string{"http://ca.example/list", listURL, "http://root.example/a"}) {
+		t.Error(got)
+	}
+	listed := withCRL(t, env, ca.newCRL(t, nil))
+	if got := listed.MissingLists(slices.Values(members[:3]), noon); !slices.Equal(got, []string{"http://ca.example/list"}) {
+		t.Error(got)
+	}
+	if got := listed.Lists(); !slices.Equal(got, []string{listURL}) {
+		t.Error(got)
+	}
+	for _, nothing := range []*Environment{nil, {}} {
+		if got := append(nothing.MissingLists(slices.Values(members), noon), nothing.Lists()...); len(got) != 0 {
+			t.Error(got)
+		}
+	}
+	var many []string
+	for i := range 2 * MaxCRLs {
+		many = append(many, fmt.Sprint("http://many.example/", i))
+	}
+	asked := 0
+	got := env.MissingLists(func(yield func(Member) bool) {
+		for asked++; yield(of(root, many...)) && asked < 3; asked++ {
+		}
+	}, noon)
+	if len(got) != MaxCRLs || asked != 1 {
+		t.Errorf("%d addresses of %d members", len(got), asked)
 	}
 }

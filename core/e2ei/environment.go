@@ -283,6 +283,64 @@ func (e *Environment) NewDistributionPoints(certificates ...[]byte) []string {
 	return urls
 }
 
+// Lists gives the addresses of the registered lists, sorted.
+func (e *Environment) Lists() []string {
+	var urls []string
+	if e != nil {
+		for _, l := range e.crls {
+			urls = append(urls, l.url)
+		}
+	}
+	slices.Sort(urls)
+	return slices.Compact(urls)
+}
+
+// MissingLists gives the addresses of revocation lists that are not registered, and that the
+// CAs of the environment name, or members whose certificates hold but for such a list: what a
+// stranger names is left out. Each is there once, in the order in which they are named, and no
+// more than MaxCRLs are. Whoever fetches chooses the schemes and the networks.
+func (e *Environment) MissingLists(members iter.Seq[Member], at time.Time) []string {
+	if !e.Ready() {
+		return nil
+	}
+	var urls []string
+	add := func(more []string) bool {
+		for _, u := range more {
+			if len(urls) < MaxCRLs && !slices.Contains(urls, u) {
+				urls = append(urls, u)
+			}
+		}
+		return len(urls) < MaxCRLs
+	}
+	for c := range e.cas() {
+		add(e.NewDistributionPoints(c.Raw))
+	}
+	seen := map[[sha256.Size]byte]bool{} // somebody is in many conversations
+	for m := range members {
+		if m.Credential.Type != core.CredentialX509 || len(m.Credential.Certificates) == 0 {
+			continue
+		}
+		digest := sha256.Sum256(m.Credential.Certificates[0])
+		if seen[digest] {
+			continue
+		}
+		seen[digest] = true
+		more := e.NewDistributionPoints(m.Credential.Certificates[0])
+		if len(more) == 0 {
+			continue
+		}
+		if l, err := leafOf(m); err != nil {
+			continue
+		} else if err := e.Verify(l, at); err != nil && !errors.Is(err, ErrRevocationUnknown) {
+			continue
+		}
+		if !add(more) {
+			break
+		}
+	}
+	return urls
+}
+
 // Dump gives what the environment holds as PEM, in a stable order; lists as "X509 CRL".
 func (e *Environment) Dump() (anchors, intermediates, crls []string) {
 	e = e.clone()
