@@ -142,6 +142,11 @@ func FuzzReplies(f *testing.F) {
 	for i, s := range steps {
 		f.Add(uint8(i), []byte(replies[s]))
 	}
+	for i, s := range steps {
+		if s == e2ei.StepDeviceAuthorization {
+			f.Add(uint8(i), []byte(replies[e2ei.StepUserAuthorization]))
+		}
+	}
 	last := uint8(len(steps) - 1)
 	f.Add(last, slices.Concat(a.leaf(f, config, nil), a.pem()))
 	stashes := make([][]byte, len(steps))
@@ -164,13 +169,15 @@ func FuzzReplies(f *testing.F) {
 			}
 			return
 		}
-		if e.Next() == steps[i] {
+		if e.Next() == "" {
+			return
+		}
+		stash := stashOf(t, e)
+		if bytes.Equal(stash, stashes[i]) { // an authorization may be the other one, too
 			t.Fatalf("%s is still to be done", e.Next())
 		}
-		if e.Next() != "" {
-			if _, err := e2ei.Pop(stashOf(t, e)); err != nil {
-				t.Fatal(err)
-			}
+		if _, err := e2ei.Pop(stash); err != nil {
+			t.Fatal(err)
 		}
 	})
 }
