@@ -25,8 +25,16 @@ import (
 func TestEnrollments(t *testing.T) {
 	t.Parallel()
 	token := open(t, softhsmtest.New(t).URI())
+	made := map[core.KeyAlgorithm][]core.Signer{} // two of each, by turns: no check wants more
 	e2eitest.Checks(t, func(t testing.TB, algorithm core.KeyAlgorithm) core.Signer {
-		return makeKey(t, token, algorithm).(core.Signer)
+		keys := made[algorithm]
+		if len(keys) < 2 {
+			keys = append(keys, makeKey(t, token, algorithm).(core.Signer))
+		} else {
+			keys[0], keys[1] = keys[1], keys[0]
+		}
+		made[algorithm] = keys
+		return keys[len(keys)-1]
 	})
 }
 

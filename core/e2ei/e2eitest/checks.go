@@ -97,7 +97,8 @@ var checks = []struct {
 }
 
 // Checks runs what the proof of the peer checks, with MLS keys as newKey makes them, for each
-// scheme that a certificate can have; with -short for one.
+// scheme that a certificate can have; with -short for one. A check that calls newKey twice needs
+// two keys; those of another check may come again.
 func Checks(t *testing.T, newKey func(t testing.TB, algorithm core.KeyAlgorithm) core.Signer) {
 	for _, algorithm := range []core.KeyAlgorithm{core.Ed25519, core.ECDSAP256, core.ECDSAP384, core.ECDSAP521} {
 		if testing.Short() && algorithm != core.ECDSAP256 {
