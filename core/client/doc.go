@@ -25,6 +25,9 @@
 // that is staged with a transaction like everything else; [View.E2EIState] says whether all
 // in a conversation are who they say.
 //
+// For a certificate, see [Transaction.BeginIssue] and [Client.Issue], which drive any issuer,
+// or [Transaction.NewEnrollment]; for whom to trust [Transaction.RegisterTrustAnchor].
+//
 // What it promises:
 //
 //   - A commit is durable before it is sent and is dropped only when another

@@ -349,6 +349,7 @@ func (d *driver) begin(ctx context.Context) (core.Step, error) {
 	if err := d.fill(ctx, &req); err != nil {
 		return core.Step{}, err
 	}
+	defer clear(req.Carry)
 	step, err := d.issuer.Begin(ctx, req)
 	if kind := core.Kind(err); kind == core.ErrInvalid || kind == core.ErrUnsupported {
 		err = d.never(ctx, err)
@@ -444,6 +445,7 @@ func (d *driver) end(ctx context.Context, issued core.Issued) (result IssueResul
 	if err != nil {
 		return IssueResult{}, err
 	}
+	defer clear(issued.Carry)
 	p := d.record.issue.params
 	err = d.in(ctx, func(ctx context.Context, t *Transaction, who *identity) error {
 		result = IssueResult{}

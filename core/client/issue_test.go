@@ -30,6 +30,7 @@ type scripted struct {
 	issue func(req core.IssueRequest) core.Need // nil: a certificate that certified takes
 
 	begun   []core.IssueRequest
+	carry   []byte // of the last of them
 	answers []core.Input
 	before  func(n int) // called before the n-th step
 }
@@ -42,6 +43,8 @@ func (s *scripted) Describe(context.Context) (core.IssuerInfo, error) {
 }
 
 func (s *scripted) Begin(_ context.Context, req core.IssueRequest) (core.Step, error) {
+	s.carry = req.Carry // which is not ours to keep
+	req.Carry = bytes.Clone(req.Carry)
 	s.begun = append(s.begun, req)
 	return s.step(0)
 }
@@ -606,6 +609,9 @@ func TestIssueRenews(t *testing.T) {
 	asked := issuer.begun[1]
 	if asked.Action != core.ActionRenew || string(asked.Carry) != "carried" || !reflect.DeepEqual(asked.Previous, first.Credential) || !bytes.Equal(asked.PublicKey, first.SignatureKey) {
 		t.Errorf("asked for %+v", asked)
+	}
+	if !bytes.Equal(issuer.carry, make([]byte, len("carried"))) {
+		t.Errorf("what was carried is not wiped: %q", issuer.carry)
 	}
 	if !bytes.Equal(second.SignatureKey, first.SignatureKey) || second.Ref != first.Ref+1 || reflect.DeepEqual(second.Credential, first.Credential) {
 		t.Errorf("renewed: %+v", second)

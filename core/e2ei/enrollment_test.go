@@ -478,6 +478,12 @@ func TestNewRefuses(t *testing.T) {
 		if _, err := e2ei.New(config); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
+		if config.PublicKey = nil; name == "other key" { // which is not known yet
+			c.want = nil
+		}
+		if err := config.Check(); !errors.Is(err, c.want) {
+			t.Errorf("%s, without the key: %v", name, err)
+		}
 	}
 	good.Directory, good.AllowHTTP = "http://ca.example.com", true
 	if _, err := e2ei.New(good); err != nil {
