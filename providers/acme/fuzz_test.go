@@ -5,9 +5,6 @@ package acme
 import (
 	"bytes"
 	"errors"
-	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -104,31 +101,4 @@ func FuzzRedirect(f *testing.F) {
 			t.Fatalf("%q, %v", code, err)
 		}
 	})
-}
-
-// The corpus is of what is taken, too.
-func TestCorpus(t *testing.T) {
-	t.Parallel()
-	files, err := filepath.Glob("testdata/fuzz/FuzzState/*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	i, taken := fuzzIssuer(t), 0
-	for _, name := range files {
-		text, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		quoted := strings.TrimSuffix(strings.TrimPrefix(string(text), "go test fuzz v1\n[]byte("), ")\n")
-		b, err := strconv.Unquote(quoted)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := i.open([]byte(b)); err == nil {
-			taken++
-		}
-	}
-	if taken < 5 {
-		t.Errorf("%d of %d states can be read", taken, len(files))
-	}
 }

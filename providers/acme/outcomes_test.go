@@ -91,6 +91,32 @@ func TestUnmet(t *testing.T) {
 	}
 }
 
+// What a hook gives is looked at before it is sent.
+func TestWrongResults(t *testing.T) {
+	t.Parallel()
+	f := newFake(t, false)
+	i, alice := f.issuer(t, nil), newClient(t, f, core.Ed25519)
+	nonce := alice.begin(i)
+	access, _ := alice.to(i, nonce, "wire.access-token")
+	f.count()
+	for _, step := range []core.Step{nonce, access} {
+		for _, result := range [][]byte{nil, make([]byte, 1<<17), []byte("a b")} {
+			if step.Need.Call.Kind == "wire.nonce" && len(result) == 3 {
+				continue // the backend's nonces are its own
+			}
+			if _, err := i.Advance(t.Context(), step.State, core.Input{Result: result}); !errors.Is(err, core.ErrInvalid) {
+				t.Errorf("%s with %d bytes: %v", step.Need.Call.Kind, len(result), err)
+			}
+		}
+		if args := step.Need.Call.Args; args["device"] != "4c7" || args["target"] != f.URL+"/backend/access-token" {
+			t.Errorf("%v", args)
+		}
+	}
+	if all, each := f.count(); all != 0 {
+		t.Errorf("asked %v", each)
+	}
+}
+
 // A server at work is waited for, in growing pauses unless it says more, and not for ever.
 func TestProcessing(t *testing.T) {
 	t.Parallel()

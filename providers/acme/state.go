@@ -133,7 +133,7 @@ func (i *Issuer) fits(s *state) error {
 	case needNonce, needAccess:
 		ok = next == e2ei.StepDPoPChallenge && s.token == ""
 	case needVisit:
-		ok = next == e2ei.StepOIDCChallenge && s.login.Verifier != ""
+		ok = next == e2ei.StepOIDCChallenge && s.login.Verifier != "" && s.token == ""
 	case needSign:
 		ok = s.signature == nil && (next == e2ei.StepFinalize || s.revoke != nil)
 	case needWait:
