@@ -167,6 +167,9 @@ func TestStates(t *testing.T) {
 		}
 		invalid("longer", i, append(slices.Clone(step.State), 0))
 		invalid("too long", i, append(slices.Clone(step.State), make([]byte, 1<<20)...))
+		if _, err := i.Advance(t.Context(), make([]byte, core.MaxValue), in); !errors.Is(err, core.ErrTooLarge) {
+			t.Errorf("huge: %v", err)
+		}
 		invalid("for another server", elsewhere.issuer(t, nil), step.State)
 	}
 	if all, each := f.count(); all != 0 {

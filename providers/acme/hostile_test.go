@@ -25,11 +25,13 @@ const maxRequests = 8
 
 // The attacks.
 
-// changed lets the fake answer, and changes that.
+// changed lets the fake answer, and changes that, unless it refuses.
 func changed(change func(o object)) answer {
 	return func(_ int, w http.ResponseWriter, _ *http.Request, next func() object) {
 		o := next()
-		change(o)
+		if _, refused := o["status"].(int); !refused {
+			change(o)
+		}
 		send(w, 0, o)
 	}
 }
@@ -208,6 +210,9 @@ func TestHostile(t *testing.T) {
 			var by *core.ProviderError
 			if !errors.As(err, &at) || at.Step != c.step || !errors.As(err, &by) || by.Provider != "acme" {
 				t.Errorf("%v: not at %s", err, c.step)
+			}
+			if strings.Contains(err.Error(), "eyJ") {
+				t.Errorf("%v shows a token", err)
 			}
 			if all, each := f.count(); all > maxRequests || each["/elsewhere"] > 0 {
 				t.Errorf("%d requests: %v", all, each)

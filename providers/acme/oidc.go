@@ -363,8 +363,8 @@ func (l login) checkIDToken(token string, c e2ei.Challenge, now time.Time) error
 	return nil
 }
 
-// outdated says whether the ID token was kept for too long, and another is to be had.
+// outdated says whether the ID token was kept for too long.
 func (x *session) outdated(s *state) bool {
 	c, err := parseIDToken(s.token)
-	return err == nil && c.Expiry != nil && !x.cfg.Clock().Before(c.Expiry.Time()) && s.canRefresh()
+	return err == nil && c.Expiry != nil && !x.cfg.Clock().Before(c.Expiry.Time())
 }

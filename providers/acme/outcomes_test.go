@@ -157,9 +157,47 @@ func TestProcessing(t *testing.T) {
 	}
 }
 
+// A server whose order lags behind its challenges is waited for, too.
+func TestPending(t *testing.T) {
+	t.Parallel()
+	for _, path := range []string{"/challenge/0/0", "/challenge/0/1", "/order"} {
+		f := newFake(t, false)
+		i, alice := f.issuer(t, nil), newClient(t, f, core.Ed25519)
+		f.on(path, func(n int, w http.ResponseWriter, r *http.Request, next func() object) {
+			if o := next(); n > 1 {
+				send(w, 0, o)
+			} else {
+				o["status"] = "pending"
+				send(w, 0, o)
+			}
+		})
+		_, through := alice.to(i, alice.begin(i), "done")
+		waits := 0
+		for _, need := range through {
+			if need == "wait" {
+				waits++
+			}
+		}
+		if waits != 2 {
+			t.Errorf("%s: %q", path, through)
+		}
+	}
+}
+
 // A server may ask for patience wherever it is asked for something, and nothing is lost by it.
 func TestRetryAfter(t *testing.T) {
 	t.Parallel()
+	// What one reply asks for is not for another that did not come.
+	early := newFake(t, false)
+	early.on("/directory", func(_ int, w http.ResponseWriter, _ *http.Request, next func() object) {
+		w.Header().Set("Retry-After", "7")
+		send(w, 0, next())
+	})
+	early.on("/nonce", hangsUp)
+	if step, err := early.issuer(t, nil).Begin(t.Context(), newClient(t, early, core.Ed25519).request); !errors.Is(err, core.ErrUnavailable) {
+		t.Errorf("%s, %v", kind(step.Need), err)
+	}
+
 	noon := time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
 	for what, c := range map[string]struct {
 		header string
@@ -323,6 +361,19 @@ func TestAnotherOrder(t *testing.T) {
 		if !f.refresh[string(step.Need.Done.Carry)] {
 			t.Errorf("%s: the refresh token is not the last one", what)
 		}
+		// It was good when it was checked.
+		f.on("/order/2", func(n int, w http.ResponseWriter, r *http.Request, next func() object) {
+			if n == 1 {
+				send(w, 0, next())
+				return
+			}
+			with("status", "invalid")(n, w, r, next) // of an expired one, too
+		})
+		f.on("/finalize/2", instead(problem(403, "orderNotReady")))
+		if _, through = alice.to(i, alice.begin(i), "done"); len(through) != 10 || through[4] != "sign" || through[5] != "wire.nonce" {
+			t.Errorf("%s after the check: %q", what, through)
+		}
+
 		f.on("/order", attack)
 		if step, _ = alice.to(i, alice.begin(i), "wait"); step.Need.Wait == nil {
 			t.Fatal(kind(step.Need))
@@ -469,9 +520,20 @@ func TestOutdatedToken(t *testing.T) {
 	if _, each := f.count(); !slices.Equal(through, []string{"wait", "wait", "sign", "done"}) || each["/challenge"] != 1 {
 		t.Errorf("%q, %v", through, each)
 	}
+
+	// Without a refresh token, by another login.
+	f.on("/idp/token", changed(func(o object) { delete(o, "refresh_token") }))
+	now = time.Now()
+	step, _ = alice.to(i, alice.begin(i), "wait")
+	now = now.Add(6 * time.Minute)
+	f.count()
+	step = alice.advance(i, step)
+	if _, each := f.count(); step.Need.Visit == nil || each["/challenge"] != 0 {
+		t.Errorf("%s, %v", kind(step.Need), each)
+	}
 }
 
-// The state of a discovery that has no use for refresh tokens, or a page with a query.
+// The login page is where the provider says, and is told what it has to be told.
 func TestLoginPage(t *testing.T) {
 	t.Parallel()
 	f := newFake(t, false)
@@ -502,5 +564,13 @@ func TestLoginPage(t *testing.T) {
 	}
 	if a, b := page(func(object) {}), page(func(object) {}); a == b {
 		t.Error("two logins are one")
+	}
+	f.on("/authz", changed(func(o object) {
+		c := o["challenges"].([]object)[0]
+		c["target"] = strings.Replace(c["target"].(string), "client_id=wireapp", "clientid=other", 1)
+	}))
+	i = f.issuer(t, nil)
+	if got := page(func(object) {}); !strings.Contains(got, "client_id=other&") {
+		t.Errorf("the other spelling: %s", got)
 	}
 }

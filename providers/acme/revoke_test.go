@@ -113,6 +113,12 @@ func TestRevocation(t *testing.T) {
 		}
 	}
 
+	f.on("/nonce", instead(object{}))
+	if _, err := i.Begin(t.Context(), alice.request); !errors.Is(err, e2ei.ErrMalformed) {
+		t.Errorf("no nonce: %v", err)
+	}
+	f.on("/nonce", nil)
+
 	// A server that takes no nonce does not get signatures for ever.
 	f.on("/revoke", says(problem(400, "badNonce")))
 	alice, step = revocation(t, f, i, core.Ed25519)

@@ -3,6 +3,7 @@
 package acme
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"os"
@@ -10,8 +11,10 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/e2ei"
 )
 
 // corpus reads the states that the fuzz target begins with, by name.
@@ -92,6 +95,29 @@ func TestStateParts(t *testing.T) {
 	b[6] = 2 // the version, behind two tags and lengths
 	if _, err := i.open(b); b[5] != 1 || !errors.Is(err, core.ErrInvalid) {
 		t.Errorf("of another version: %x, %v", b[:8], err)
+	}
+}
+
+// A state that says that addresses without TLS will do is not believed.
+func TestStateWithoutTLS(t *testing.T) {
+	t.Parallel()
+	i := fuzzIssuer(t)
+	e, err := e2ei.New(e2ei.Config{
+		ClientID: e2ei.ClientID{Domain: "example.com"}, DisplayName: "Alice", Handle: "alice", Validity: time.Hour,
+		Algorithm: core.Ed25519, PublicKey: bytes.Repeat([]byte{2}, 32), Directory: i.cfg.Directory, AllowHTTP: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	invalid(t, i, "without TLS", &state{enrollment: e, need: needWait}, false)
+	i.cfg.AllowHTTP = true
+	invalid(t, i, "without TLS, in a test", &state{enrollment: e, need: needWait}, true)
+}
+
+func TestTimeout(t *testing.T) {
+	t.Parallel()
+	if got := fuzzIssuer(t).http.Timeout; got != DefaultTimeout {
+		t.Errorf("a request takes up to %v", got)
 	}
 }
 
