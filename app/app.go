@@ -47,7 +47,7 @@ func NewService(c config.Config, options ...fx.Option) *fx.App {
 func Client(c config.Config) fx.Option {
 	return fx.Options(common(c),
 		modules.Keystore(), modules.Key(), modules.Crypto(), modules.Suites(), modules.Audit(),
-		modules.Issuer(), modules.Delivery(), modules.Client())
+		modules.Issuer(), modules.Lists(), modules.Delivery(), modules.Client())
 }
 
 // Service are the options of NewService.

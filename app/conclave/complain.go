@@ -17,6 +17,7 @@ import (
 	"github.com/conclave-mls/conclave/core/mls"
 	"github.com/conclave-mls/conclave/core/proteus"
 	"github.com/conclave-mls/conclave/core/seal"
+	"github.com/conclave-mls/conclave/providers/crl"
 )
 
 // hints say what a person can do about an error; the first that matches is meant.
@@ -47,6 +48,7 @@ var hints = []struct {
 	{errLater, "run it again later: it goes on where it was"},
 	{e2ei.ErrNotReady, "say whom you trust first, by the certificate of a root CA: conclave identity trust add FILE; or conclave init ID --trust FILE"},
 	{e2ei.ErrCertificate, "is it the PEM of certificates, and nothing else? Nothing was changed"},
+	{crl.ErrNetwork, "an address in a certificate is no way into a network; if this one is yours, say so in conclave.toml: crl_networks = \"10.0.0.0/8\", or: conclave identity crl add URL FILE"},
 	{e2ei.ErrCRLSignature, "only a list is taken that a CA signed whom you trust: conclave identity trust list; nothing was changed"},
 	{e2ei.ErrCRLStale, "a newer one is there already, or it is out of date; nothing was changed"},
 	{e2ei.ErrNoPath, "no CA that you trust vouches for it: conclave identity trust list; nothing was changed"},

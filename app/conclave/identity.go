@@ -18,6 +18,7 @@ import (
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/e2ei"
+	"github.com/conclave-mls/conclave/providers/crl"
 )
 
 func (p *program) identity() *cobra.Command {
@@ -51,6 +52,7 @@ type holder struct {
 	program *program
 	own     *client.Client
 	call    modules.Caller
+	lists   *crl.Fetcher
 	issuer  string // its URI, to show
 }
 
@@ -69,7 +71,7 @@ func (p *program) held(ctx context.Context, f func(context.Context, *holder) err
 		}
 		h.Messenger = m
 		return f(ctx, h)
-	}, fx.Decorate(present(ctx, c)), fx.Populate(&h.own, &h.call))
+	}, fx.Decorate(present(ctx, c)), fx.Populate(&h.own, &h.call, &h.lists))
 }
 
 // reissue writes down who issues certificates from now on. For one by hand there may still be

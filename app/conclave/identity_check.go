@@ -47,6 +47,23 @@ func (p *program) check(ctx context.Context, h *holder, within time.Duration) er
 		trouble = true
 		p.complain(err)
 	}
+	changed, err := h.lists.Update(ctx, h.own)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		for _, err := range separate(err) {
+			if hintOf(err) == "" {
+				err = hint(err, "it is tried again the next time; if the list is at another place: conclave identity crl add URL FILE")
+			}
+			tell(err)
+		}
+	}
+	if changed {
+		if err := p.result(deed{Done: "lists changed"}, "a revocation list has changed\n"); err != nil {
+			return err
+		}
+	}
 	env, err := h.own.Environment(ctx)
 	if err != nil {
 		return err
@@ -88,6 +105,14 @@ func (p *program) check(ctx context.Context, h *holder, within time.Duration) er
 		return errTold
 	}
 	return p.result(deed{Done: "checked"}, "all is as it should be\n")
+}
+
+// separate gives the errors that are joined in one.
+func separate(err error) []error {
+	if several, ok := err.(interface{ Unwrap() []error }); ok {
+		return several.Unwrap()
+	}
+	return []error{err}
 }
 
 // renewAlone renews a certificate if nobody is needed for that.

@@ -17,18 +17,18 @@ func (p *program) identityCRL() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "crl",
 		Short:   "Look after revocation lists",
-		Example: "  conclave identity crl add http://ca.example/crl fetched.crl",
+		Example: "  conclave identity crl add http://ca.example/crl",
 		Args:    noCommand,
 		RunE:    p.group,
 	}
 	cmd.AddCommand(&cobra.Command{
-		Use:   "add URL FILE",
-		Short: "Take a revocation list from a file",
-		Long: `Take the revocation list of a distribution point from a file, DER or PEM, and
+		Use:   "add URL [FILE]",
+		Short: "Fetch a revocation list, or take it from a file",
+		Long: `Fetch the revocation list of a distribution point, or take it from a file, DER or PEM, and
 believe it: a CA that you trust has to have signed it, and it has to be newer than the one
 that is there. Once added, conclave identity check fetches it again when it is due.`,
-		Example: "  conclave identity crl add http://ca.example/crl fetched.crl",
-		Args:    cobra.ExactArgs(2),
+		Example: "  conclave identity crl add http://ca.example/crl\n  conclave identity crl add http://ca.example/crl fetched.crl",
+		Args:    cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return p.held(cmd.Context(), func(ctx context.Context, h *holder) (err error) {
 				var der []byte
@@ -39,6 +39,8 @@ that is there. Once added, conclave identity check fetches it again when it is d
 					if block, _ := pem.Decode(der); block != nil && block.Type == "X509 CRL" {
 						der = block.Bytes
 					}
+				} else if der, err = h.lists.Fetch(ctx, args[0]); err != nil {
+					return err
 				}
 				var done e2ei.CRLRegistration
 				err = h.own.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) (err error) {

@@ -139,6 +139,9 @@ func (p *program) issued(ctx context.Context, h *holder, got client.Credential) 
 	if err := p.certificateOf(ctx, h, got); err != nil {
 		return err
 	}
+	if _, err := h.lists.Update(ctx, h.own); err != nil {
+		p.notice("not every revocation list could be fetched; conclave identity check tries again: %v", err)
+	}
 	return p.adopt(ctx, h)
 }
 
@@ -274,6 +277,9 @@ they have fetched the revocation list.`,
 						err = hint(err, "this issuer revokes nothing that it is asked for here: tell who runs it the serial number, %s", serial)
 					}
 					return p.untilLater(err)
+				}
+				if _, err := h.lists.Update(ctx, h.own); err != nil {
+					p.notice("not every revocation list could be fetched; conclave identity check tries again: %v", err)
 				}
 				return p.result(struct {
 					Done        string `json:"done"`

@@ -21,14 +21,17 @@ import (
 // A Config says which parts to use. The zero value of a field is the default,
 // see [Default].
 type Config struct {
-	Keystore string       `toml:"keystore,omitempty"` // where state lives
-	Tenant   string       `toml:"tenant,omitempty"`   // whose records of the keystore, where several clients share one
-	Key      string       `toml:"key,omitempty"`      // what wraps the keystore's data keys
-	Crypto   string       `toml:"crypto,omitempty"`   // where private signature keys live
-	Audit    string       `toml:"audit,omitempty"`    // where each use of a key has its line
-	Issuer   string       `toml:"issuer,omitempty"`   // who vouches for the client
-	Delivery string       `toml:"delivery,omitempty"` // the delivery service: its address
-	Suite    core.SuiteID `toml:"suite,omitempty"`    // of new conversations and credentials
+	Keystore string `toml:"keystore,omitempty"` // where state lives
+	Tenant   string `toml:"tenant,omitempty"`   // whose records of the keystore, where several clients share one
+	Key      string `toml:"key,omitempty"`      // what wraps the keystore's data keys
+	Crypto   string `toml:"crypto,omitempty"`   // where private signature keys live
+	Audit    string `toml:"audit,omitempty"`    // where each use of a key has its line
+	Issuer   string `toml:"issuer,omitempty"`   // who vouches for the client
+	Delivery string `toml:"delivery,omitempty"` // the delivery service: its address
+	// ListNetworks are those of which revocation lists may be fetched beside public ones, such
+	// as "10.0.0.0/8 192.168.0.0/16".
+	ListNetworks string       `toml:"crl_networks,omitempty"`
+	Suite        core.SuiteID `toml:"suite,omitempty"` // of new conversations and credentials
 
 	// Of a delivery service only, which has a keystore besides.
 	Listen      string `toml:"listen,omitempty"`      // "unix:PATH" or "HOST:PORT"
@@ -69,6 +72,7 @@ func (c Config) Over(o Config) Config {
 		{&c.Audit, o.Audit},
 		{&c.Issuer, o.Issuer},
 		{&c.Delivery, o.Delivery},
+		{&c.ListNetworks, o.ListNetworks},
 		{&c.Listen, o.Listen},
 		{&c.Certificate, o.Certificate},
 		{&c.PrivateKey, o.PrivateKey},

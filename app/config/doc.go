@@ -10,6 +10,7 @@
 //	crypto   = "pure:"             # where signature keys are made, or "pkcs11:...", a token
 //	audit    = "file:audit.log"    # each use of a key; or "log:", the program's log
 //	issuer   = "basic:"            # who vouches for the client; or "acme:https://...", "manual:", "localca:ca.pem?key=ca.key"
+//	crl_networks = "10.0.0.0/8"    # where revocation lists may be besides public addresses
 //	delivery = "unix:///run/conclave.sock"
 //	suite    = 1                   # RFC 9420 section 17.1
 //

@@ -55,8 +55,11 @@ func (m *Messenger) Drop(ctx context.Context) (dropped int, err error) {
 // was interrupted: names that are not given are those of then. A new credential is the newest
 // from then on; see [Messenger.Adopt]. A client without an identity has one then; see
 // [Messenger.Register]. ErrOpen: something is open for other names. ErrNobody. What answer and the issuer
-// say are the other errors; see [client.Client.Issue].
+// say are the other errors, ErrPerson for a nil answer; see [client.Client.Issue].
 func (m *Messenger) Enroll(ctx context.Context, p client.IssueParams, answer Answer) (client.Credential, error) {
+	if answer == nil {
+		answer = nobody
+	}
 	p.Issuer = m.issuerName
 	if p.Action == 0 {
 		p.Action = core.ActionIssue

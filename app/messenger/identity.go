@@ -148,31 +148,36 @@ func (m *Messenger) lagging(ctx context.Context) (lag []core.ConversationID, err
 	if err != nil {
 		return nil, err
 	}
-	n, err := parseNote(m.client.Data(ctx))
-	if err != nil {
-		return nil, err
-	}
 	for _, id := range ids {
-		info, err := m.client.Info(ctx, id)
-		if errors.Is(err, core.ErrNotFound) || err == nil && (info.Recovering || info.ReInit != nil || n.chat(id).Leaving) {
-			continue // we are only about to join, or it is not for us to change
-		}
+		does, err := m.lags(ctx, id)
 		if err != nil {
 			return nil, err
 		}
-		newest, err := m.newest(ctx, info.Suite)
-		if err != nil {
-			return nil, err
-		}
-		own, err := m.client.Credential(ctx, id)
-		if err != nil {
-			return nil, err
-		}
-		if own.Ref != newest.Ref {
+		if does {
 			lag = append(lag, id)
 		}
 	}
 	return lag, nil
+}
+
+func (m *Messenger) lags(ctx context.Context, id core.ConversationID) (bool, error) {
+	n, err := parseNote(m.client.Data(ctx))
+	if err != nil {
+		return false, err
+	}
+	info, err := m.client.Info(ctx, id)
+	if errors.Is(err, core.ErrNotFound) || err == nil && (info.Recovering || info.ReInit != nil || n.chat(id).Leaving) {
+		return false, nil // we are only about to join, or it is not for us to change
+	}
+	if err != nil {
+		return false, err
+	}
+	newest, err := m.newest(ctx, info.Suite)
+	if err != nil {
+		return false, err
+	}
+	own, err := m.client.Credential(ctx, id)
+	return own.Ref != newest.Ref, err
 }
 
 // Adopt takes our newest credentials into use in every conversation that has an older one of
@@ -201,9 +206,7 @@ func (m *Messenger) adopt(ctx context.Context, packages bool) (done []Rotation, 
 	}
 	more, err := m.rotateAll(ctx)
 	for _, r := range more {
-		if !slices.ContainsFunc(done, func(before Rotation) bool { return before.ID == r.ID }) { // else it failed twice
-			done = append(done, r)
-		}
+		done = append(slices.DeleteFunc(done, func(before Rotation) bool { return before.ID == r.ID }), r) // that had failed
 	}
 	if err != nil {
 		return done, err
@@ -239,9 +242,7 @@ func (m *Messenger) rotateAll(ctx context.Context) (done []Rotation, err error) 
 	for i, id := range ids {
 		m.progress("conversations rotated", i, len(ids))
 		r := Rotation{ID: id}
-		if r.Err = m.catchUp(ctx, id); r.Err == nil || errors.Is(r.Err, ErrFull) {
-			r.Epoch, r.Err = m.rotate(ctx, id)
-		}
+		r.Epoch, r.Err = m.rotate(ctx, id)
 		if ctx.Err() != nil {
 			return done, ctx.Err()
 		}
@@ -250,8 +251,16 @@ func (m *Messenger) rotateAll(ctx context.Context) (done []Rotation, err error) 
 	return done, nil
 }
 
-// rotate takes our newest credential into use in a conversation.
+// rotate takes our newest credential into use in a conversation, unless that has come about
+// by a commit that waited for its answer.
 func (m *Messenger) rotate(ctx context.Context, id core.ConversationID) (epoch uint64, err error) {
+	if err := m.catchUp(ctx, id); err != nil && !errors.Is(err, ErrFull) {
+		return 0, err
+	}
+	if lags, err := m.lags(ctx, id); err != nil || !lags {
+		info, infoErr := m.client.Info(ctx, id)
+		return info.Epoch, errors.Join(err, infoErr)
+	}
 	kind, err := m.kind(ctx, m.suiteOf(ctx, id))
 	if err != nil {
 		return 0, err

@@ -27,7 +27,7 @@ func (m *Messenger) Register(ctx context.Context, id core.ClientID) error {
 	if _, err := m.client.ClientID(ctx); errors.Is(err, client.ErrNotInitialized) {
 		info, err := m.issuer.Describe(ctx)
 		if err == nil && info.Type == core.CredentialX509 {
-			_, err = m.Enroll(ctx, client.IssueParams{ClientID: id}, nobody)
+			_, err = m.Enroll(ctx, client.IssueParams{ClientID: id}, nil)
 		}
 		if err != nil {
 			return err
@@ -120,6 +120,9 @@ func (m *Messenger) publish(ctx context.Context, fresh bool) error {
 		return err
 	}
 	if _, err = m.service.Replace(ctx, packages, r.last.Message); err != nil || len(r.old) == 0 {
+		return err
+	}
+	if err := m.welcomes(ctx); err != nil && !errors.Is(err, ErrFull) { // those that need the old ones
 		return err
 	}
 	return m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {

@@ -16,6 +16,7 @@ import (
 	"github.com/conclave-mls/conclave/app/messenger"
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
+	"github.com/conclave-mls/conclave/core/e2ei"
 	"github.com/conclave-mls/conclave/core/seal"
 	"github.com/conclave-mls/conclave/providers/basic"
 	"github.com/conclave-mls/conclave/providers/pure"
@@ -171,6 +172,11 @@ func arrive(t *testing.T, address string, name core.ClientID) *person {
 
 func arriveOn(t *testing.T, address string, name core.ClientID, ks core.Keystore, then client.AfterRollback) *person {
 	t.Helper()
+	return arriveWith(t, address, name, ks, then, basic.New())
+}
+
+func arriveWith(t *testing.T, address string, name core.ClientID, ks core.Keystore, then client.AfterRollback, issuer core.CredentialIssuer) *person {
+	t.Helper()
 	p := &person{t: t, name: name, address: address, network: &network{}, disk: &disk{Keystore: ks}}
 	var err error
 	p.service, err = delivery.Dial(address, delivery.ClientOptions{Wrap: func(r http.RoundTripper) http.RoundTripper {
@@ -193,13 +199,15 @@ func arriveOn(t *testing.T, address string, name core.ClientID, ks core.Keystore
 	software := pure.New()
 	p.client, err = client.Open(t.Context(), client.Config{
 		Store: store, Suites: software, Keys: software, Transport: p.transport, Observe: notices.Observe, RolledBack: then,
+		Authenticator: e2ei.Authenticator{Identify: e2ei.ClientOf},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.Messenger = messenger.New(messenger.Parts{
-		Client: p.client, Service: p.service, Transport: p.transport, Issuer: basic.New(), Notices: &notices, Suite: 1,
-		Progress: func(what string, done, total int) { p.told = append(p.told, step{what, done, total}) },
+		Client: p.client, Service: p.service, Transport: p.transport, Issuer: issuer, Notices: &notices, Suite: 1,
+		Authenticator: e2ei.Authenticator{Identify: e2ei.ClientOf},
+		Progress:      func(what string, done, total int) { p.told = append(p.told, step{what, done, total}) },
 	})
 	t.Cleanup(func() {
 		if err := errors.Join(p.client.Close(context.Background()), p.service.Close()); err != nil {
