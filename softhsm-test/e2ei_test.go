@@ -65,6 +65,7 @@ func TestIssues(t *testing.T) {
 					t.Helper()
 					var h client.EnrollmentHandle
 					p.Suite, p.ClientID, p.Handle, p.DisplayName = suite, who.ClientID.Core(), who.Handle, who.DisplayName
+					p.Extra = map[string]string{"team": who.Team}
 					do(func(ctx context.Context, tx *client.Transaction) (err error) {
 						h, err = tx.BeginIssue(ctx, p)
 						return err

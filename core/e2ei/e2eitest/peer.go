@@ -4,7 +4,8 @@
 // two challenges, an identity provider and a stand-in for Wire's backend, all on loopback.
 // [Start] gives it, [Peer.Person] somebody whom all of them know. A [Session] leads an
 // enrolment of the engine to its end; [Peer.Answer] is what an application does for an issuer
-// that drives the enrolment itself.
+// that drives the enrolment itself. [Checks] is all that is asked of the engine at such a server,
+// with the keys of the caller.
 package e2eitest
 
 import (
