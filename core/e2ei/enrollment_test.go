@@ -151,6 +151,7 @@ func TestOutOfOrder(t *testing.T) {
 	calls := func(e *e2ei.Enrollment) []call {
 		return []call{
 			{"NonceURL", e2ei.StepNewAccount, false, steps[:1], func() error { _, err := e.NonceURL(); return err }},
+			{"RevocationURL", e2ei.StepNewAccount, false, steps[:1], func() error { _, err := e.RevocationURL(); return err }},
 			{"NewAccountRequest", e2ei.StepNewAccount, true, steps[:1], request(func() (e2ei.Request, error) { return e.NewAccountRequest(nonce) })},
 			{"NewAccountResponse", e2ei.StepNewAccount, false, steps[:1], func() error { return e.NewAccountResponse(nil, "") }},
 			{"NewOrderRequest", e2ei.StepNewOrder, true, steps[:2], request(func() (e2ei.Request, error) { return e.NewOrderRequest(noon, nonce) })},
