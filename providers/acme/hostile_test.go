@@ -53,7 +53,7 @@ func instead(o object) answer {
 func oversized(_ int, w http.ResponseWriter, _ *http.Request, next func() object) {
 	next()
 	chunk := strings.Repeat(" ", 1<<16)
-	for range 64 {
+	for range 17 {
 		if _, err := io.WriteString(w, chunk); err != nil {
 			return
 		}
