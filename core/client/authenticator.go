@@ -5,6 +5,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"iter"
 	"time"
 
 	"github.com/conclave-mls/conclave/core"
@@ -29,6 +30,22 @@ func (Basic) Validate(c core.Credential, _ []byte, _ time.Time, _ core.Purpose) 
 func (Basic) Successor(before, after core.Identity) error {
 	if before.ClientID != after.ClientID {
 		return fmt.Errorf("a leaf may not change hands: %w", core.ErrDenied)
+	}
+	return nil
+}
+
+// checkAuthenticator refuses one that looks as if the environment of the store were in it, and
+// into which the client cannot put that: it would believe every certificate.
+func (cfg Config) checkAuthenticator() error {
+	given, ours := cfg.Authenticator.(e2ei.Authenticator)
+	_, like := cfg.Authenticator.(interface {
+		State(iter.Seq[e2ei.Member], time.Time) e2ei.ConversationState
+	})
+	switch {
+	case ours && given.Environment != nil:
+		return fmt.Errorf("client: the environment of an e2ei.Authenticator is that of the store: %w", core.ErrInvalid)
+	case like && !ours:
+		return fmt.Errorf("client: %T is not an e2ei.Authenticator, and would have no environment: %w", cfg.Authenticator, core.ErrInvalid)
 	}
 	return nil
 }

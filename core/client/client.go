@@ -27,7 +27,8 @@ type Config struct {
 	// Authenticator says whose a credential is, and whether to believe it; nil:
 	// e2ei.Authenticator{}, which takes basic credentials and the certificates of Wire. To
 	// one of that type each operation gives the PKI environment of the store, see
-	// RegisterTrustAnchor; another one is asked as it is.
+	// RegisterTrustAnchor; another one is asked as it is. A pointer to one, a type that embeds
+	// one, and one with an Environment are core.ErrInvalid: for more to ask there is Admit.
 	Authenticator core.Authenticator
 	Transport     Transport        // nil: nothing can be sent or committed; see SetTransport
 	Clock         func() time.Time // nil: time.Now
@@ -140,6 +141,9 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 		return nil, fmt.Errorf("client: a store, suites and a crypto provider are needed: %w", core.ErrInvalid)
 	}
 	cfg = cfg.withDefaults()
+	if err := cfg.checkAuthenticator(); err != nil {
+		return nil, err
+	}
 	c := &Client{
 		cfg: cfg, store: &guardedStore{Store: cfg.Store}, suites: cfg.Suites, keys: cfg.Keys, auth: cfg.Authenticator,
 		now: cfg.Clock, log: cfg.Logger, idle: make(chan struct{}),

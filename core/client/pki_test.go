@@ -264,3 +264,23 @@ func TestEnvironmentCannotBeRead(t *testing.T) {
 	ks.PlanRead = nil
 	w.must(process(nil))
 }
+
+// embedding would believe everybody: the client cannot put an environment into it.
+type embedding struct{ e2ei.Authenticator }
+
+func TestAuthenticatorWithoutEnvironment(t *testing.T) {
+	t.Parallel()
+	for name, auth := range map[string]core.Authenticator{
+		"a pointer": &e2ei.Authenticator{}, "embedding": embedding{}, "its own environment": e2ei.Authenticator{Environment: new(e2ei.Environment)},
+	} {
+		cfg := config()
+		cfg.Authenticator = auth
+		var err error
+		if cfg.Store, err = newWorld(t, clienttest.Options{}).storeWith(memory.New(), 1); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := client.Open(t.Context(), cfg); !errors.Is(err, core.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
