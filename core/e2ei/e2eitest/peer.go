@@ -131,11 +131,16 @@ func start(program, ca string) (err error) {
 	if running.stdin, err = cmd.StdinPipe(); err != nil {
 		return err
 	}
-	stdout, err := cmd.StdoutPipe()
+	stdout, theirs, err := os.Pipe()
 	if err != nil {
 		return err
 	}
-	if err := cmd.Start(); err != nil {
+	defer stdout.Close()
+	// It has both ends: if we die before it has said where it is, that must not kill it, for it
+	// still has to stop the CA.
+	cmd.Stdout, cmd.ExtraFiles = theirs, []*os.File{stdout}
+	err = cmd.Start()
+	if err := errors.Join(err, theirs.Close()); err != nil {
 		return err
 	}
 	line, err := bufio.NewReader(stdout).ReadBytes('\n')
