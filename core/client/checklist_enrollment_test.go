@@ -165,7 +165,9 @@ func methodSaveCredential(t *testing.T) {
 		t.Errorf("%+v, %v", ids, err)
 	}
 	nobody := w.nobody(memory.New())
-	w.trust(ca, nobody)
+	w.do(nobody, func(ctx context.Context, tx *client.Transaction) error {
+		return tx.RegisterTrustAnchor(ctx, pemOf(ca.root))
+	})
 	e = w.enrol(nobody, newOf(3), enrolAlice)
 	w.proceed(e, e2ei.StepCertificate)
 	w.tries(nobody, client.ErrNotInitialized, func(ctx context.Context, tx *client.Transaction) error {
