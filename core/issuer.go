@@ -50,7 +50,7 @@ type IssueRequest struct {
 	Algorithm KeyAlgorithm
 	PublicKey []byte            // MLS encoding
 	Previous  Credential        // renew and revoke
-	Carry     []byte            // from Issued, for a renewal
+	Carry     []byte            // the last one that this issuer gave, of Issued or a Refusal
 	Extra     map[string]string // issuer's own options
 }
 
@@ -94,16 +94,20 @@ type ShowNeed struct {
 // WaitNeed asks to come back later.
 type WaitNeed struct{ After time.Duration }
 
-// Issued ends an enrolment well. Carry is kept with the credential for renewal.
+// Issued ends an enrolment well. Carry is kept with the credential for renewal. It is a
+// secret, and for the issuer that gave it alone.
 type Issued struct {
 	Credential Credential
 	Carry      []byte
 }
 
-// Refusal ends an enrolment badly; a final one must not be tried again.
+// Refusal ends an enrolment badly; a final one must not be tried again. Carry, if it is not
+// empty, takes the place of the request's: it is for the next try, and for a renewal it is kept
+// with the credential, as the one there may have been used up (a refresh token that is good once).
 type Refusal struct {
 	Reason string
 	Final  bool
+	Carry  []byte
 }
 
 // An Input answers a Need; exactly one field is set. An answer to Wait is

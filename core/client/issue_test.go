@@ -347,7 +347,7 @@ func TestIssueRefused(t *testing.T) {
 		t.Helper()
 		_, err := alice.Issue(t.Context(), h, issuer, fulfil)
 		var is *client.IssueRefusedError
-		if !errors.As(err, &is) || is.Refusal != refusal || !errors.Is(err, core.ErrDenied) || errors.Is(err, core.ErrConflict) {
+		if !errors.As(err, &is) || !reflect.DeepEqual(is.Refusal, refusal) || !errors.Is(err, core.ErrDenied) || errors.Is(err, core.ErrConflict) {
 			t.Errorf("%v", err)
 		}
 	}

@@ -214,6 +214,17 @@ func TestWrongIssuersAreCaught(t *testing.T) {
 				}
 			}}
 		}, []string{"ends when a need cannot be met"}},
+		"does not know what a refusal carries": {func() core.CredentialIssuer {
+			return &changed{before: func(req *core.IssueRequest) {
+				if string(req.Carry) == "a used token" {
+					req.Action = 0
+				}
+			}, after: func(s *core.Step) {
+				if s.Need.Refused != nil {
+					s.Need.Refused.Carry = []byte("a used token")
+				}
+			}}
+		}, []string{"ends when a need cannot be met"}},
 		"issues to somebody else": {func() core.CredentialIssuer {
 			return &changed{after: func(s *core.Step) {
 				if s.Need.Done != nil {
