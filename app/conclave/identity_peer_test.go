@@ -271,7 +271,8 @@ func TestIdentityLife(t *testing.T) {
 	}
 }
 
-// Killed while it waits for the login, an enrolment goes on with the same one.
+// Killed while it waits for the login, an enrolment goes on with the same one, also if that
+// has ended in a browser elsewhere.
 func TestEnrollKilled(t *testing.T) {
 	d := desks(t, 1)[0]
 	args := []string{"--home", d.home, "--json", "init", d.id(), "--delivery", d.service, "--issuer", d.issuer, "--trust", d.root(),
@@ -297,8 +298,20 @@ func TestEnrollKilled(t *testing.T) {
 	if v := d.must("identity", "status"); v[0]["waits"] != "for a login" || !strings.Contains(v[0]["do"].(string), " init ") {
 		t.Errorf("status: %v", v)
 	}
-	if out := d.init(); len(out) != 3 || out[0]["visit"] == nil || !strings.Contains(first, out[0]["redirect"].(string)) || out[2]["id"] != d.id() {
-		t.Errorf("init again: %v; before %s", out, first)
+	var visit struct{ Visit, Redirect string }
+	if err := json.Unmarshal([]byte(first), &visit); err != nil {
+		t.Fatal(err)
+	}
+	again := args[3:]
+	if _, stderr, code := d.do(append(again, "--redirected", visit.Redirect+"?code=x&state=y")...); code != 1 || !strings.Contains(stderr, "not the address at which this login ended") {
+		t.Errorf("another login: %d: %s", code, stderr)
+	}
+	query, err := d.peer.Login(t.Context(), visit.Visit, d.person.Handle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out := d.must(append(again, "--redirected", visit.Redirect+"?"+query)...); len(out) != 2 || out[1]["id"] != d.id() || d.visits != 0 {
+		t.Errorf("init again: %v", out)
 	}
 	if v := d.must("identity", "status"); v[0]["status"] != "valid" {
 		t.Errorf("status: %v", v)

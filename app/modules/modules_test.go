@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,6 +22,7 @@ import (
 	"github.com/conclave-mls/conclave/app/modules"
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
+	"github.com/conclave-mls/conclave/providers/crl"
 	"github.com/conclave-mls/conclave/storage/memory"
 )
 
@@ -55,6 +58,34 @@ func openKey(t *testing.T, folder, keystore, key string, options ...fx.Option) e
 		_, err := cl.Conversations(ctx)
 		return err
 	})
+}
+
+// Revocation lists may be in the networks that the configuration names.
+func TestListNetworks(t *testing.T) {
+	t.Parallel()
+	asked := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked++
+		w.WriteHeader(http.StatusNotFound)
+	}))
+	defer server.Close()
+	for networks, want := range map[string]error{
+		"": crl.ErrNetwork, "10.0.0.0/8": crl.ErrNetwork, "10.0.0.0/8 127.0.0.0/8": core.ErrNotFound, "127.0.0.1": core.ErrInvalid,
+	} {
+		c := config.Default(t.TempDir())
+		c.Keystore, c.Key, c.ListNetworks = "memory:", "random:", networks
+		var lists *crl.Fetcher
+		err := app.Run(t.Context(), app.New(c, fx.Populate(&lists)), func(ctx context.Context) error {
+			_, err := lists.Fetch(ctx, server.URL+"/crl")
+			return err
+		})
+		if !errors.Is(err, want) {
+			t.Errorf("%q: %v, want %v", networks, err, want)
+		}
+	}
+	if asked != 1 {
+		t.Errorf("asked %d times", asked)
+	}
 }
 
 func TestKeyFile(t *testing.T) {
