@@ -35,11 +35,8 @@ func (c *Client) MissingLists(ctx context.Context) ([]string, error) {
 	var failed error
 	urls := env.MissingLists(func(yield func(e2ei.Member) bool) {
 		for _, k := range own {
-			if !yield(e2ei.Member{Credential: k.Credential, SignatureKey: k.SignatureKey}) {
-				return
-			}
+			yield(e2ei.Member{Credential: k.Credential, SignatureKey: k.SignatureKey}) // which never is enough
 		}
-		enough := false
 		for _, id := range ids {
 			err := c.look(ctx, id, func(v view) error {
 				members, err := v.group.Members(ctx, v.env)
@@ -47,17 +44,14 @@ func (c *Client) MissingLists(ctx context.Context) ([]string, error) {
 					return err
 				}
 				for m := range e2eiMembers(members) {
-					if !yield(m) {
-						enough = true
-						return nil
-					}
+					yield(m)
 				}
 				return nil
 			})
 			if err != nil && !errors.Is(err, ErrConversationNotFound) { // that we only are about to join
 				failed = errors.Join(failed, fmt.Errorf("members of %v: %w", id.LogValue(), err))
 			}
-			if enough || ctx.Err() != nil {
+			if ctx.Err() != nil {
 				return
 			}
 		}

@@ -3,6 +3,7 @@
 package e2ei
 
 import (
+	"bytes"
 	"crypto/x509"
 	"fmt"
 	"math/big"
@@ -140,16 +141,85 @@ func TestMissingLists(t *testing.T) {
 			t.Error(got)
 		}
 	}
-	var many []string
-	for i := range 2 * MaxCRLs {
-		many = append(many, fmt.Sprint("http://many.example/", i))
-	}
-	asked := 0
-	got := env.MissingLists(func(yield func(Member) bool) {
-		for asked++; yield(of(root, many...)) && asked < 3; asked++ {
+	// One member's certificate does not keep the lists of the others away, nor do a few.
+	var mallories []Member
+	for n := range 2 * MaxCRLs {
+		var many []string
+		for i := range 100 {
+			many = append(many, fmt.Sprintf("http://m%d/%d", n, i))
 		}
-	}, noon)
-	if len(got) != MaxCRLs || asked != 1 {
-		t.Errorf("%d addresses of %d members", len(got), asked)
+		mallories = append(mallories, of(root, many...))
+	}
+	if got := env.MissingLists(slices.Values(mallories[:1]), noon); len(got) != 1+maxPoints {
+		t.Errorf("%d addresses of one member", len(got)-1)
+	}
+	got := env.MissingLists(slices.Values(append(mallories, of(root, listURL), of(ca, listURL))), noon)
+	if len(got) != MaxCRLs || got[0] != "http://ca.example/list" || got[1] != listURL {
+		t.Errorf("%d addresses: %v", len(got), got)
+	}
+}
+
+// A CA that vouches for the key and the name of another one, with its identifiers, does not
+// take its place, whoever came first.
+func TestCrossCertified(t *testing.T) {
+	t.Parallel()
+	root := newRoot(t, "root")
+	good := root.newCA(t, "good")
+	evil := root.newCA(t, "evil", func(c *x509.Certificate) { c.PermittedURIDomains = []string{"evil.example"} })
+	alice := good.newLeaf(t, func(c *x509.Certificate) { c.CRLDistributionPoints = nil })
+	for _, name := range []string{"evil", "root"} {
+		lying := *evil.Certificate // an issuer of another name and with another identifier
+		lying.SubjectKeyId = good.AuthorityKeyId
+		if name == "root" {
+			lying.RawSubject = root.RawSubject
+		}
+		cross := sign(t, caTemplate(t, "good", 4), "good", &node{&lying, evil.key}, func(c *x509.Certificate) { c.NotAfter = c.NotAfter.Add(day) })
+		if !bytes.Equal(cross.AuthorityKeyId, good.AuthorityKeyId) {
+			t.Fatal("not what was meant")
+		}
+		env := environment(t, root, evil)
+		if name == "root" {
+			namesake := sign(t, caTemplate(t, "evil", 5), "evil", evil, func(c *x509.Certificate) { c.Subject.CommonName = "root" })
+			env = environment(t, root, evil, namesake)
+		}
+		for _, order := range [][]*node{{good, cross}, {cross, good}} {
+			e, all := env, []Item(nil)
+			for _, n := range order {
+				next, item, err := e.AddIntermediate(n.Raw, noon)
+				if err != nil || item == nil {
+					t.Fatalf("%s: %+v, %v", name, item, err)
+				}
+				e, all = next, append(all, *item)
+			}
+			if err := e.Verify(leaf(t, alice), noon); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			if all[0].Key == all[1].Key {
+				t.Errorf("%s: one record", name)
+			}
+		}
+	}
+}
+
+// A CA that may not sign lists any more has signed those that are there.
+func TestRenewedWithoutLists(t *testing.T) {
+	t.Parallel()
+	e, all, _ := items(t)
+	root := newRoot(t, "root")
+	e, item, err := e.AddIntermediate(root.newCA(t, "ca", func(c *x509.Certificate) {
+		c.NotAfter, c.KeyUsage = c.NotAfter.Add(day), x509.KeyUsageCertSign
+	}).Raw, noon)
+	if err != nil || item == nil || item.Key != all[1].Key {
+		t.Fatalf("%+v, %v", item, err)
+	}
+	all[1] = *item
+	again, err := NewEnvironment(all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range []*Environment{e, again} {
+		if got := e.Lists(); len(got) != 1 {
+			t.Error(got)
+		}
 	}
 }

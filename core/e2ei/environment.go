@@ -57,9 +57,10 @@ const (
 // stored item of its Kind and Key.
 type Item struct {
 	Kind ItemKind
-	// Key is the SHA-256 of an anchor, the SKI and AKI of an intermediate, joined by a
-	// colon, or of a list the SHA-256 of its issuer's key, a space and the address of the
-	// distribution point; digests and identifiers in lower-case hexadecimal.
+	// Key is the SHA-256 of an anchor; the SKI and AKI of an intermediate, joined by a
+	// colon, a space and the SHA-256 of the key that signed it; or of a list the SHA-256 of
+	// its issuer's key, a space and the address of the distribution point. Digests and
+	// identifiers are in lower-case hexadecimal.
 	Key string
 	DER []byte
 }
@@ -105,11 +106,9 @@ func (e *Environment) load(item Item) error {
 			return err
 		}
 		for c := range e.cas() {
-			if l.signedBy(c) {
-				l.signer = keyDigest(c)
-				if l.key() != item.Key {
-					continue
-				}
+			// The signature was good when it was added. The certificate may be a renewed one,
+			// with which no lists are signed any more.
+			if l.signer = keyDigest(c); l.key() == item.Key {
 				e.crls[item.Key] = l
 				return nil
 			}
@@ -122,7 +121,11 @@ func (e *Environment) load(item Item) error {
 	}
 	key, certificates := anchorKey(c), e.anchors
 	if item.Kind == ItemIntermediate {
-		key, certificates = intermediateKey(c), e.intermediates
+		var issuer [sha256.Size]byte
+		_, text, _ := strings.Cut(item.Key, " ")
+		digest, _ := hex.DecodeString(text) // what is none makes another key
+		copy(issuer[:], digest)
+		key, certificates = intermediateKey(c, issuer), e.intermediates
 	}
 	if key != item.Key {
 		return fmt.Errorf("it is of %.80q", key)
@@ -195,9 +198,9 @@ func (e *Environment) AddAnchor(der []byte, at time.Time) (*Environment, *Item, 
 // AddIntermediate adds the certificate of a CA that has a path to an anchor, by way of the
 // intermediates that are there: of a chain, add the last one first. A trust anchor, or what is
 // there already, changes nothing: some CAs repeat their root. Of two certificates of one key
-// the one that expires later stays. Errors: ErrNotReady, ErrCertificate, core.ErrTooLarge,
-// core.ErrDenied for another CA of the same SKI and AKI, and those of [Environment.Verify]
-// but for ErrRevocationUnknown.
+// and one issuer the one that expires later stays. Errors: ErrNotReady, ErrCertificate,
+// core.ErrTooLarge, core.ErrDenied for another CA of the same issuer, SKI and AKI, and those of
+// [Environment.Verify] but for ErrRevocationUnknown.
 func (e *Environment) AddIntermediate(der []byte, at time.Time) (*Environment, *Item, error) {
 	if !e.Ready() {
 		return nil, nil, ErrNotReady
@@ -212,16 +215,24 @@ func (e *Environment) AddIntermediate(der []byte, at time.Time) (*Environment, *
 	if len(c.SubjectKeyId) == 0 {
 		return nil, nil, fmt.Errorf("intermediate: %w: it has no subject key identifier", ErrCertificate)
 	}
-	key := intermediateKey(c)
+	if err := e.path(c, at); err != nil && !errors.Is(err, ErrRevocationUnknown) {
+		return nil, nil, fmt.Errorf("intermediate: %w", err)
+	}
+	// A CA chooses identifiers and names itself. What another key has signed has its own place,
+	// so that nobody puts out of it what others vouch for.
+	var issuer [sha256.Size]byte
+	for ca := range e.cas() {
+		if bytes.Equal(ca.RawSubject, c.RawIssuer) && c.CheckSignatureFrom(ca) == nil {
+			issuer = keyDigest(ca)
+			break
+		}
+	}
+	key := intermediateKey(c, issuer)
 	old := e.intermediates[key]
 	if old == nil && len(e.intermediates) >= MaxIntermediates {
 		return nil, nil, fmt.Errorf("more than %d intermediates: %w", MaxIntermediates, core.ErrTooLarge)
 	}
-	if err := e.path(c, at); err != nil && !errors.Is(err, ErrRevocationUnknown) {
-		return nil, nil, fmt.Errorf("intermediate: %w", err)
-	}
 	if old != nil {
-		// A CA chooses its identifiers itself: it must not put another one out of its place.
 		if !bytes.Equal(old.RawSubjectPublicKeyInfo, c.RawSubjectPublicKeyInfo) || !bytes.Equal(old.RawSubject, c.RawSubject) {
 			return nil, nil, fmt.Errorf("intermediate: another one has its identifiers: %w", core.ErrDenied)
 		}
@@ -295,38 +306,44 @@ func (e *Environment) Lists() []string {
 	return slices.Compact(urls)
 }
 
+// maxPoints is how many lists one certificate has fetched at most.
+const maxPoints = 4
+
 // MissingLists gives the addresses of revocation lists that are not registered, and that the
 // CAs of the environment name, or members whose certificates hold but for such a list: what a
-// stranger names is left out. Each is there once, in the order in which they are named, and no
-// more than MaxCRLs are. Whoever fetches chooses the schemes and the networks.
+// stranger names is left out. The CAs' are first, then those that the most certificates name;
+// of one certificate there are no more than four, and of all no more than MaxCRLs, so that
+// nobody keeps the lists of others away. Whoever fetches chooses the schemes and the networks.
 func (e *Environment) MissingLists(members iter.Seq[Member], at time.Time) []string {
 	if !e.Ready() {
 		return nil
 	}
 	var urls []string
-	add := func(more []string) bool {
-		for _, u := range more {
-			if len(urls) < MaxCRLs && !slices.Contains(urls, u) {
+	names := map[string]int{} // how many certificates name it
+	add := func(der []byte) {
+		more := e.NewDistributionPoints(der)
+		for _, u := range more[:min(len(more), maxPoints)] {
+			if names[u]++; names[u] == 1 {
 				urls = append(urls, u)
 			}
 		}
-		return len(urls) < MaxCRLs
 	}
 	for c := range e.cas() {
-		add(e.NewDistributionPoints(c.Raw))
+		add(c.Raw)
 	}
+	first := len(urls)
 	seen := map[[sha256.Size]byte]bool{} // somebody is in many conversations
 	for m := range members {
 		if m.Credential.Type != core.CredentialX509 || len(m.Credential.Certificates) == 0 {
 			continue
 		}
-		digest := sha256.Sum256(m.Credential.Certificates[0])
+		der := m.Credential.Certificates[0]
+		digest := sha256.Sum256(der)
 		if seen[digest] {
 			continue
 		}
 		seen[digest] = true
-		more := e.NewDistributionPoints(m.Credential.Certificates[0])
-		if len(more) == 0 {
+		if len(e.NewDistributionPoints(der)) == 0 {
 			continue
 		}
 		if l, err := leafOf(m); err != nil {
@@ -334,11 +351,10 @@ func (e *Environment) MissingLists(members iter.Seq[Member], at time.Time) []str
 		} else if err := e.Verify(l, at); err != nil && !errors.Is(err, ErrRevocationUnknown) {
 			continue
 		}
-		if !add(more) {
-			break
-		}
+		add(der)
 	}
-	return urls
+	slices.SortStableFunc(urls[first:], func(a, b string) int { return names[b] - names[a] })
+	return urls[:min(len(urls), MaxCRLs)]
 }
 
 // Dump gives what the environment holds as PEM, in a stable order; lists as "X509 CRL".
@@ -431,8 +447,8 @@ func anchorKey(c *x509.Certificate) string {
 	return hex.EncodeToString(digest[:])
 }
 
-func intermediateKey(c *x509.Certificate) string {
-	return hex.EncodeToString(c.SubjectKeyId) + ":" + hex.EncodeToString(c.AuthorityKeyId)
+func intermediateKey(c *x509.Certificate, issuer [sha256.Size]byte) string {
+	return hex.EncodeToString(c.SubjectKeyId) + ":" + hex.EncodeToString(c.AuthorityKeyId) + " " + hex.EncodeToString(issuer[:])
 }
 
 // keyDigest names the key of a CA: certificates of one key sign the same lists.

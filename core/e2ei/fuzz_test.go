@@ -119,7 +119,7 @@ func FuzzPEM(f *testing.F) {
 func FuzzItem(f *testing.F) {
 	root := newRoot(f, "root")
 	f.Add(uint8(ItemAnchor), anchorKey(root.Certificate), root.Raw)
-	f.Add(uint8(ItemIntermediate), intermediateKey(root.Certificate), root.Raw)
+	f.Add(uint8(ItemIntermediate), intermediateKey(root.Certificate, keyDigest(root.Certificate)), root.Raw)
 	f.Add(uint8(ItemCRL), "00 "+listURL, root.newCRL(f, nil))
 	f.Fuzz(func(t *testing.T, kind uint8, key string, der []byte) {
 		e, err := NewEnvironment([]Item{{ItemKind(kind), key, der}})

@@ -130,3 +130,47 @@ func must(t testing.TB, err error) {
 		t.Fatal(err)
 	}
 }
+
+// killed is an issuer in whose Advance the process ends.
+type killed struct{ core.CredentialIssuer }
+
+var errKilled = errors.New("killed")
+
+func (killed) Advance(context.Context, []byte, core.Input) (core.Step, error) {
+	return core.Step{}, errKilled
+}
+
+// An enrolment that was interrupted goes on with an issuer that does not know its state, by
+// beginning again.
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	suite := core.SuiteX25519AES128Ed25519
+	root := newAuthority(localca.Signer(newKey(core.ECDSAP384)), nil, nil)
+	issuer := func() core.CredentialIssuer { // without a state key, as after a restart
+		i, err := localca.New(t.Context(), localca.Config{Certificates: root.pem(), Key: root.key})
+		must(t, err)
+		return i
+	}
+	d := clienttest.NewDevice(t, clienttest.NewService(clienttest.Options{}), "alice", memory.New(), client.Config{
+		Suites: pure.New(), Keys: pure.New(), Authenticator: e2ei.Authenticator{Identify: e2ei.ClientOf},
+	})
+	d.Identify(t, suite)
+	var h client.EnrollmentHandle
+	must(t, d.Transaction(t.Context(), func(ctx context.Context, tx *client.Transaction) (err error) {
+		if err := tx.RegisterTrustAnchor(ctx, root.pem()); err != nil {
+			return err
+		}
+		h, err = tx.BeginIssue(ctx, client.IssueParams{Suite: suite})
+		return err
+	}))
+	if _, err := d.Issue(t.Context(), h, killed{issuer()}, nil); !errors.Is(err, errKilled) {
+		t.Fatal(err)
+	}
+	refused := (*client.IssueRefusedError)(nil)
+	if _, err := d.Issue(t.Context(), h, issuer(), nil); !errors.As(err, &refused) || refused.Final {
+		t.Fatal(err)
+	}
+	if _, err := d.Issue(t.Context(), h, issuer(), nil); err != nil {
+		t.Error(err)
+	}
+}

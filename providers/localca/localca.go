@@ -25,6 +25,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -154,14 +155,17 @@ func (i *Issuer) renews(req core.IssueRequest, public crypto.PublicKey) error {
 
 // Advance issues if the signature is right: a wrong one is core.ErrInvalid, and the right
 // one may still follow. A second call with the same answer issues a second certificate, but
-// an hour after Begin the state is core.ErrInvalid. Advance refuses, for good, what the CA's
-// certificates do not allow.
+// an hour after Begin, or where the state was made with another Config.StateKey, Advance
+// refuses, and whoever asks begins again. It refuses for good what the CA's certificates do
+// not allow.
 func (i *Issuer) Advance(ctx context.Context, state []byte, in core.Input) (core.Step, error) {
 	if err := ctx.Err(); err != nil {
 		return core.Step{}, fail("advance", err)
 	}
 	r, public, err := i.decode(state)
 	switch {
+	case errors.Is(err, errOver):
+		return core.Step{Need: core.Need{Refused: &core.Refusal{Reason: err.Error()}}}, nil
 	case err != nil:
 		return core.Step{}, fail("advance", fmt.Errorf("%w: %w", core.ErrInvalid, err))
 	case in.Error != "":

@@ -59,16 +59,16 @@ func (i *Issuer) encode(r request) ([]byte, error) {
 	return append(der, i.code(der)...), err
 }
 
+// errOver: the state is a request, and not, or not any more, one of this issuer.
+var errOver = errors.New("this was begun too long ago, or before a restart: begin again")
+
 func (i *Issuer) decode(state []byte) (r request, public crypto.PublicKey, err error) {
 	at := max(0, len(state)-sha256.Size)
-	if !hmac.Equal(state[at:], i.code(state[:at])) {
-		return r, nil, errors.New("not a state of this issuer")
+	if _, err := asn1.Unmarshal(state[:at], &r); err != nil {
+		return r, nil, errors.New("not a state of an issuer of this kind")
 	}
-	if _, err := asn1.Unmarshal(state, &r); err != nil {
-		return r, nil, err
-	}
-	if time.Since(time.Unix(r.Begun, 0)).Abs() > patience {
-		return r, nil, errors.New("the state is too old: begin again")
+	if !hmac.Equal(state[at:], i.code(state[:at])) || time.Since(time.Unix(r.Begun, 0)).Abs() > patience {
+		return r, nil, errOver
 	}
 	public, err = r.check()
 	return r, public, err
