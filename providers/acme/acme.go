@@ -15,16 +15,18 @@
 //	Wait                      once after the login, which is kept before it is used; and
 //	                          wherever a server is at work or asks for patience
 //	Sign                      the certificate signing request, by the key to be certified
-//	Done                      the chain, and a refresh token as Carry if there is one
+//	Done                      the chain, and a refresh token as Carry if there is one; it is
+//	                          with a refusal, too
 //
 // A renewal is the same with a new order for the same key. A revocation needs one signature,
 // by the certificate's key, and its Done is the credential that was revoked.
 //
 // It promises that the certificate is for the key and the names that were asked for, and that
-// no server makes it ask another origin than the directory's for a certificate, follow a
-// redirect, read more than [e2ei.MaxReply] bytes of a reply, or wait for one without end.
-// Whether a path leads from the certificate to a trust anchor is for the client to judge, and
-// the ID token's signature is for the CA. A state has the keys of the enrolment in it: seal it.
+// no server makes it ask another origin than the directory's for a certificate, give a refresh
+// token to another identity provider than the one that gave it, follow a redirect, read more
+// than [e2ei.MaxReply] bytes of a reply, or wait for one without end. Whether a path leads from
+// the certificate to a trust anchor is for the client to judge, and the ID token's signature is
+// for the CA. A state has the keys of the enrolment in it: seal it.
 //
 // An error leaves the enrolment as it was, to be tried again; it names the step in an
 // [e2ei.StepError], and is an [e2ei.Problem] or an [OAuthError] where a server said so. Refused
@@ -153,7 +155,8 @@ func (*Issuer) Describe(ctx context.Context) (core.IssuerInfo, error) {
 // Begin opens an order and reads what it asks for; a revocation reads the directory. The
 // client id is in the spelling of the MLS credential, the handle bare. A renewal and a
 // revocation are for the client and the key of the previous credential, whose handle and
-// display name are taken where the request has none. Extra may have "team".
+// display name are taken where the request has none. Extra may have "team". A Carry that is
+// none of this package counts as none.
 //
 // core.ErrUnsupported: another action or algorithm; core.ErrInvalid: the request cannot be,
 // or the reply of a server is not what it has to be; core.ErrUnavailable: a server cannot be
@@ -206,7 +209,8 @@ func (i *Issuer) begin(req core.IssueRequest) (*state, error) {
 			s.revoke = append(s.revoke, slices.Clone(der))
 		}
 	} else {
-		cfg.RefreshToken = core.NewSecret(req.Carry) // of which e2ei.New takes a copy
+		s.provider, cfg.RefreshToken = parseCarry(req.Carry)
+		defer cfg.RefreshToken.Wipe() // e2ei.New takes a copy
 	}
 	s.enrollment, err = e2ei.New(cfg)
 	return s, err
@@ -259,13 +263,14 @@ func (i *Issuer) Advance(ctx context.Context, state []byte, in core.Input) (core
 	case err == nil:
 		return step, nil
 	case over(err):
-		return refused(err.Error()), nil
+		return s.refused(err.Error()), nil
 	}
 	return core.Step{}, fail("advance", err)
 }
 
-func refused(reason string) core.Step {
-	return core.Step{Need: core.Need{Refused: &core.Refusal{Reason: reason}}}
+// refused ends it; a refresh token may have been used up for the one that is carried.
+func (s *state) refused(reason string) core.Step {
+	return core.Step{Need: core.Need{Refused: &core.Refusal{Reason: reason, Carry: s.carry(s.enrollment.Config().RefreshToken)}}}
 }
 
 func fail(op string, err error) error {

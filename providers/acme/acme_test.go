@@ -26,7 +26,7 @@ func TestNeeds(t *testing.T) {
 		t.Errorf("needs %q, want %q", through, want)
 	}
 	first := step.Need.Done
-	if len(first.Credential.Certificates) != 2 || first.Credential.Type != core.CredentialX509 || !f.refresh[string(first.Carry)] || step.State != nil {
+	if len(first.Credential.Certificates) != 2 || first.Credential.Type != core.CredentialX509 || !f.refreshes(first.Carry) || step.State != nil {
 		t.Fatalf("issued %+v, state %x", first, step.State)
 	}
 	leaf, err := x509.ParseCertificate(first.Credential.Certificates[0])
@@ -44,7 +44,7 @@ func TestNeeds(t *testing.T) {
 		t.Errorf("needs of a renewal %q, want %q", through, want)
 	}
 	second := step.Need.Done
-	if !f.refresh[string(second.Carry)] || string(second.Carry) == string(first.Carry) || f.refresh[string(first.Carry)] {
+	if !f.refreshes(second.Carry) || f.refreshes(first.Carry) {
 		t.Error("the refresh token is not the new one")
 	}
 	if slices.Equal(second.Credential.Certificates[0], first.Credential.Certificates[0]) {
@@ -118,7 +118,7 @@ func TestBeginRefuses(t *testing.T) {
 		"no client of Wire's": {func(r *core.IssueRequest) { r.ClientID = "alice/laptop" }, e2ei.ErrClientID},
 		"an unknown option":   {func(r *core.IssueRequest) { r.Extra = map[string]string{"teem": "x"} }, core.ErrInvalid},
 		"a huge team":         {func(r *core.IssueRequest) { r.Extra = map[string]string{"team": strings.Repeat("x", 1000)} }, core.ErrInvalid},
-		"a huge Carry":        {func(r *core.IssueRequest) { r.Carry = make([]byte, 1<<17) }, e2ei.ErrRefreshToken},
+		"a huge Carry":        {func(r *core.IssueRequest) { r.Carry = carried(f.URL+"/idp", strings.Repeat("x", 1<<17)) }, e2ei.ErrRefreshToken},
 		"no handle":           {func(r *core.IssueRequest) { r.Action, r.Handle = core.ActionIssue, "" }, e2ei.ErrHandle},
 		"no name":             {func(r *core.IssueRequest) { r.Action, r.Display = core.ActionIssue, "" }, core.ErrInvalid},
 		"no key":              {func(r *core.IssueRequest) { r.Action, r.PublicKey = core.ActionIssue, nil }, core.ErrInvalid},

@@ -55,7 +55,7 @@ func (i *Issuer) advance(ctx context.Context, s *state, in core.Input) (core.Ste
 		s.proofs++
 		return i.run(ctx, s)
 	case in.Error != "":
-		return refused(in.Error), nil
+		return s.refused(in.Error), nil
 	}
 	e := s.enrollment
 	switch s.need {
@@ -308,10 +308,6 @@ func (x *session) certificate(ctx context.Context, s *state) (core.Need, error) 
 	if err != nil {
 		return core.Need{}, err
 	}
-	done := &core.Issued{Credential: issued.Credential}
-	if !s.stale {
-		done.Carry = slices.Clone(issued.RefreshToken.Bytes())
-	}
-	issued.RefreshToken.Wipe()
-	return core.Need{Done: done}, nil
+	defer issued.RefreshToken.Wipe()
+	return core.Need{Done: &core.Issued{Credential: issued.Credential, Carry: s.carry(issued.RefreshToken)}}, nil
 }

@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
@@ -376,6 +377,29 @@ func (f *fake) provider(part string, r *http.Request) object {
 		"iss": f.URL + "/idp", "aud": []string{"other", "wireapp"}, "exp": time.Now().Add(5 * time.Minute).Unix(), "nonce": login.Get("nonce"),
 		"keyauth": claims.ID["keyauth"].Value, "acme_aud": claims.ID["acme_aud"].Value,
 	}), "refresh_token": t}
+}
+
+// refreshes says whether what is carried is good here.
+func (f *fake) refreshes(carry []byte) bool {
+	var c struct {
+		Version  int
+		Provider string `asn1:"utf8"`
+		Token    []byte
+	}
+	rest, err := asn1.Unmarshal(carry, &c)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return err == nil && len(rest) == 0 && c.Version == 1 && c.Provider == f.URL+"/idp" && f.refresh[string(c.Token)]
+}
+
+// carried is a Carry with a token of a provider.
+func carried(provider, token string) []byte {
+	b, _ := asn1.Marshal(struct {
+		Version  int
+		Provider string `asn1:"utf8"`
+		Token    []byte
+	}{1, provider, []byte(token)})
+	return b
 }
 
 // idToken has a signature that nobody checks here.

@@ -102,3 +102,14 @@ func FuzzRedirect(f *testing.F) {
 		}
 	})
 }
+
+// What is read of what was carried is written as the same.
+func FuzzCarry(f *testing.F) {
+	f.Fuzz(func(t *testing.T, b []byte) {
+		provider, token := parseCarry(b)
+		again, other := parseCarry(encodeCarry(provider, token))
+		if again != provider || !other.Equal(token) {
+			t.Fatalf("%q and %x, then %q and %x", provider, token.Bytes(), again, other.Bytes())
+		}
+	})
+}

@@ -81,9 +81,10 @@ func newOAuthError(status int, code, description string) *OAuthError {
 	return &OAuthError{status, cut(code), cut(description)}
 }
 
-// canRefresh says whether there is a refresh token that nobody has refused.
+// canRefresh says whether there is a refresh token that nobody has refused, of the identity
+// provider of the last login if there was one.
 func (s *state) canRefresh() bool {
-	return !s.stale && !s.enrollment.Config().RefreshToken.IsZero()
+	return !s.stale && !s.enrollment.Config().RefreshToken.IsZero() && (s.login.Issuer == "" || s.login.Issuer == s.provider)
 }
 
 // logIn gets an ID token by the refresh token, or asks for a visit.
@@ -280,7 +281,7 @@ func (x *session) grant(ctx context.Context, s *state, c e2ei.Challenge, form ur
 		if err := s.enrollment.SetRefreshToken(refresh); err != nil {
 			return err
 		}
-		s.stale = false
+		s.stale, s.provider = false, s.login.Issuer
 	}
 	x.grants.remember(sum, t)
 	s.token, s.grant = t.ID, sum[:]

@@ -4,6 +4,7 @@ package acme_test
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -358,7 +359,7 @@ func TestAnotherOrder(t *testing.T) {
 		if want := []string{"wire.nonce", "wire.access-token", "visit", "wait", "wire.nonce", "wire.access-token", "wait", "sign", "done"}; !slices.Equal(through, want) {
 			t.Errorf("%s: %q", what, through)
 		}
-		if !f.refresh[string(step.Need.Done.Carry)] {
+		if !f.refreshes(step.Need.Done.Carry) {
 			t.Errorf("%s: the refresh token is not the last one", what)
 		}
 		// It was good when it was checked.
@@ -385,6 +386,14 @@ func TestAnotherOrder(t *testing.T) {
 		f.count()
 		if step = alice.advance(i, step); step.Need.Refused == nil {
 			t.Errorf("%s twice: %s", what, kind(step.Need))
+		}
+
+		// Before a login, there is none to lose.
+		f.on("/order", nil)
+		alice.request.Carry = step.Need.Refused.Carry
+		f.on(fmt.Sprintf("/authz/%d", len(f.orders)), attack)
+		if _, through = alice.to(i, alice.begin(i), "done"); slices.Contains(through, "visit") {
+			t.Errorf("%s before the login: %q", what, through)
 		}
 	}
 }
@@ -413,8 +422,8 @@ func TestRefresh(t *testing.T) {
 		if slices.Contains(through, "visit") != c.visit {
 			t.Errorf("%s: %q", what, through)
 		}
-		carry := string(step.Need.Done.Carry)
-		if c.carry != (carry != "") || c.carry && what != "not rotated" && !f.refresh[carry] || what == "not rotated" && carry != string(alice.request.Carry) {
+		carry := step.Need.Done.Carry
+		if c.carry != (carry != nil) || c.carry && what != "not rotated" && !f.refreshes(carry) || what == "not rotated" && !slices.Equal(carry, alice.request.Carry) {
 			t.Errorf("%s: Carry %q", what, carry)
 		}
 	}

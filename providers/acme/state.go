@@ -30,6 +30,7 @@ type state struct {
 	login      login  // the last one, if its issuer is not ""
 	grant      []byte // by which that login is remembered, until it is stored
 	stale      bool   // the refresh token is refused
+	provider   string // that gave it
 	signature  []byte // of the request, or of the revocation
 	sent       bool   // the request for the certificate was taken
 	renewed    bool   // the order is the second one
@@ -54,6 +55,7 @@ type record struct {
 	Login         login
 	Grant         []byte
 	Stale         bool
+	Provider      string `asn1:"utf8"`
 	Signature     []byte
 	Sent, Renewed bool
 	Tries, Proofs int
@@ -68,7 +70,7 @@ func (s *state) encode() ([]byte, error) {
 	}
 	defer stash.Wipe()
 	b, err := asn1.Marshal(record{
-		stateVersion, int(s.need), stash.Bytes(), s.token, s.login, s.grant, s.stale, s.signature, s.sent, s.renewed, s.tries, s.proofs,
+		stateVersion, int(s.need), stash.Bytes(), s.token, s.login, s.grant, s.stale, s.provider, s.signature, s.sent, s.renewed, s.tries, s.proofs,
 		s.revoke, s.nonce,
 	})
 	if err != nil || len(b) > maxState {
@@ -107,7 +109,7 @@ func (i *Issuer) decode(b []byte) (*state, error) {
 		return nil, err
 	}
 	s := &state{
-		e, needed(r.Need), r.Token, r.Login, orNil(r.Grant), r.Stale, orNil(r.Signature), r.Sent, r.Renewed, r.Tries, r.Proofs,
+		e, needed(r.Need), r.Token, r.Login, orNil(r.Grant), r.Stale, r.Provider, orNil(r.Signature), r.Sent, r.Renewed, r.Tries, r.Proofs,
 		r.Revoke, r.Nonce,
 	}
 	if err := i.fits(s); err != nil {
@@ -166,6 +168,6 @@ func (s *state) again() error {
 		return err
 	}
 	s.wipe()
-	*s = state{enrollment: e, renewed: true, tries: s.tries, proofs: s.proofs}
+	*s = state{enrollment: e, provider: s.provider, renewed: true, tries: s.tries, proofs: s.proofs}
 	return nil
 }
