@@ -109,7 +109,7 @@ func (d *desk) logIn(line string) error {
 	}
 	// Any page may send a browser to that address.
 	for address, want := range map[string]int{
-		visit.Redirect + "?code=x&state=y": http.StatusBadRequest, visit.Redirect + "favicon.ico": http.StatusBadRequest,
+		visit.Redirect + "?code=x&state=y": http.StatusBadRequest, visit.Redirect + "elsewhere?" + query: http.StatusBadRequest,
 	} {
 		if got, err := http.Get(address); err != nil || got.StatusCode != want {
 			d.t.Errorf("%s: %v, %v", address, got, err)
