@@ -46,6 +46,8 @@ var hints = []struct {
 	{messenger.ErrPerson, "conclave identity status shows what waits for whom"},
 	{errLogin, "run it again: it goes on with the same login; or begin anew: conclave identity enroll --restart"},
 	{errLater, "run it again later: it goes on where it was"},
+	{e2ei.ErrClientID, "with an ACME server of Wire ID is a client id of Wire, such as 4af3df2e-5c01-422f-baa1-d75546b92aa7:4c7@example.com"},
+	{e2ei.ErrHandle, "say which is to be certified: --handle alice_wire --name \"Alice Smith\""},
 	{e2ei.ErrNotReady, "say whom you trust first, by the certificate of a root CA: conclave identity trust add FILE; or conclave init ID --trust FILE"},
 	{e2ei.ErrCertificate, "is it the PEM of certificates, and nothing else? Nothing was changed"},
 	{crl.ErrNetwork, "an address in a certificate is no way into a network; if this one is yours, say so in conclave.toml: crl_networks = \"10.0.0.0/8\", or: conclave identity crl add URL FILE"},
@@ -103,6 +105,15 @@ func hintOf(err error) string {
 			return "the URI of the keystore names the host, user, database and sslmode, and the password is in ~/.pgpass; has the administrator set all of that up? See PostgreSQL in the README"
 		}
 	}
+	if refusal := (*client.IssueRefusedError)(nil); errors.As(err, &refusal) {
+		if refusal.Final {
+			return "that has come to its end; mend what the issuer says, and begin anew with the same command"
+		}
+		return "run it again later: it begins anew, with the same key"
+	}
+	if h := issuerHint(err); h != "" {
+		return h
+	}
 	if h := tokenHint(err); h != "" {
 		return h
 	}
@@ -110,6 +121,23 @@ func hintOf(err error) string {
 		if errors.Is(err, h.err) {
 			return h.hint
 		}
+	}
+	return ""
+}
+
+// issuerHint is for what an issuer asks over the network.
+func issuerHint(err error) string {
+	e := (*core.ProviderError)(nil)
+	if !errors.As(err, &e) || !errors.Is(err, core.ErrUnavailable) {
+		return ""
+	}
+	switch e.Provider {
+	case "acme":
+		return "is the address of the ACME server in issuer = right, and do you trust who is there (roots=FILE in it)? Then run it again: it goes on where it was"
+	case "backend":
+		return "is the backend that the ACME server names running? Then run it again: it goes on where it was"
+	case "crl":
+		return "it is tried again by conclave identity check; if the list is at another place: conclave identity crl add URL FILE"
 	}
 	return ""
 }

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -16,6 +17,9 @@ import (
 
 	"github.com/conclave-mls/conclave/app/messenger"
 	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/core/client"
+	"github.com/conclave-mls/conclave/core/e2ei"
+	"github.com/conclave-mls/conclave/providers/crl"
 )
 
 // A browser is started with the address of the login and nothing else, and the answer is the
@@ -109,5 +113,35 @@ func TestAnswers(t *testing.T) {
 	}
 	if _, err := a.answer(t.Context(), core.Need{Show: &core.ShowNeed{}}); !errors.Is(err, messenger.ErrPerson) {
 		t.Errorf("a request: %v", err)
+	}
+}
+
+// Each trouble with a certificate has something that a person can do.
+func TestIdentityHints(t *testing.T) {
+	t.Parallel()
+	from := func(provider string, err error) error {
+		return &core.ProviderError{Provider: provider, Op: "begin", Err: err}
+	}
+	for want, err := range map[string]error{
+		"in issuer = right":              from("acme", core.ErrUnavailable),
+		"backend that the ACME server":   from("backend", core.ErrUnavailable),
+		"identity crl add URL FILE":      from("crl", core.ErrUnavailable),
+		"is the delivery service":        from("other", core.ErrUnavailable),
+		"crl_networks = ":                from("crl", crl.ErrNetwork),
+		"a client id of Wire":            from("acme", e2ei.ErrClientID),
+		"--handle alice_wire":            from("acme", e2ei.ErrHandle),
+		"begin anew with the same":       &client.IssueRefusedError{Refusal: core.Refusal{Final: true}},
+		"with the same key":              &client.IssueRefusedError{},
+		"--restart":                      messenger.ErrOpen,
+		"identity enroll --issuer URI":   messenger.ErrNobody,
+		"makes a fresh key":              messenger.ErrCertified,
+		"trust add FILE":                 e2ei.ErrNotReady,
+		"no CA that you trust vouches":   e2ei.ErrNoPath,
+		"a CA signed whom you trust":     e2ei.ErrCRLSignature,
+		"is it the PEM of certificates,": e2ei.ErrCertificate,
+	} {
+		if got := hintOf(fmt.Errorf("enrolment: %w", err)); !strings.Contains(got, want) {
+			t.Errorf("%v: %q, want %q", err, got, want)
+		}
 	}
 }

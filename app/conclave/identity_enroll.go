@@ -53,8 +53,9 @@ func (p *program) identityEnroll() *cobra.Command {
 		Use:   "enroll",
 		Short: "Get a certificate, and take it into use everywhere",
 		Long: `Get a certificate for a fresh key from the issuer, take both into use in every
-conversation, and replace the key packages by which others add you. Run it again if it was
-interrupted: it goes on where it was, and where a conversation failed.
+conversation, and replace the key packages by which others add you. If it was interrupted
+before there was a certificate, it goes on where it was when it is run again; where a
+conversation failed after that: conclave identity check.
 
 With ACME somebody has to log in: a browser is opened, or the address printed, and the
 login comes back to this machine. Where the browser is elsewhere, it ends at an address
@@ -348,7 +349,7 @@ func (p *program) identityImport() *cobra.Command {
 		Long: `Take the certificate that was issued for a request, with those of the CAs above it, from a
 PEM file, take it into use in every conversation, and replace the key packages by which
 others add you. It has to be for the key and the names of the request, and a trust anchor
-has to vouch for it. For an identity that is being made: conclave init ID after that.`,
+has to vouch for it. An identity that conclave init has begun to make is ready then.`,
 		Example: "  conclave identity import chain.pem",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

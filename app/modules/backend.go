@@ -34,7 +34,13 @@ func newCaller(c config.Config) (Caller, error) {
 	if err != nil {
 		return nil, err
 	}
-	return backend{a}.call, nil
+	return func(ctx context.Context, need core.CallNeed) ([]byte, error) {
+		result, err := backend{a}.call(ctx, need)
+		if err != nil {
+			err = &core.ProviderError{Provider: "backend", Op: need.Kind, Err: err}
+		}
+		return result, err
+	}, nil
 }
 
 // A backend gives nonces, and access tokens for proofs.
@@ -89,7 +95,7 @@ func (b backend) call(ctx context.Context, need core.CallNeed) ([]byte, error) {
 func (b backend) ask(ctx context.Context, method, address, proof string) (http.Header, []byte, error) {
 	request, err := http.NewRequestWithContext(ctx, method, address, nil)
 	if err != nil {
-		return nil, nil, fmt.Errorf("backend: %w: %w", core.ErrInvalid, err)
+		return nil, nil, fmt.Errorf("%w: %w", core.ErrInvalid, err)
 	}
 	if proof != "" {
 		request.Header.Set("DPoP", proof)
@@ -109,11 +115,11 @@ func (b backend) ask(ctx context.Context, method, address, proof string) (http.H
 	defer client.CloseIdleConnections()
 	reply, err := client.Do(request)
 	if err != nil {
-		return nil, nil, fmt.Errorf("backend: %w: %w", core.ErrUnavailable, err)
+		return nil, nil, fmt.Errorf("%w: %w", core.ErrUnavailable, err)
 	}
 	body, err := io.ReadAll(io.LimitReader(reply.Body, maxReply+1))
 	if err = errors.Join(err, reply.Body.Close()); err != nil {
-		return nil, nil, fmt.Errorf("backend: %w: %w", core.ErrUnavailable, err)
+		return nil, nil, fmt.Errorf("%w: %w", core.ErrUnavailable, err)
 	}
 	if len(body) > maxReply {
 		return nil, nil, fmt.Errorf("a reply of the backend of more than %d bytes: %w", maxReply, core.ErrTooLarge)
@@ -125,7 +131,7 @@ func (b backend) ask(ctx context.Context, method, address, proof string) (http.H
 		err = core.ErrDenied
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("backend: %s: %.300q: %w", reply.Status, body, err)
+		return nil, nil, fmt.Errorf("%s: %.300q: %w", reply.Status, body, err)
 	}
 	return reply.Header, body, nil
 }
