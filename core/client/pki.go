@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/e2ei"
@@ -107,15 +108,39 @@ func (t *Transaction) registrar(ctx context.Context) (*registrar, error) {
 	return &registrar{x, value}, err
 }
 
-// took notes what adding gave; without an item nothing changed.
-func (r *registrar) took(value *e2ei.Environment, item *e2ei.Item) {
-	if item == nil {
-		return
+// add adds one item; nil: nothing changes. Where there is no room, what is of no use any more
+// goes.
+func (r *registrar) add(at time.Time, one func(*e2ei.Environment) (*e2ei.Environment, *e2ei.Item, error)) error {
+	value, item, err := one(r.value)
+	if errors.Is(err, e2ei.ErrFull) {
+		pruned, gone := r.value.Prune(at)
+		if len(gone) == 0 {
+			return err
+		}
+		if value, item, err = one(pruned); err == nil {
+			r.lose(pruned, gone)
+		}
 	}
-	name := sha256.Sum256([]byte(item.Key)) // of which a key has room for 30 bytes
-	key := append([]byte{byte(item.Kind)}, name[:30]...)
-	r.put(key, newEncoder().u8(uint8(item.Kind)).bytes([]byte(item.Key)).bytes(item.DER))
+	if err != nil || item == nil {
+		return err
+	}
+	r.put(itemKey(*item), newEncoder().u8(uint8(item.Kind)).bytes([]byte(item.Key)).bytes(item.DER))
 	r.value, r.s.pki = value, value
+	return nil
+}
+
+// lose deletes items.
+func (r *registrar) lose(value *e2ei.Environment, gone []e2ei.Item) {
+	for _, item := range gone {
+		r.remove(itemKey(item))
+	}
+	r.value, r.s.pki = value, value
+}
+
+// itemKey is the kind of an item and a digest of its name, of which a key has room for 30 bytes.
+func itemKey(item e2ei.Item) []byte {
+	name := sha256.Sum256([]byte(item.Key))
+	return append([]byte{byte(item.Kind)}, name[:30]...)
 }
 
 // RegisterTrustAnchor adds the certificates of a PEM text, of CAs that have signed
@@ -133,19 +158,60 @@ func (t *Transaction) RegisterTrustAnchor(ctx context.Context, pem []byte) error
 		}
 		there := 0
 		for _, der := range certificates {
-			value, item, err := r.value.AddAnchor(der, t.client.now())
+			err := r.add(t.client.now(), func(e *e2ei.Environment) (*e2ei.Environment, *e2ei.Item, error) {
+				return e.AddAnchor(der, t.client.now())
+			})
 			if errors.Is(err, e2ei.ErrRegistered) {
 				there++
-				continue
-			}
-			if err != nil {
+			} else if err != nil {
 				return err
 			}
-			r.took(value, item)
 		}
 		if there == len(certificates) {
 			return e2ei.ErrRegistered
 		}
+		return nil
+	})
+}
+
+// RemoveTrustAnchor takes the certificates of a PEM text away from those that are trusted, with
+// the intermediates and lists that are of no use without them. Whom they vouched for stays in
+// conversations, and is shown as revoked; but without any anchor nothing is checked, as before
+// the first. core.ErrNotFound: one is none of the anchors.
+func (t *Transaction) RemoveTrustAnchor(ctx context.Context, pem []byte) error {
+	return t.do(ctx, func() error {
+		certificates, err := e2ei.ParsePEM(pem)
+		if err != nil {
+			return err
+		}
+		r, err := t.registrar(ctx)
+		if err != nil {
+			return err
+		}
+		for _, der := range certificates {
+			value, gone, err := r.value.RemoveAnchor(der)
+			if err != nil {
+				return err
+			}
+			r.lose(value, gone)
+		}
+		return nil
+	})
+}
+
+// RemoveCRL takes the lists of a distribution point away, such as one that is there no more.
+// Whom they alone revoked is no longer known. core.ErrNotFound: there is none.
+func (t *Transaction) RemoveCRL(ctx context.Context, url string) error {
+	return t.do(ctx, func() error {
+		r, err := t.registrar(ctx)
+		if err != nil {
+			return err
+		}
+		value, gone, err := r.value.RemoveCRL(url)
+		if err != nil {
+			return err
+		}
+		r.lose(value, gone)
 		return nil
 	})
 }
@@ -176,11 +242,12 @@ func (t *Transaction) addIntermediates(ctx context.Context, certificates [][]byt
 		return nil, err
 	}
 	for _, der := range slices.Backward(certificates) {
-		value, item, err := r.value.AddIntermediate(der, t.client.now())
+		err := r.add(t.client.now(), func(e *e2ei.Environment) (*e2ei.Environment, *e2ei.Item, error) {
+			return e.AddIntermediate(der, t.client.now())
+		})
 		if err != nil {
 			return nil, err
 		}
-		r.took(value, item)
 	}
 	return r, nil
 }
@@ -194,11 +261,11 @@ func (t *Transaction) RegisterCRL(ctx context.Context, url string, der []byte) (
 		if err != nil {
 			return e2ei.CRLRegistration{}, err
 		}
-		value, item, registration, err := r.value.AddCRL(url, der, t.client.now())
-		if err != nil {
-			return e2ei.CRLRegistration{}, err
-		}
-		r.took(value, item)
-		return registration, nil
+		var done e2ei.CRLRegistration
+		err = r.add(t.client.now(), func(e *e2ei.Environment) (value *e2ei.Environment, item *e2ei.Item, err error) {
+			value, item, done, err = e.AddCRL(url, der, t.client.now())
+			return value, item, err
+		})
+		return done, err
 	})
 }

@@ -141,6 +141,88 @@ func methodRegisterCRL(t *testing.T) {
 	register(e2ei.ErrCRLSignature, other.list(9))
 }
 
+// What is removed is gone from the store as well.
+func TestRemoveTrust(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, clienttest.Options{})
+	ours, other := newWireCA(t, "ours"), newWireCA(t, "other")
+	ks := memory.New()
+	alice := w.nobody(ks)
+	w.trust(ours, alice)
+	w.trust(other, alice)
+	w.do(alice, func(ctx context.Context, tx *client.Transaction) error {
+		_, err := tx.RegisterCRL(ctx, listURL, ours.list(1))
+		return err
+	})
+	size := func(want [3]int) {
+		t.Helper()
+		alice = w.reopen(alice, ks)
+		env, err := alice.Environment(t.Context())
+		w.must(err)
+		anchors, intermediates, lists := env.Dump()
+		if have := [3]int{len(anchors), len(intermediates), len(lists)}; have != want {
+			t.Errorf("%v, want %v", have, want)
+		}
+	}
+	size([3]int{2, 2, 1})
+	anchor := func(want error, text []byte) {
+		t.Helper()
+		w.tries(alice, want, func(ctx context.Context, tx *client.Transaction) error { return tx.RemoveTrustAnchor(ctx, text) })
+	}
+	list := func(want error) {
+		t.Helper()
+		w.tries(alice, want, func(ctx context.Context, tx *client.Transaction) error { return tx.RemoveCRL(ctx, listURL) })
+	}
+	anchor(core.ErrNotFound, pemOf(other.root, ours.ca)) // the second is none, so neither goes
+	anchor(e2ei.ErrCertificate, nil)
+	size([3]int{2, 2, 1})
+	list(nil)
+	list(core.ErrNotFound)
+	size([3]int{2, 2, 0})
+	anchor(nil, pemOf(ours.root))
+	size([3]int{1, 1, 0})
+	anchor(nil, pemOf(other.root))
+	size([3]int{0, 0, 0})
+}
+
+// Where there is no room for another, what has expired goes.
+func TestFullEnvironment(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, clienttest.Options{})
+	now := time.Now()
+	ks := memory.New()
+	cfg := config()
+	cfg.Clock = func() time.Time { return now }
+	alice := clienttest.NewDevice(t, w.service, "alice", ks, cfg)
+	register := func(want error) {
+		t.Helper()
+		w.tries(alice, want, func(ctx context.Context, tx *client.Transaction) error {
+			return tx.RegisterTrustAnchor(ctx, pemOf(newWireCA(t, "another").root))
+		})
+	}
+	for range e2ei.MaxAnchors {
+		register(nil)
+	}
+	register(e2ei.ErrFull)
+	now = now.Add(999*time.Hour + 30*time.Minute) // they are about to expire
+	register(e2ei.ErrFull)
+	for i := range 2 {
+		now = now.Add(time.Hour)
+		w.do(alice, func(ctx context.Context, tx *client.Transaction) error {
+			longer := newWireCA(t, "longer")
+			longer.root.NotBefore, longer.root.NotAfter = now.Add(-time.Hour), now.Add(time.Hour)
+			return tx.RegisterTrustAnchor(ctx, pemOf(longer.sign(longer.root, nil, longer.key.Public())))
+		})
+		w.must(alice.Close(t.Context()))
+		alice = clienttest.NewDevice(t, w.service, "alice", ks, cfg)
+		env, err := alice.Environment(t.Context())
+		w.must(err)
+		if anchors, _, _ := env.Dump(); len(anchors) != 1+i {
+			t.Errorf("%d anchors", len(anchors))
+		}
+	}
+}
+
 // What a transaction registers is there for it alone until it is durable, is gone if it is
 // aborted, and is seen by other processes on the store then.
 func TestEnvironmentIsStaged(t *testing.T) {

@@ -60,7 +60,7 @@ type CRLRegistration struct {
 // identifier or its name and has the name of the list's issuer; if it names distribution points,
 // this address must be one of them. It takes the place of the issuer's list of that address,
 // unless it is older. Two issuers at one address do not touch each other's. Errors: ErrNotReady,
-// ErrCRL, ErrCRLSignature, ErrCRLStale, core.ErrTooLarge, core.ErrInvalid for the address.
+// ErrCRL, ErrCRLSignature, ErrCRLStale, ErrFull, core.ErrTooLarge, core.ErrInvalid for the address.
 func (e *Environment) AddCRL(url string, der []byte, at time.Time) (*Environment, *Item, CRLRegistration, error) {
 	var none CRLRegistration
 	if !e.Ready() {
@@ -81,7 +81,7 @@ func (e *Environment) AddCRL(url string, der []byte, at time.Time) (*Environment
 	old := e.crls[key]
 	switch {
 	case old == nil && len(e.crls) >= MaxCRLs:
-		return nil, nil, none, fmt.Errorf("more than %d revocation lists: %w", MaxCRLs, core.ErrTooLarge)
+		return nil, nil, none, fmt.Errorf("%w: %d revocation lists", ErrFull, MaxCRLs)
 	case old == nil:
 	case bytes.Equal(old.der, l.der):
 		return e, nil, done, nil

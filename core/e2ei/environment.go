@@ -39,6 +39,8 @@ var (
 	ErrNotReady = fmt.Errorf("e2ei: no trust anchor is registered: %w", core.ErrUnavailable)
 	// ErrRegistered: the trust anchor is there already. Nothing has to be done.
 	ErrRegistered = fmt.Errorf("e2ei: the trust anchor is already registered: %w", core.ErrDenied)
+	// ErrFull: there is no room for more. See [Environment.Prune].
+	ErrFull = fmt.Errorf("e2ei: the environment is full: %w", core.ErrTooLarge)
 	// ErrCertificate: the bytes are no certificate, or not one of the kind that is needed.
 	ErrCertificate = fmt.Errorf("e2ei: invalid certificate: %w", core.ErrInvalid)
 )
@@ -171,7 +173,7 @@ func (e *Environment) cas() iter.Seq[*x509.Certificate] {
 
 // AddAnchor adds a trust anchor: a certificate of a CA that is signed by itself and in date.
 // Errors: ErrRegistered, ErrCertificate, ErrBadSignature, ErrExpired, ErrNotYetValid,
-// core.ErrTooLarge.
+// ErrFull, core.ErrTooLarge.
 func (e *Environment) AddAnchor(der []byte, at time.Time) (*Environment, *Item, error) {
 	c, err := parseCA(der)
 	if err != nil {
@@ -182,7 +184,7 @@ func (e *Environment) AddAnchor(der []byte, at time.Time) (*Environment, *Item, 
 	case n.anchors[key] != nil:
 		return nil, nil, ErrRegistered
 	case len(n.anchors) >= MaxAnchors:
-		return nil, nil, fmt.Errorf("more than %d trust anchors: %w", MaxAnchors, core.ErrTooLarge)
+		return nil, nil, fmt.Errorf("%w: %d trust anchors", ErrFull, MaxAnchors)
 	case !bytes.Equal(c.RawIssuer, c.RawSubject):
 		return nil, nil, fmt.Errorf("trust anchor: %w: it is not its own issuer", ErrCertificate)
 	case c.CheckSignatureFrom(c) != nil:
@@ -230,7 +232,7 @@ func (e *Environment) AddIntermediate(der []byte, at time.Time) (*Environment, *
 	key := intermediateKey(c, issuer)
 	old := e.intermediates[key]
 	if old == nil && len(e.intermediates) >= MaxIntermediates {
-		return nil, nil, fmt.Errorf("more than %d intermediates: %w", MaxIntermediates, core.ErrTooLarge)
+		return nil, nil, fmt.Errorf("%w: %d intermediates", ErrFull, MaxIntermediates)
 	}
 	if old != nil {
 		if !bytes.Equal(old.RawSubjectPublicKeyInfo, c.RawSubjectPublicKeyInfo) || !bytes.Equal(old.RawSubject, c.RawSubject) {
