@@ -29,9 +29,9 @@ var (
 	ErrCRLStale = fmt.Errorf("e2ei: the revocation list is out of date: %w", core.ErrDenied)
 )
 
-// crlSkew is how far in the future a list may begin: one that was made because of a
-// revocation is fetched at once, and clocks differ.
-const crlSkew = 5 * time.Minute
+// skew is how far in the future a list, or the certificate of a member who is let in, may
+// begin: one that was made just now is used at once, and clocks differ.
+const skew = 5 * time.Minute
 
 // A crl is what is asked of a revocation list.
 type crl struct {
@@ -83,8 +83,14 @@ func (e *Environment) AddCRL(url string, der []byte, at time.Time) (*Environment
 	case old == nil && len(e.crls) >= MaxCRLs:
 		return nil, nil, none, fmt.Errorf("%w: %d revocation lists", ErrFull, MaxCRLs)
 	case old == nil:
+		// The issuer may have changed its key.
+		for _, other := range e.crls {
+			done.Dirty = done.Dirty || l.follows(other) && !maps.Equal(other.serials, l.serials)
+		}
 	case bytes.Equal(old.der, l.der):
 		return e, nil, done, nil
+	case l.usersOnly && !old.usersOnly || l.casOnly && !old.casOnly:
+		return nil, nil, none, fmt.Errorf("%.80q: %w: of fewer certificates than the one that is there", url, ErrCRL)
 	case l.olderThan(old):
 		return nil, nil, none, fmt.Errorf("%.80q: %w: a newer one is there", url, ErrCRLStale)
 	default:
@@ -101,7 +107,7 @@ func (e *Environment) Overdue(at time.Time) []string {
 	var urls []string
 	if e != nil {
 		for _, l := range e.crls {
-			if !l.inDate(at) {
+			if !l.inDate(at) && !e.followed(l, at) {
 				urls = append(urls, l.url)
 			}
 		}
@@ -110,13 +116,30 @@ func (e *Environment) Overdue(at time.Time) []string {
 	return slices.Compact(urls)
 }
 
+// followed says whether an issuer that changed its key has a list of now instead of this one.
+func (e *Environment) followed(l *crl, at time.Time) bool {
+	for _, other := range e.crls {
+		if other.follows(l) && other.inDate(at) {
+			return true
+		}
+	}
+	return false
+}
+
+// follows says whether one list is of the address and the name of another.
+func (l *crl) follows(other *crl) bool {
+	return l.url == other.url && bytes.Equal(l.list.RawIssuer, other.list.RawIssuer)
+}
+
 // revocation says whether the issuer revoked a certificate, and whether a list that is in date
 // covers it. What any list of the issuer has is revoked, in date or not, and whatever its
-// scope: who keeps the next list from us must not bring a certificate back.
-func (e *Environment) revocation(c, issuer *x509.Certificate, at time.Time) (revoked, known bool) {
+// scope: who keeps the next list from us must not bring a certificate back. The list may be
+// signed by another key of the issuer (RFC 5280 section 6.3.3, f), which is one of the same
+// name that the same CA certified: parent, nil if the issuer is an anchor.
+func (e *Environment) revocation(c, issuer, parent *x509.Certificate, at time.Time) (revoked, known bool) {
 	signer, serial := keyDigest(issuer), serialKey(c.SerialNumber)
 	for _, l := range e.crls {
-		if l.signer != signer || !bytes.Equal(l.list.RawIssuer, c.RawIssuer) {
+		if !bytes.Equal(l.list.RawIssuer, c.RawIssuer) || l.signer != signer && (parent == nil || !e.certified(parent, l)) {
 			continue
 		}
 		if _, ok := l.serials[serial]; ok {
@@ -125,6 +148,16 @@ func (e *Environment) revocation(c, issuer *x509.Certificate, at time.Time) (rev
 		known = known || l.inDate(at) && l.covers(c)
 	}
 	return false, known
+}
+
+// certified says whether a CA certified the signer of a list.
+func (e *Environment) certified(parent *x509.Certificate, l *crl) bool {
+	for key, c := range e.intermediates {
+		if keyDigest(c) == l.signer && bytes.Equal(c.RawSubject, l.list.RawIssuer) && key == intermediateKey(c, keyDigest(parent)) {
+			return true
+		}
+	}
+	return false
 }
 
 func (l *crl) covers(c *x509.Certificate) bool {
@@ -137,7 +170,7 @@ func (l *crl) covers(c *x509.Certificate) bool {
 
 func (l *crl) inDate(at time.Time) bool {
 	at = at.Truncate(time.Second)
-	return !at.Add(crlSkew).Before(l.list.ThisUpdate) && (l.list.NextUpdate.IsZero() || !at.After(l.list.NextUpdate))
+	return !at.Add(skew).Before(l.list.ThisUpdate) && (l.list.NextUpdate.IsZero() || !at.After(l.list.NextUpdate))
 }
 
 func (l *crl) olderThan(old *crl) bool {

@@ -77,8 +77,8 @@ func TestAddCRLRefused(t *testing.T) {
 		{"by the anchor", env, listURL, root.newCRL(t, nil), noon, nil},
 		{"out of date", env, listURL, ca.newCRL(t, nil), noon.Add(day + time.Second), ErrCRLStale},
 		{"in its last second", env, listURL, ca.newCRL(t, nil), noon.Add(day + time.Millisecond), nil},
-		{"of tomorrow", env, listURL, ca.newCRL(t, nil), noon.Add(-time.Hour - crlSkew - time.Second), ErrCRLStale},
-		{"of another's clock", env, listURL, ca.newCRL(t, nil), noon.Add(-time.Hour - crlSkew), nil},
+		{"of tomorrow", env, listURL, ca.newCRL(t, nil), noon.Add(-time.Hour - skew - time.Second), ErrCRLStale},
+		{"of another's clock", env, listURL, ca.newCRL(t, nil), noon.Add(-time.Hour - skew), nil},
 		{"of another address", env, listURL + "2", ca.newCRL(t, nil), noon, ErrCRL},
 		{"of several addresses", env, listURL, ca.newCRL(t, nil, withPoint(t, fullName(t, "ldap:x", listURL))), noon, nil},
 		{"of all addresses", env, listURL, ca.newCRL(t, nil, withPoint(t)), noon, nil},
@@ -195,11 +195,11 @@ func TestCRLReplaced(t *testing.T) {
 				t.Errorf("stored as %q", next.Key)
 			}
 			// Neither the value before nor another issuer's list has to do with it.
-			if revoked, _ := one.revocation(&x509.Certificate{RawIssuer: ca.RawSubject, SerialNumber: big.NewInt(7)}, ca.Certificate, noon); !revoked {
+			if revoked, _ := one.revocation(&x509.Certificate{RawIssuer: ca.RawSubject, SerialNumber: big.NewInt(7)}, ca.Certificate, nil, noon); !revoked {
 				t.Error("the value before was changed")
 			}
 			if c.name == "of another issuer" {
-				if revoked, _ := n.revocation(&x509.Certificate{RawIssuer: ca.RawSubject, SerialNumber: big.NewInt(7)}, ca.Certificate, noon); !revoked {
+				if revoked, _ := n.revocation(&x509.Certificate{RawIssuer: ca.RawSubject, SerialNumber: big.NewInt(7)}, ca.Certificate, nil, noon); !revoked {
 					t.Error("another issuer took the list away")
 				}
 			}
@@ -283,14 +283,19 @@ func TestCRLScope(t *testing.T) {
 	if err := both.Verify(leaf(t, renamed.newLeaf(t)), noon); !isOnly(err, ErrRevocationUnknown) {
 		t.Errorf("the same key under another name: %v", err)
 	}
-	// So has one that has the same name and another key.
-	rekeyed := root.newCA(t, "rekeyed", func(c *x509.Certificate) { c.Subject.CommonName = "ca" })
-	both, _, err = withCRL(t, env, ca.newCRL(t, []int64{0x99})).AddIntermediate(rekeyed.Raw, noon)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := both.Verify(leaf(t, rekeyed.newLeaf(t)), noon); !isOnly(err, ErrRevocationUnknown) {
+	// So has one of the same name and another key, that another CA certified.
+	other := root.newCA(t, "other")
+	namesake := other.newCA(t, "namesake", func(c *x509.Certificate) { c.Subject.CommonName = "ca" })
+	both = withCRL(t, environment(t, root, ca, other, namesake), ca.newCRL(t, []int64{0x99}))
+	if err := both.Verify(leaf(t, namesake.newLeaf(t)), noon); !isOnly(err, ErrRevocationUnknown) {
 		t.Errorf("the same name with another key: %v", err)
+	}
+	// Nor is it the same one if the key has another name there.
+	twice := other.newCA(t, "twice", func(c *x509.Certificate) { c.Subject.CommonName = "ca" })
+	renamedTwice := root.newCA(t, "twice", func(c *x509.Certificate) { c.Subject.CommonName, c.SubjectKeyId = "renamed", []byte{2} })
+	both = withCRL(t, environment(t, root, ca, other, twice, renamedTwice), twice.newCRL(t, []int64{0x99}))
+	if err := both.Verify(leaf(t, ca.newLeaf(t)), noon); !isOnly(err, ErrRevocationUnknown) {
+		t.Errorf("a namesake that has another name beside it: %v", err)
 	}
 	// A list of users says nothing of a CA.
 	below := sign(t, caTemplate(t, "below", 3), "below", ca, func(c *x509.Certificate) { c.CRLDistributionPoints = []string{listURL} })

@@ -350,7 +350,7 @@ func (e *Environment) MissingLists(members iter.Seq[Member], at time.Time) []str
 		}
 		if l, err := leafOf(m); err != nil {
 			continue
-		} else if err := e.Verify(l, at); err != nil && !errors.Is(err, ErrRevocationUnknown) {
+		} else if err := e.verify(m, l, at); err != nil && !errors.Is(err, ErrRevocationUnknown) {
 			continue
 		}
 		add(der)

@@ -247,7 +247,7 @@ func (a Authenticator) Identity(m Member, suite core.SuiteParameters, at time.Ti
 		if utf8.ValidString(string(client)) {
 			id.ClientID = string(client)
 		}
-		id.Status, id.X509 = a.Environment.Status(l, at), &x
+		id.Status, id.X509 = statusOf(a.Environment.verify(m, l, at)), &x
 	default:
 		return WireIdentity{}, fmt.Errorf("identity of credential type %d: %w", m.Credential.Type, core.ErrUnsupported)
 	}
@@ -255,8 +255,7 @@ func (a Authenticator) Identity(m Member, suite core.SuiteParameters, at time.Ti
 	return id, nil
 }
 
-// leafOf is the certificate of a member, of the key that its leaf node has. What else its
-// credential has is passed over: intermediates are those of the environment.
+// leafOf is the certificate of a member, of the key that its leaf node has.
 func leafOf(m Member) (*Leaf, error) {
 	if len(m.Credential.Certificates) == 0 {
 		return nil, fmt.Errorf("%w: the credential is empty", ErrCertificate)

@@ -150,7 +150,11 @@ func (e *Environment) checkRevocation(chains [][]*x509.Certificate, at time.Time
 func (e *Environment) checkChain(chain []*x509.Certificate, at time.Time) error {
 	var unknown error
 	for i, c := range chain[:len(chain)-1] {
-		revoked, known := e.revocation(c, chain[i+1], at)
+		var parent *x509.Certificate
+		if i+2 < len(chain) {
+			parent = chain[i+2]
+		}
+		revoked, known := e.revocation(c, chain[i+1], parent, at)
 		switch {
 		case revoked:
 			return fmt.Errorf("%w: %d of the chain", ErrRevoked, i)

@@ -48,8 +48,9 @@ func name[S ~uint8](s S, names ...string) string {
 
 // Status is how a certificate stands. Without a trust anchor it is valid: nothing was asked
 // for. That no revocation list is at hand does not change it.
-func (e *Environment) Status(l *Leaf, at time.Time) DeviceStatus {
-	err := e.Verify(l, at)
+func (e *Environment) Status(l *Leaf, at time.Time) DeviceStatus { return statusOf(e.Verify(l, at)) }
+
+func statusOf(err error) DeviceStatus {
 	switch {
 	case err == nil, errors.Is(err, ErrNotReady), errors.Is(err, ErrRevocationUnknown):
 		return StatusValid
@@ -88,5 +89,5 @@ func (a Authenticator) verified(m Member, at time.Time) bool {
 	if _, _, err := a.read(l); err != nil {
 		return false
 	}
-	return checkDates(l.cert, at) == nil && a.Environment.Status(l, at) == StatusValid
+	return checkDates(l.cert, at) == nil && statusOf(a.Environment.verify(m, l, at)) == StatusValid
 }

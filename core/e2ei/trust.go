@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/conclave-mls/conclave/core"
@@ -15,8 +16,9 @@ import (
 // An X.509 one if its first certificate can be read, is of the signature key beside it, and
 // holds; without a trust anchor nobody asks whether it holds. One that is expired or revoked is
 // taken too, if it has a path: it degrades the state of the conversation, and who is already
-// in can go on to renew it. Errors: those of [ParseLeaf] and [Environment.Verify], ErrWrongKey,
-// core.ErrDenied for a credential of another type.
+// in can go on to renew it. So is one that will be valid within five minutes. Errors: those of
+// [ParseLeaf] and [Environment.Verify], ErrWrongKey, core.ErrDenied for a credential of another
+// type.
 func (e *Environment) Accept(m Member, at time.Time) error {
 	switch m.Credential.Type {
 	case core.CredentialBasic:
@@ -26,19 +28,40 @@ func (e *Environment) Accept(m Member, at time.Time) error {
 		if err != nil {
 			return err
 		}
-		return e.accept(l, at)
+		return e.accept(m, l, at)
 	}
 	return fmt.Errorf("credential of type %d: %w", m.Credential.Type, core.ErrDenied)
 }
 
-func (e *Environment) accept(l *Leaf, at time.Time) error {
-	err := e.Verify(l, at)
+func (e *Environment) accept(m Member, l *Leaf, at time.Time) error {
+	err := e.verify(m, l, at)
+	if errors.Is(err, ErrNotYetValid) {
+		err = e.verify(m, l, at.Add(skew))
+	}
 	for _, taken := range []error{ErrNotReady, ErrExpired, ErrRevoked, ErrRevocationUnknown} {
 		if errors.Is(err, taken) {
 			return nil
 		}
 	}
 	return err
+}
+
+// verify is Verify of a member's leaf. If the environment has no path, the other certificates
+// of the credential may be CAs that are not registered yet: they are believed as far as an
+// anchor vouches for them.
+func (e *Environment) verify(m Member, l *Leaf, at time.Time) error {
+	err := e.Verify(l, at)
+	if !errors.Is(err, ErrNoPath) && !errors.Is(err, ErrBadSignature) {
+		return err
+	}
+	above := m.Credential.Certificates[1:]
+	more := e
+	for _, der := range slices.Backward(above[:min(len(above), maxChain)]) {
+		if n, _, err := more.AddIntermediate(der, at); err == nil {
+			more = n
+		}
+	}
+	return more.Verify(l, at)
 }
 
 // An Authenticator is the [core.Authenticator] of X.509 credentials: [Environment.Accept], and
