@@ -49,6 +49,7 @@ func (e *enrolment) answers(h *holder) *answers {
 
 func (p *program) identityEnroll() *cobra.Command {
 	var e enrolment
+	var suite uint16
 	cmd := &cobra.Command{
 		Use:   "enroll",
 		Short: "Get a certificate, and take it into use everywhere",
@@ -74,13 +75,14 @@ Without --handle and --name the names are those of the certificate that you have
 						return err
 					}
 				}
-				return p.enroll(ctx, h, client.IssueParams{Handle: e.handle, DisplayName: e.name}, e.answers(h))
+				return p.enroll(ctx, h, client.IssueParams{Suite: core.SuiteID(suite), Handle: e.handle, DisplayName: e.name}, e.answers(h))
 			})
 		},
 	}
 	e.loginFlags(cmd)
 	e.nameFlags(cmd)
 	cmd.Flags().StringVar(&p.flags.Issuer, "issuer", "", "URI of who issues it from now on, instead of the configuration's")
+	cmd.Flags().Uint16Var(&suite, "suite", 0, "for conversations of this cipher suite, and of those with its signature scheme (default that of the home)")
 	cmd.Flags().BoolVar(&e.restart, "restart", false, "forget what is open, and begin anew")
 	return cmd
 }

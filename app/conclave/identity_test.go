@@ -25,7 +25,9 @@ func TestIdentityScripts(t *testing.T) {
 		Dir: "testdata/identity",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"waitfor": waitFor,
-			"newca":   func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(newCA(ts.MkAbs("."), args[0])) },
+			"newca": func(ts *testscript.TestScript, _ bool, args []string) {
+				ts.Check(newCA(ts.MkAbs("."), args[0], args[1:]...))
+			},
 			"sign": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Check(signRequest(ts.MkAbs("."), args[0], args[1], args[2], args[3:]...))
 			},
@@ -40,8 +42,8 @@ func TestIdentityScripts(t *testing.T) {
 	})
 }
 
-// newCA writes NAME.pem and NAME.key, of a root.
-func newCA(folder, name string) error {
+// newCA writes NAME.pem and NAME.key, of a root or of a CA below another one.
+func newCA(folder, name string, above ...string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
@@ -50,7 +52,13 @@ func newCA(folder, name string) error {
 		Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(1, 0, 0),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	issuer, signer := c, key
+	if len(above) > 0 {
+		if issuer, signer, err = openCA(folder, above[0]); err != nil {
+			return err
+		}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, issuer, key.Public(), signer)
 	if err != nil {
 		return err
 	}

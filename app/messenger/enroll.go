@@ -64,7 +64,7 @@ func (m *Messenger) Enroll(ctx context.Context, p client.IssueParams, answer Ans
 	if p.Action == 0 {
 		p.Action = core.ActionIssue
 	}
-	if p.Suite == 0 {
+	if p.Suite == 0 && p.Credential == 0 { // else it is of the scheme of that
 		p.Suite = m.suite
 	}
 	switch info, err := m.issuer.Describe(ctx); {
@@ -80,7 +80,7 @@ func (m *Messenger) Enroll(ctx context.Context, p client.IssueParams, answer Ans
 		return client.Credential{}, err
 	}
 	at := slices.IndexFunc(open, func(o client.OpenIssue) bool {
-		return o.Issuer == p.Issuer && o.Action == p.Action && o.Credential == p.Credential
+		return o.Issuer == p.Issuer && o.Action == p.Action && o.Credential == p.Credential && o.Suite == p.Suite
 	})
 	if at >= 0 {
 		was := open[at]

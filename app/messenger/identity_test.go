@@ -206,6 +206,20 @@ func TestAdopt(t *testing.T) {
 	if err != nil || len(list) != 2 || list[0].Newest || !list[1].Newest || list[1].Ref != renewed.Ref || list[1].Identity.ClientID != "alice" {
 		t.Errorf("certificates %+v, %v", list, err)
 	}
+	// One for another signature scheme stands beside it, for conversations of that.
+	another, err := alice.Enroll(t.Context(), client.IssueParams{Suite: core.SuiteP256AES128P256}, nil)
+	must(t, err)
+	again, err := alice.Enroll(t.Context(), client.IssueParams{Action: core.ActionRenew, Credential: another.Ref}, nil)
+	if err != nil || again.Scheme != another.Scheme || another.Scheme == got.Scheme {
+		t.Errorf("of another scheme: %+v, %+v, %v", another, again, err)
+	}
+	if done, err := alice.Adopt(t.Context()); err != nil || len(done) > 0 {
+		t.Errorf("of another scheme: %+v, %v", done, err)
+	}
+	all, err := alice.Certificates(t.Context())
+	if err != nil || len(all) != 4 || !all[1].Newest || all[2].Newest || !all[3].Newest {
+		t.Errorf("certificates of two schemes %+v, %v", all, err)
+	}
 	// When it is due differs from certificate to certificate, within bounds.
 	end := list[1].NotAfter()
 	for _, c := range list {
@@ -248,7 +262,10 @@ func TestEnrollOpen(t *testing.T) {
 	if _, err := alice.Enroll(t.Context(), client.IssueParams{}, nil); !errors.Is(err, messenger.ErrPerson) {
 		t.Errorf("nobody answers: %v", err)
 	}
-	if n, err := alice.Drop(t.Context()); err != nil || n != 1 {
+	if _, err := alice.Enroll(t.Context(), client.IssueParams{Suite: core.SuiteP256AES128P256}, nil); !errors.Is(err, messenger.ErrPerson) {
+		t.Errorf("nobody answers: %v", err)
+	}
+	if n, err := alice.Drop(t.Context()); err != nil || n != 2 {
 		t.Errorf("dropped %d, %v", n, err)
 	}
 	if n, err := alice.Drop(t.Context()); err != nil || n != 0 {
