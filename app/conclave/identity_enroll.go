@@ -60,7 +60,8 @@ conversation failed after that: conclave identity check.
 
 With ACME somebody has to log in: a browser is opened, or the address printed, and the
 login comes back to this machine. Where the browser is elsewhere, it ends at an address
-that cannot be shown there: give that to --redirected.
+that cannot be shown there: give that to --redirected. With --json the login is a line with
+"visit" and "redirect", the certificate one with "certificate".
 
 Without --handle and --name the names are those of the certificate that you have.`,
 		Example: `  conclave identity enroll --handle alice --name "Alice Smith"

@@ -30,7 +30,8 @@ func (p *program) keys() *cobra.Command {
 		Short: "Make a fresh signature key and take it into use everywhere",
 		Long: `Make a fresh signature key with a new credential, take both into use in every
 conversation, with fresh encryption keys, and replace the key packages by which
-others add you. If a conversation fails, run it again.
+others add you. If a conversation fails, run it again. With a certificate it is conclave
+identity enroll that does this, for a fresh key needs a fresh certificate.
 
 The key is made where crypto in conclave.toml says: to move into a token, or to another
 one, change that first. With --crypto it would be made where the next command does not
