@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -107,6 +108,8 @@ func TestOwnIntermediates(t *testing.T) {
 		return m
 	}
 	renamed := root.newCA(t, "below of another key", func(c *x509.Certificate) { c.Subject = below.Subject })
+	stranger := member(t, newRoot(t, "other root").newLeaf(t))
+	stranger.Credential.Certificates = append(stranger.Credential.Certificates, ca.Raw)
 	var far []*node
 	for range maxChain {
 		far = append(far, below)
@@ -122,6 +125,7 @@ func TestOwnIntermediates(t *testing.T) {
 		{"beside one of that name", environment(t, root, renamed), with(below, ca), nil},
 		{"an anchor behind", environment(t, root), with(below, ca, root), nil},
 		{"nonsense among them", environment(t, root), with(below, alice, ca), nil},
+		{"somebody else's", environment(t, root), stranger, ErrNoPath},
 		{"none", environment(t, root), with(), ErrNoPath},
 		{"one is missing", environment(t, root), with(below), ErrNoPath},
 		{"too far behind", environment(t, root), with(append(far, ca)...), ErrNoPath},
@@ -144,8 +148,61 @@ func TestOwnIntermediates(t *testing.T) {
 		if got := c.env.MissingLists(slices.Values([]Member{c.m}), noon); (len(got) == 1) != (c.want == nil) {
 			t.Errorf("%s: %v", c.name, got)
 		}
+		missing, known := c.env.MissingCAs(slices.Values([]Member{c.m, c.m}), noon), c.env
+		if (len(missing) > 0) != (c.want == nil) {
+			t.Errorf("%s: %d CAs are missing", c.name, len(missing))
+		}
+		for _, der := range missing {
+			next, item, err := known.AddIntermediate(der, noon)
+			if err != nil || item == nil {
+				t.Fatalf("%s: %+v, %v", c.name, item, err)
+			}
+			known = next
+		}
+		if err := known.Verify(leaf(t, alice), noon); c.want == nil && !isOnly(err, ErrRevocationUnknown) {
+			t.Errorf("%s: with what was missing: %v", c.name, err)
+		}
+		if again := known.MissingCAs(slices.Values([]Member{c.m}), noon); len(again) > 0 {
+			t.Errorf("%s: %d CAs are still missing", c.name, len(again))
+		}
 		if len(c.env.intermediates) != before {
 			t.Errorf("%s: the environment has changed", c.name)
 		}
+	}
+}
+
+// Members do not fill the environment with their CAs.
+func TestMissingCAsBound(t *testing.T) {
+	t.Parallel()
+	root := newRoot(t, "root")
+	var members []Member
+	for i := range MaxIntermediates {
+		ca := root.newCA(t, fmt.Sprint("ca ", i))
+		m := member(t, ca.newLeaf(t))
+		m.Credential.Certificates = append(m.Credential.Certificates, ca.Raw)
+		members = append(members, m)
+	}
+	env := environment(t, root)
+	for rounds := 0; ; rounds++ {
+		missing := env.MissingCAs(slices.Values(members), noon)
+		if len(missing) > maxChain || rounds > MaxIntermediates {
+			t.Fatalf("%d at once", len(missing))
+		}
+		if len(missing) == 0 {
+			break
+		}
+		for _, der := range missing {
+			next, _, err := env.AddIntermediate(der, noon)
+			if err != nil {
+				t.Fatal(err)
+			}
+			env = next
+		}
+	}
+	if len(env.intermediates) != MaxIntermediates/2 {
+		t.Errorf("%d intermediates", len(env.intermediates))
+	}
+	if got := (*Environment)(nil).MissingCAs(slices.Values(members), noon); got != nil {
+		t.Errorf("%d without an anchor", len(got))
 	}
 }

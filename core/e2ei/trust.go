@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"time"
 
@@ -54,14 +55,51 @@ func (e *Environment) verify(m Member, l *Leaf, at time.Time) error {
 	if !errors.Is(err, ErrNoPath) && !errors.Is(err, ErrBadSignature) {
 		return err
 	}
+	more, _ := e.with(m, at)
+	return more.Verify(l, at)
+}
+
+// with has those of the CAs of a member's credential that an anchor vouches for, and says which
+// are new, in the order in which they can be added.
+func (e *Environment) with(m Member, at time.Time) (more *Environment, added [][]byte) {
 	above := m.Credential.Certificates[1:]
-	more := e
 	for _, der := range slices.Backward(above[:min(len(above), maxChain)]) {
-		if n, _, err := more.AddIntermediate(der, at); err == nil {
-			more = n
+		if n, item, err := e.AddIntermediate(der, at); err == nil && item != nil {
+			e, added = n, append(added, item.DER)
 		}
 	}
-	return more.Verify(l, at)
+	return e, added
+}
+
+// MissingCAs gives the CAs (DER) that are not registered and by way of which members hold: they
+// are in the credentials of those, and needed for lists that they have signed. They are in the
+// order in which [Environment.AddIntermediate] takes them, no more than ten; ask again for
+// others. Half of MaxIntermediates is left to whoever registers more: members must
+// not fill the environment.
+func (e *Environment) MissingCAs(members iter.Seq[Member], at time.Time) (missing [][]byte) {
+	if !e.Ready() {
+		return nil
+	}
+	for m := range members {
+		if m.Credential.Type != core.CredentialX509 || len(m.Credential.Certificates) < 2 {
+			continue
+		}
+		l, err := leafOf(m)
+		if err != nil {
+			continue
+		}
+		if err := e.Verify(l, at); !errors.Is(err, ErrNoPath) && !errors.Is(err, ErrBadSignature) {
+			continue
+		}
+		more, added := e.with(m, at)
+		if err := more.Verify(l, at); err != nil && !errors.Is(err, ErrRevocationUnknown) {
+			continue
+		}
+		if len(more.intermediates) <= MaxIntermediates/2 && len(missing)+len(added) <= maxChain {
+			e, missing = more, append(missing, added...)
+		}
+	}
+	return missing
 }
 
 // An Authenticator is the [core.Authenticator] of X.509 credentials: [Environment.Accept], and

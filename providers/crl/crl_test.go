@@ -34,7 +34,7 @@ type authority struct {
 	cert *x509.Certificate
 }
 
-func newAuthority() authority {
+func newAuthority(above ...authority) authority {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		panic(err)
@@ -43,7 +43,12 @@ func newAuthority() authority {
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "CA"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(1000 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, SubjectKeyId: []byte("CA"),
 	}
-	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	by := authority{key, c}
+	if len(above) > 0 {
+		by, c.Subject.CommonName = above[0], above[0].cert.Subject.CommonName+" below"
+		c.SubjectKeyId = []byte(c.Subject.CommonName)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, by.cert, key.Public(), by.key)
 	if err != nil {
 		panic(err)
 	}

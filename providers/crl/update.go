@@ -18,19 +18,28 @@ const workers = 4
 
 // Update brings the revocation lists of a client up to date: those that are registered, unless
 // they are good still (see [Fetcher.Fetch]), and those that its certificates and its
-// conversations' members call for (see [client.Client.MissingLists]). Call it each hour or so.
+// conversations' members call for (see [client.Client.MissingLists]), with the CAs that have
+// signed these (see [client.Client.MissingCAs]). Call it each hour or so.
 // If it changed something, ask for the state of the conversations again. Without a trust
 // anchor it does nothing.
 //
 // The error joins one for each list that could not be had; all the others are registered. A
 // list that is refused by the client is asked for again the next time.
 func (f *Fetcher) Update(ctx context.Context, c *client.Client) (changed bool, err error) {
-	env, err := c.Environment(ctx)
-	if err != nil {
-		return false, err
+	cas, err := c.MissingCAs(ctx)
+	if err == nil && len(cas) > 0 {
+		err = c.Transaction(ctx, func(ctx context.Context, t *client.Transaction) error {
+			_, err := t.RegisterIntermediate(ctx, cas)
+			return err
+		})
+	}
+	env, failed := c.Environment(ctx)
+	if failed != nil {
+		return false, failed
 	}
 	registered := env.Lists()
 	missing, failed := c.MissingLists(ctx)
+	failed = errors.Join(err, failed)
 	var (
 		wg   sync.WaitGroup
 		mu   sync.Mutex

@@ -22,10 +22,14 @@ import (
 const suite = core.SuiteX25519AES128Ed25519
 
 // talking makes a conversation of clients that a CA vouches for, and gives their certificates.
-func talking(t *testing.T, ca authority, points ...string) (alice, bob *clienttest.Device, leaves []*x509.Certificate) {
+func talking(t *testing.T, chain []authority, points ...string) (alice, bob *clienttest.Device, leaves []*x509.Certificate) {
 	t.Helper()
-	anchor := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw})
-	issuer, err := localca.New(t.Context(), localca.Config{Certificates: anchor, Key: ca.signer, DistributionPoints: points})
+	anchor := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: chain[len(chain)-1].cert.Raw})
+	var certificates []byte
+	for _, ca := range chain {
+		certificates = append(certificates, ca.cert.Raw...)
+	}
+	issuer, err := localca.New(t.Context(), localca.Config{Certificates: certificates, Key: chain[0].signer, DistributionPoints: points})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +44,11 @@ func talking(t *testing.T, ca authority, points ...string) (alice, bob *clientte
 	}
 	alice, bob = person("alice"), person("bob")
 	clienttest.Group(t, "tea", alice, bob)
-	for _, d := range []*clienttest.Device{alice, bob} {
+	enrolled := []*clienttest.Device{alice, bob}
+	if len(chain) > 1 { // whoever enrols knows the CA
+		enrolled = enrolled[:1]
+	}
+	for _, d := range enrolled {
 		var h client.EnrollmentHandle
 		must(t, d.Transaction(t.Context(), func(ctx context.Context, tx *client.Transaction) (err error) {
 			h, err = tx.BeginIssue(ctx, client.IssueParams{Suite: suite})
@@ -74,7 +82,7 @@ func TestUpdate(t *testing.T) {
 	t.Parallel()
 	p, ca := publish(t), newAuthority()
 	f, w := newFetcher(t)
-	alice, _, leaves := talking(t, ca, p.URL+"/gone", p.URL+"/list")
+	alice, _, leaves := talking(t, []authority{ca}, p.URL+"/gone", p.URL+"/list")
 	update := func(changed bool, want error, state e2ei.ConversationState) {
 		t.Helper()
 		got, err := f.Update(t.Context(), alice.Client)
@@ -113,7 +121,7 @@ func TestFirstList(t *testing.T) {
 	t.Parallel()
 	p, ca := publish(t), newAuthority()
 	f, _ := newFetcher(t)
-	_, bob, leaves := talking(t, ca, p.URL+"/list")
+	_, bob, leaves := talking(t, []authority{ca}, p.URL+"/list")
 	p.set("/list", ca.list(1, leaves[0].SerialNumber))
 	if changed, err := f.Update(t.Context(), bob.Client); err != nil || !changed {
 		t.Errorf("changed %v, %v", changed, err)
@@ -130,4 +138,26 @@ func TestFirstList(t *testing.T) {
 	if _, err := f.Update(t.Context(), nobody.Client); !errors.Is(err, core.ErrClosed) {
 		t.Error(err)
 	}
+}
+
+// A list is taken that is signed by a CA which is in a member's credential alone.
+func TestMissingCA(t *testing.T) {
+	t.Parallel()
+	p, root := publish(t), newAuthority()
+	middle := newAuthority(root)
+	ca := newAuthority(middle)
+	f, _ := newFetcher(t)
+	_, bob, leaves := talking(t, []authority{ca, middle, root}, p.URL+"/list")
+	p.set("/list", ca.list(1, leaves[0].SerialNumber))
+	status := func(want e2ei.DeviceStatus) {
+		t.Helper()
+		if who, err := bob.View("tea").DeviceIdentities(t.Context(), "alice"); err != nil || len(who) != 1 || who[0].Status != want {
+			t.Errorf("%+v, %v, want %v", who, err, want)
+		}
+	}
+	status(e2ei.StatusValid)
+	if changed, err := f.Update(t.Context(), bob.Client); err != nil || !changed {
+		t.Errorf("changed %v, %v", changed, err)
+	}
+	status(e2ei.StatusRevoked)
 }
