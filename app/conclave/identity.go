@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -54,6 +55,7 @@ type holder struct {
 	call    modules.Caller
 	lists   *crl.Fetcher
 	issuer  string // its URI, to show
+	issued  bool   // it has given a certificate
 }
 
 // held runs f with the home folder opened.
@@ -64,22 +66,26 @@ func (p *program) held(ctx context.Context, f func(context.Context, *holder) err
 	}
 	h := &holder{program: p, issuer: shown(c, c.Issuer)}
 	return p.openWith(ctx, c, func(ctx context.Context, m *messenger.Messenger) error {
-		if p.flags.Issuer != "" {
-			if err := p.reissue(c.Issuer); err != nil {
-				return err
-			}
-		}
 		h.Messenger = m
-		return f(ctx, h)
+		err := f(ctx, h)
+		if p.flags.Issuer == "" {
+			return err
+		}
+		return errors.Join(err, p.reissue(ctx, h, c.Issuer))
 	}, fx.Decorate(present(ctx, c)), fx.Populate(&h.own, &h.call, &h.lists))
 }
 
-// reissue writes down who issues certificates from now on. For one by hand there may still be
-// another issuer.
-func (p *program) reissue(issuer string) error {
+// reissue writes down who issues certificates from now on, once something has come of asking
+// them. For one by hand there may still be another issuer.
+func (p *program) reissue(ctx context.Context, h *holder, issuer string) error {
 	file := filepath.Join(p.home, configName)
 	kept, err := config.Load(file)
 	if err != nil || kept.Issuer == issuer || issuer == manual && kept.Issuer != config.Default("").Issuer {
+		return err
+	}
+	open, err := h.Open(ctx)
+	begun := slices.ContainsFunc(open, func(o client.OpenIssue) bool { return o.Issuer == h.issuer && o.Need != (core.Need{}) })
+	if err != nil || !begun && !h.issued {
 		return err
 	}
 	return config.Reissue(file, issuer)

@@ -106,7 +106,8 @@ func (a *answers) visit(ctx context.Context, need core.VisitNeed) (query string,
 	if a.redirected != "" {
 		u, err := url.Parse(a.redirected)
 		if err != nil || !sameState(u.Query(), state) {
-			return "", fmt.Errorf("%q is not the address at which this login ended: %w", a.redirected, core.ErrInvalid)
+			return "", hint(fmt.Errorf("that is not the address at which this login ended: %w", core.ErrInvalid), // which has a code in it
+				"it begins with %s and has the state of this login: log in again at the address that is printed without --redirected", need.RedirectURI)
 		}
 		return u.RawQuery, nil
 	}
@@ -175,7 +176,7 @@ func cleanPath(u *url.URL) string {
 
 // sameState says whether an answer is that to our request.
 func sameState(q url.Values, state string) bool {
-	return subtle.ConstantTimeCompare([]byte(q.Get("state")), []byte(state)) == 1
+	return state != "" && subtle.ConstantTimeCompare([]byte(q.Get("state")), []byte(state)) == 1
 }
 
 // openBrowser starts the person's browser, and does not wait for it.

@@ -119,6 +119,9 @@ func separate(err error) []error {
 func (p *program) renewAlone(ctx context.Context, h *holder, c messenger.Certificate) error {
 	a := &answers{program: p, call: h.call}
 	got, err := h.Enroll(ctx, renewal(c), a.answer)
+	if err == nil && got.Ref == c.Ref {
+		err = errSame
+	}
 	if err != nil {
 		err = fmt.Errorf("certificate %d, which is valid to %s, is not renewed: %w", c.Ref, minute(c.NotAfter()), err)
 		if errors.Is(err, messenger.ErrPerson) {

@@ -5,10 +5,12 @@ package main
 import (
 	"context"
 	"encoding/pem"
+	"errors"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/e2ei"
 )
@@ -63,6 +65,25 @@ that is there. Once added, conclave identity check fetches it again when it is d
 					Due     time.Time `json:"due,omitzero"`
 					Changed bool      `json:"changed"`
 				}{"list added", args[0], done.Expiration.UTC(), done.Dirty}, "the list is taken%s\n", words)
+			})
+		},
+	}, &cobra.Command{
+		Use:   "remove URL",
+		Short: "Forget the revocation lists of an address",
+		Long: `Forget the revocation lists of a distribution point, such as one that is there no more.
+Whom they alone revoked is not known to be revoked any more.`,
+		Example: "  conclave identity crl remove http://ca.example/crl",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return p.held(cmd.Context(), func(ctx context.Context, h *holder) error {
+				err := h.own.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error { return tx.RemoveCRL(ctx, args[0]) })
+				if errors.Is(err, core.ErrNotFound) {
+					err = hint(err, "nothing was changed; conclave identity status --json shows what is overdue")
+				}
+				if err != nil {
+					return err
+				}
+				return p.result(deed{Done: "removed"}, "it is forgotten\n")
 			})
 		},
 	})

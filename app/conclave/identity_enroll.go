@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -115,14 +116,19 @@ func (p *program) untilLater(err error) error {
 // namesOfBefore fills names in that were not given, unless an enrolment is open that has them.
 func (h *holder) namesOfBefore(ctx context.Context, params *client.IssueParams) error {
 	open, err := h.Open(ctx)
-	if err != nil || len(open) > 0 {
+	if err != nil {
 		return err
+	}
+	for _, o := range open {
+		if o.Action == core.ActionIssue && o.Credential == 0 && o.Issuer == h.issuer {
+			return nil
+		}
 	}
 	list, err := h.Certificates(ctx)
 	if err != nil {
 		return err
 	}
-	for _, c := range list {
+	for _, c := range slices.Backward(list) { // those of the newest
 		if x := c.Identity.X509; x != nil {
 			params.Handle = or(params.Handle, x.Handle.Name())
 			params.DisplayName = or(params.DisplayName, x.DisplayName)
@@ -151,6 +157,7 @@ func (p *program) issued(ctx context.Context, h *holder, got client.Credential) 
 
 // certificateOf tells of a new certificate.
 func (p *program) certificateOf(ctx context.Context, h *holder, got client.Credential) error {
+	h.issued = true
 	env, err := h.own.Environment(ctx)
 	if err != nil {
 		return err
@@ -219,6 +226,9 @@ key: conclave identity enroll.`,
 						continue
 					}
 					got, err := h.Enroll(ctx, renewal(c), e.answers(h).answer)
+					if err == nil && got.Ref == c.Ref {
+						err = errSame
+					}
 					if err != nil {
 						return p.untilLater(err)
 					}
@@ -241,6 +251,9 @@ key: conclave identity enroll.`,
 	cmd.Flags().DurationVar(&within, "within", 0, "only what expires within this time, such as 720h")
 	return cmd
 }
+
+// errSame: a renewal has brought nothing.
+var errSame = fmt.Errorf("the issuer gave the certificate that is there already: %w", core.ErrInvalid)
 
 // renewal asks for the same names.
 func renewal(c messenger.Certificate) client.IssueParams {
@@ -366,14 +379,19 @@ has to vouch for it. An identity that conclave init has begun to make is ready t
 				if err != nil {
 					return err
 				}
+				var wrong error
 				for _, o := range open {
-					if o.Need.Show == nil {
+					if o.Need.Show == nil || o.Issuer != h.issuer {
 						continue
 					}
 					e := enrolment{}
 					a := e.answers(h)
 					a.file = chain
 					got, err := h.Resume(ctx, o, a.answer)
+					if errors.Is(err, e2ei.ErrWrongKey) {
+						wrong = hint(err, "it is for another request than those that wait, or the first certificate of the file is not yours: %s", "conclave identity status lists what is open")
+						continue
+					}
 					if err != nil {
 						return err
 					}
@@ -383,6 +401,9 @@ has to vouch for it. An identity that conclave init has begun to make is ready t
 						}
 					}
 					return p.issued(ctx, h, got)
+				}
+				if wrong != nil {
+					return wrong
 				}
 				return hint(fmt.Errorf("no request waits for a certificate: %w", core.ErrNotFound), "conclave identity request writes one")
 			})

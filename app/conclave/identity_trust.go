@@ -64,6 +64,39 @@ an anchor vouches for.`,
 			})
 		},
 	}, &cobra.Command{
+		Use:   "remove FILE",
+		Short: "Trust the anchors of a PEM file no longer",
+		Long: `Take the trust anchors whose certificates a PEM file has away, with the intermediates and
+lists that are of no use without them. Whom they vouched for stays in conversations, and is
+shown as revoked. Without any anchor nothing is checked any more.`,
+		Example: "  conclave identity trust remove old-root.pem",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			text, err := readFile(args[0], e2ei.MaxPEM)
+			if err != nil {
+				return err
+			}
+			return p.held(cmd.Context(), func(ctx context.Context, h *holder) error {
+				err := h.own.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+					return tx.RemoveTrustAnchor(ctx, text)
+				})
+				if errors.Is(err, core.ErrNotFound) {
+					err = hint(err, "nothing was changed; conclave identity trust list shows the anchors")
+				}
+				if err != nil {
+					return err
+				}
+				env, err := h.own.Environment(ctx)
+				if err != nil {
+					return err
+				}
+				if !env.Ready() {
+					p.notice("that was the last trust anchor: no certificate is checked any more")
+				}
+				return p.result(deed{Done: "removed"}, "it is trusted no longer\n")
+			})
+		},
+	}, &cobra.Command{
 		Use:     "list",
 		Short:   "List the CAs that you trust",
 		Long:    "List trust anchors and the intermediates that they vouch for, with their fingerprints.",

@@ -301,3 +301,28 @@ func (a *asking) Advance(ctx context.Context, state []byte, in core.Input) (core
 	}
 	return a.CredentialIssuer.Advance(ctx, state[2+n:], in)
 }
+
+// Two processes that adopt at once, as two runs of cron, leave key packages at the service that
+// are kept here.
+func TestAdoptAtOnce(t *testing.T) {
+	bob := people(t, "bob")[0]
+	issuer, root := authority(t)
+	alice := certifiable(t, bob.address, "alice", issuer)
+	alice.trust(root)
+	must(t, alice.Register(t.Context(), "alice"))
+	_, err := alice.Enroll(t.Context(), client.IssueParams{}, nil)
+	must(t, err)
+	alice.network.set(func(r *http.Request) error { // the other process is faster
+		if r.Method == http.MethodPost && r.URL.Path == "/v1/key-packages" {
+			alice.network.set(nil, nil)
+			if _, err := alice.Adopt(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		return nil
+	}, nil)
+	_, err = alice.Adopt(t.Context())
+	must(t, err)
+	id := conversation(t, "friends", []*person{bob, alice})
+	agree(t, id, bob, alice)
+}

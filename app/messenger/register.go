@@ -3,6 +3,7 @@
 package messenger
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -93,11 +94,29 @@ func (m *Messenger) Abandon(ctx context.Context, but core.ClientID) (done bool, 
 }
 
 // publish tops the key packages at the service up. With fresh ones only, those of
-// before are thrown away, there and then here.
+// before are thrown away, there and then here. Another process may do the same: what the
+// service has last must be what is kept here.
 func (m *Messenger) publish(ctx context.Context, fresh bool) error {
+	for range publishTries {
+		last, err := m.publishOnce(ctx, fresh)
+		if err != nil || !fresh {
+			return err
+		}
+		n, err := parseNote(m.client.Data(ctx))
+		if err != nil || bytes.Equal(n.LastResort, last) {
+			return err
+		}
+	}
+	return fmt.Errorf("key packages: others replace them all the time: %w", core.ErrConflict)
+}
+
+const publishTries = 5
+
+// publishOnce gives the reference of the key package of last resort that it has published.
+func (m *Messenger) publishOnce(ctx context.Context, fresh bool) (last []byte, err error) {
 	kind, err := m.kind(ctx, m.suite)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var r renewal
 	err = m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) (err error) {
@@ -109,7 +128,7 @@ func (m *Messenger) publish(ctx context.Context, fresh bool) error {
 		return err
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var packages [][]byte
 	for _, k := range r.fresh {
@@ -117,15 +136,15 @@ func (m *Messenger) publish(ctx context.Context, fresh bool) error {
 	}
 	if !fresh {
 		_, err = m.service.Upload(ctx, packages, nil)
-		return err
+		return nil, err
 	}
 	if _, err = m.service.Replace(ctx, packages, r.last.Message); err != nil || len(r.old) == 0 {
-		return err
+		return r.last.Ref, err
 	}
 	if err := m.welcomes(ctx); err != nil && !errors.Is(err, ErrFull) { // those that need the old ones
-		return err
+		return nil, err
 	}
-	return m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+	return r.last.Ref, m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
 		return tx.DeleteKeyPackages(ctx, r.old...)
 	})
 }
