@@ -30,7 +30,8 @@ func e2eiMembers(members []mls.Member) iter.Seq[e2ei.Member] {
 }
 
 // E2EIState says whether all members are who their certificates say, at this time. What is
-// pending does not count.
+// pending does not count. Without a trust anchor nobody is verified, nor is a conversation with
+// a history client, which has no certificate.
 func (v View) E2EIState(ctx context.Context) (e2ei.ConversationState, error) {
 	return ask(ctx, v, func(v view) (e2ei.ConversationState, error) {
 		auth, err := v.trusting()

@@ -238,7 +238,7 @@ func methodGroupInfoState(t *testing.T) {
 			t.Errorf("%v, %v, want %v, %v", state, err, want, wantErr)
 		}
 	}
-	check(info, e2ei.Verified, nil) // she trusts nobody
+	check(info, e2ei.NotVerified, nil) // she trusts nobody
 	v.trust(newWireCA(t, "other"), carol)
 	check(info, e2ei.NotVerified, nil)
 	v.trust(v.ca, carol)

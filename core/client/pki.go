@@ -252,9 +252,9 @@ func (t *Transaction) addIntermediates(ctx context.Context, certificates [][]byt
 	return r, nil
 }
 
-// RegisterCRL adds the revocation list (DER) that was fetched from a distribution point. If
-// it is Dirty, look at [View.E2EIState] of the conversations again. For what is refused see
-// [e2ei.Environment.AddCRL].
+// RegisterCRL adds the revocation list (DER) that was fetched from a distribution point. If it
+// is Dirty, or the first of its address, look at [View.E2EIState] of the conversations again.
+// For what is refused see [e2ei.Environment.AddCRL].
 func (t *Transaction) RegisterCRL(ctx context.Context, url string, der []byte) (e2ei.CRLRegistration, error) {
 	return in(ctx, t, func() (e2ei.CRLRegistration, error) {
 		r, err := t.registrar(ctx)

@@ -212,7 +212,9 @@ func serialNumber(c *x509.Certificate) string {
 
 // A WireIdentity is what is shown of a client, whichever its credential.
 type WireIdentity struct {
-	ClientID       string // empty: the credential has none that is text
+	ClientID string // empty: the credential has none that is text
+	// Status is valid for a basic credential, for which nobody vouches, and without a trust
+	// anchor: see [Authenticator.State] for who is verified.
 	Status         DeviceStatus
 	Thumbprint     string // empty: the key has none
 	CredentialType core.CredentialType

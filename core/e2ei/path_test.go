@@ -250,10 +250,9 @@ func TestStatusAndAccept(t *testing.T) {
 	}{
 		{"valid", clean, good, noon, StatusValid, Verified, nil},
 		{"revocation unknown", env, good, noon, StatusValid, Verified, nil},
-		{"no environment", nil, good, noon, StatusValid, Verified, nil},
-		{"no environment, last second", nil, good, noon.Add(10*day + 999*time.Millisecond), StatusValid, Verified, nil},
-		{"no environment, expired", nil, good, noon.Add(11 * day), StatusValid, NotVerified, nil},
-		{"no environment, not yet valid", nil, good, noon.Add(-11 * day), StatusValid, NotVerified, nil},
+		{"no environment", nil, good, noon, StatusValid, NotVerified, nil},
+		{"no anchor", new(Environment), good, noon, StatusValid, NotVerified, nil},
+		{"last second", clean, good, noon.Add(10*day + 999*time.Millisecond), StatusValid, Verified, nil},
 		{"expired", clean, good, noon.Add(11 * day), StatusExpired, NotVerified, nil},
 		{"revoked", revoking, good, noon, StatusRevoked, NotVerified, nil},
 		{"not yet valid", clean, good, noon.Add(-11 * day), StatusRevoked, NotVerified, ErrNotYetValid},
