@@ -81,7 +81,7 @@ func TestSlowClock(t *testing.T) {
 	t.Parallel()
 	root := newRoot(t, "root")
 	env := environment(t, root)
-	for ahead, want := range map[time.Duration]error{skew: nil, skew + time.Second: ErrNotYetValid} {
+	for ahead, want := range map[time.Duration]error{memberSkew: nil, memberSkew + time.Second: ErrNotYetValid} {
 		m := member(t, root.newLeaf(t, func(c *x509.Certificate) { c.NotBefore = noon.Add(ahead) }))
 		if err := env.Accept(m, noon); !errors.Is(err, want) {
 			t.Errorf("%v ahead: %v", ahead, err)

@@ -29,9 +29,12 @@ var (
 	ErrCRLStale = fmt.Errorf("e2ei: the revocation list is out of date: %w", core.ErrDenied)
 )
 
-// skew is how far in the future a list, or the certificate of a member who is let in, may
-// begin: one that was made just now is used at once, and clocks differ.
-const skew = 5 * time.Minute
+// How far in the future a list, or the certificate of a member who is let in, may begin: one
+// that was made just now is used at once, and clocks differ.
+const (
+	skew       = 5 * time.Minute
+	memberSkew = time.Minute
+)
 
 // A crl is what is asked of a revocation list.
 type crl struct {

@@ -17,7 +17,7 @@ import (
 // An X.509 one if its first certificate can be read, is of the signature key beside it, and
 // holds; without a trust anchor nobody asks whether it holds. One that is expired or revoked is
 // taken too, if it has a path: it degrades the state of the conversation, and who is already
-// in can go on to renew it. So is one that will be valid within five minutes. Errors: those of
+// in can go on to renew it. So is one that will be valid within a minute. Errors: those of
 // [ParseLeaf] and [Environment.Verify], ErrWrongKey, core.ErrDenied for a credential of another
 // type.
 func (e *Environment) Accept(m Member, at time.Time) error {
@@ -37,7 +37,7 @@ func (e *Environment) Accept(m Member, at time.Time) error {
 func (e *Environment) accept(m Member, l *Leaf, at time.Time) error {
 	err := e.verify(m, l, at)
 	if errors.Is(err, ErrNotYetValid) {
-		err = e.verify(m, l, at.Add(skew))
+		err = e.verify(m, l, at.Add(memberSkew))
 	}
 	for _, taken := range []error{ErrNotReady, ErrExpired, ErrRevoked, ErrRevocationUnknown} {
 		if errors.Is(err, taken) {
