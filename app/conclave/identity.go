@@ -196,8 +196,14 @@ func (p *program) status(ctx context.Context, h *holder) error {
 			return err
 		}
 	}
-	if len(certificates) == 0 && !p.json {
-		p.printf("no certificate; conclave identity enroll gets one from the issuer, which is %s\n", plain(h.issuer))
+	if open, err := h.Open(ctx); err != nil {
+		return err
+	} else if len(certificates)+len(open) == 0 && !p.json {
+		do := "conclave identity enroll gets one from " + h.issuer
+		if h.issuer == config.Default("").Issuer {
+			do = "conclave identity enroll --issuer URI gets one, conclave identity request asks for one by hand"
+		}
+		p.printf("no certificate; %s\n", plain(p.here(do)))
 	}
 	if err := p.showOpen(ctx, h); err != nil {
 		return err

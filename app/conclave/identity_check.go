@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/conclave-mls/conclave/app/messenger"
+	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/e2ei"
 )
 
@@ -95,6 +96,16 @@ func (p *program) check(ctx context.Context, h *holder, within time.Duration) er
 			}
 		}
 	}
+	open, err := h.Open(ctx)
+	if err != nil {
+		return err
+	}
+	for _, o := range open {
+		if o.Action == core.ActionIssue && (o.Need.Visit != nil || o.Need.Show != nil) {
+			waits, do := openWords(o)
+			tell(hint(fmt.Errorf("an enrolment at %s waits %s", o.Issuer, waits), "%s", do))
+		}
+	}
 	switch err := p.adopt(ctx, h); {
 	case errors.Is(err, errTold):
 		trouble = true
@@ -125,7 +136,15 @@ func (p *program) renewAlone(ctx context.Context, h *holder, c messenger.Certifi
 	if err != nil {
 		err = fmt.Errorf("certificate %d, which is valid to %s, is not renewed: %w", c.Ref, minute(c.NotAfter()), err)
 		if errors.Is(err, messenger.ErrPerson) {
-			err = hint(err, "conclave identity renew")
+			do := "conclave identity renew"
+			if open, openErr := h.Open(ctx); openErr == nil {
+				for _, o := range open {
+					if o.Action == core.ActionRenew && o.Credential == c.Ref && o.Need.Show != nil {
+						do += " writes the request; then: conclave identity import CHAIN.pem"
+					}
+				}
+			}
+			err = hint(err, "%s", do)
 		}
 		return err
 	}

@@ -34,6 +34,19 @@ func (e *enrolment) loginFlags(cmd *cobra.Command) {
 	f.BoolVar(&e.noBrowser, "no-browser", false, "print the address of the login, and open no browser")
 	f.StringVar(&e.redirected, "redirected", "", "address at which the login ended in a browser elsewhere, which cannot come back here")
 	f.StringVar(&e.out, "out", "request.csr", "where a request goes that somebody has to sign")
+	f.BoolVar(&e.restart, "restart", false, "forget what is open, and begin anew")
+}
+
+// ready forgets what is open if that is wanted, and refuses names that would be left out.
+func (e *enrolment) ready(ctx context.Context, h *holder, id core.ClientID) error {
+	if _, err := e2ei.ParseClientID(string(id)); err != nil && e.handle+e.name != "" {
+		return hint(fmt.Errorf("%s is not certified with a handle and a name: %w", id, err), "leave --handle and --name out: they go with a client id of Wire, <uuid>:<device>@<domain>, alone")
+	}
+	if !e.restart {
+		return nil
+	}
+	_, err := h.Drop(ctx)
+	return err
 }
 
 // nameFlags are for commands that ask for names.
@@ -72,10 +85,12 @@ Without --handle and --name the names are those of the certificate that you have
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return p.held(cmd.Context(), func(ctx context.Context, h *holder) error {
-				if e.restart {
-					if _, err := h.Drop(ctx); err != nil {
-						return err
-					}
+				id, err := h.ID(ctx)
+				if err == nil {
+					err = e.ready(ctx, h, id)
+				}
+				if err != nil {
+					return err
 				}
 				return p.enroll(ctx, h, client.IssueParams{Suite: core.SuiteID(suite), Handle: e.handle, DisplayName: e.name}, e.answers(h))
 			})
@@ -85,16 +100,12 @@ Without --handle and --name the names are those of the certificate that you have
 	e.nameFlags(cmd)
 	cmd.Flags().StringVar(&p.flags.Issuer, "issuer", "", "URI of who issues it from now on, instead of the configuration's")
 	cmd.Flags().Uint16Var(&suite, "suite", 0, "for conversations of this cipher suite, and of those with its signature scheme (default that of the home)")
-	cmd.Flags().BoolVar(&e.restart, "restart", false, "forget what is open, and begin anew")
 	return cmd
 }
 
 // enroll gets a certificate and takes it into use. Names that are not given are those that
 // we have.
 func (p *program) enroll(ctx context.Context, h *holder, params client.IssueParams, a *answers) error {
-	if _, err := h.ID(ctx); err != nil {
-		return err
-	}
 	if err := h.namesOfBefore(ctx, &params); err != nil {
 		return err
 	}
@@ -339,13 +350,17 @@ request once more.`,
 			p.flags.Issuer = manual
 			return p.held(cmd.Context(), func(ctx context.Context, h *holder) error {
 				params := client.IssueParams{Handle: e.handle, DisplayName: e.name}
-				if _, err := h.ID(ctx); err != nil {
+				id, err := h.ID(ctx)
+				if err == nil {
+					err = e.ready(ctx, h, id)
+				}
+				if err != nil {
 					return err
 				}
 				if err := h.namesOfBefore(ctx, &params); err != nil {
 					return err
 				}
-				_, err := h.Enroll(ctx, params, e.answers(h).answer)
+				_, err = h.Enroll(ctx, params, e.answers(h).answer)
 				if errors.Is(err, errHandedOver) {
 					return nil
 				}
@@ -355,6 +370,7 @@ request once more.`,
 	}
 	e.nameFlags(cmd)
 	cmd.Flags().StringVar(&e.out, "out", "request.csr", "where to write it")
+	cmd.Flags().BoolVar(&e.restart, "restart", false, "forget what is open, and begin anew")
 	return cmd
 }
 
@@ -419,34 +435,40 @@ func (p *program) showOpen(ctx context.Context, h *holder) error {
 		return err
 	}
 	for _, o := range open {
-		waits, do := "for the issuer", "conclave identity enroll"
-		switch {
-		case o.Action == core.ActionRenew:
-			do = "conclave identity renew"
-		case o.Action == core.ActionRevoke:
-			do = "conclave identity revoke " + strconv.FormatUint(uint64(o.Credential), 10)
-		case o.ClientID != "":
-			do = "conclave init " + word(string(o.ClientID))
-		}
-		switch {
-		case o.Need.Visit != nil:
-			waits = "for a login"
-		case o.Need.Show != nil:
-			waits, do = "for the certificate", "conclave identity import CHAIN.pem"
-		}
+		waits, do := openWords(o)
 		err := p.result(struct {
 			Open   string `json:"open"`
 			Action string `json:"action"`
 			Issuer string `json:"issuer"`
 			Waits  string `json:"waits"`
 			Do     string `json:"do"`
-		}{o.Handle.String(), actionName(o.Action), o.Issuer, waits, do},
+		}{o.Handle.String(), actionName(o.Action), o.Issuer, waits, p.here(do)},
 			"open           %s at %s waits %s: %s\n", actionName(o.Action), plain(o.Issuer), waits, p.here(do))
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// openWords says what something open waits for, and how it goes on.
+func openWords(o client.OpenIssue) (waits, do string) {
+	waits, do = "for the issuer", "conclave identity enroll"
+	switch {
+	case o.Action == core.ActionRenew:
+		do = "conclave identity renew"
+	case o.Action == core.ActionRevoke:
+		do = "conclave identity revoke " + strconv.FormatUint(uint64(o.Credential), 10)
+	case o.ClientID != "":
+		do = "conclave init " + word(string(o.ClientID))
+	}
+	switch {
+	case o.Need.Visit != nil:
+		waits = "for a login"
+	case o.Need.Show != nil:
+		waits, do = "for the certificate", "conclave identity import CHAIN.pem"
+	}
+	return waits, do
 }
 
 func actionName(a core.IssueAction) string {

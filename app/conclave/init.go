@@ -139,6 +139,9 @@ func (p *program) certify(ctx context.Context, h *holder, c config.Config, id co
 	if _, err := h.ID(ctx); !errors.Is(err, client.ErrNotInitialized) {
 		return err
 	}
+	if err := e.ready(ctx, h, id); err != nil {
+		return err
+	}
 	got, err := h.Enroll(ctx, client.IssueParams{ClientID: id, Handle: e.handle, DisplayName: e.name}, e.answers(h).answer)
 	if err != nil {
 		return p.untilLater(err)
