@@ -257,7 +257,8 @@ func (p *program) showStates(ctx context.Context, h *holder) error {
 
 // stateOf is that of a conversation, in a word or two.
 func stateOf(v messenger.Verdict) string {
-	if v.State == e2ei.Verified && !v.Trusting {
+	basic := slices.ContainsFunc(v.Members, func(m e2ei.WireIdentity) bool { return m.CredentialType != core.CredentialX509 })
+	if v.State != e2ei.NotEnabled && !v.Trusting && !basic { // all there is to say against them
 		return "unchecked"
 	}
 	return v.State.String()
