@@ -7,6 +7,8 @@ import (
 	"fmt"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclave-mls/conclave/core"
@@ -39,7 +41,7 @@ func call[C any, Q proto.Message, A answer](ctx context.Context, p *Plugin, op s
 		if _, bad := proto.Marshal(ask); bad != nil {
 			return none, p.err(op, fmt.Errorf("%w: %w", core.ErrInvalid, bad)) // text that is not UTF-8
 		}
-		return none, p.err(op, broken(ctx, err))
+		return none, p.err(op, broken(ctx, limited, err))
 	}
 	if e := a.GetError(); e != nil {
 		return none, p.err(op, wire.FromError(e))
@@ -48,11 +50,23 @@ func call[C any, Q proto.Message, A answer](ctx context.Context, p *Plugin, op s
 }
 
 // broken is what a failed call is, which the plugin did not answer.
-func broken(ctx context.Context, err error) error {
-	if ended := ctx.Err(); ended != nil {
+func broken(ctx, limited context.Context, err error) error {
+	if ended := over(ctx, limited, err); ended != nil {
 		return ended
 	}
 	return fmt.Errorf("%w: %w", core.ErrUnavailable, err)
+}
+
+// over is the error of the caller's context if that is why a call failed, else nil. The
+// deadline may have passed for gRPC, in the plugin or here, before it has for the context.
+func over(ctx, limited context.Context, err error) error {
+	if status.Code(err) == codes.DeadlineExceeded {
+		theirs, ok := ctx.Deadline()
+		if ours, _ := limited.Deadline(); ok && theirs.Equal(ours) {
+			return context.DeadlineExceeded
+		}
+	}
+	return ctx.Err()
 }
 
 // lied is what an answer is that does not keep to the protocol.

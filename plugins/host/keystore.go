@@ -64,7 +64,7 @@ func (k *keystore) Read(ctx context.Context, queries []core.Query) ([][]core.Rec
 	defer cancel() // ends the stream, however we leave
 	stream, err := wire.NewKeystoreClient(conn).Read(limited)
 	if err != nil {
-		return nil, p.err(op, broken(ctx, err))
+		return nil, p.err(op, broken(ctx, limited, err))
 	}
 	m, size := &wire.ReadRequest{Instance: k.instance}, 0
 	for i := range queries {
@@ -88,7 +88,7 @@ func (k *keystore) Read(ctx context.Context, queries []core.Query) ([][]core.Rec
 			return g.answers, nil
 		}
 		if err != nil {
-			return nil, p.err(op, broken(ctx, err))
+			return nil, p.err(op, broken(ctx, limited, err))
 		}
 		if e := m.GetError(); e != nil {
 			return nil, p.err(op, wire.FromError(e))
@@ -165,7 +165,7 @@ func (k *keystore) Apply(ctx context.Context, b core.Batch) error {
 	defer cancel()
 	stream, err := wire.NewKeystoreClient(conn).Apply(limited)
 	if err != nil {
-		return p.err(op, broken(ctx, err))
+		return p.err(op, broken(ctx, limited, err))
 	}
 	m, size := &wire.ApplyRequest{Instance: k.instance}, 0
 	// room sends what there is when a piece is full.
@@ -174,11 +174,11 @@ func (k *keystore) Apply(ctx context.Context, b core.Batch) error {
 			if err := stream.Send(m); err != nil {
 				// An early answer may say why: a refusal, as the batch is not whole.
 				if a, errAnswer := stream.CloseAndRecv(); errAnswer != nil {
-					return broken(ctx, errAnswer)
+					return broken(ctx, limited, errAnswer)
 				} else if e := a.GetError(); e != nil {
 					return wire.FromError(e)
 				}
-				return broken(ctx, err)
+				return broken(ctx, limited, err)
 			}
 			m, size = &wire.ApplyRequest{Instance: k.instance}, 0
 		}
@@ -207,7 +207,7 @@ func (k *keystore) Apply(ctx context.Context, b core.Batch) error {
 	_ = stream.Send(m) // if it fails, CloseAndRecv says why
 	a, err := stream.CloseAndRecv()
 	if err != nil {
-		if ended := ctx.Err(); ended != nil {
+		if ended := over(ctx, limited, err); ended != nil {
 			err = ended
 		}
 		return p.err(op, fmt.Errorf("%w: %w", core.ErrUnknownOutcome, err))
