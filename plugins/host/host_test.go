@@ -310,6 +310,13 @@ func TestRestartLimit(t *testing.T) {
 			t.Fatalf("apply: %v, want ErrUnavailable", err)
 		}
 	}
+	// What no keystore takes is refused before the plugin is asked.
+	if err := store.Apply(t.Context(), core.Batch{Puts: []core.Put{put("", "")}}); core.Kind(err) != core.ErrInvalid {
+		t.Errorf("apply of an empty key: %v, want ErrInvalid", err)
+	}
+	if _, err := store.Read(t.Context(), []core.Query{{Limit: -1}}); core.Kind(err) != core.ErrInvalid {
+		t.Errorf("read with a negative limit: %v, want ErrInvalid", err)
+	}
 	if err := p.Close(); err != nil {
 		t.Error(err)
 	}
@@ -350,6 +357,8 @@ func TestLogAndEnvironment(t *testing.T) {
 	if err := launch(t, cfg).Close(); err != nil { // all lines are read when it has ended
 		t.Fatal(err)
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for _, want := range []record{
 		{slog.LevelInfo, "plain line"}, {slog.LevelWarn, "a warning said=[n=7]"}, {slog.LevelInfo, "env OF_THE_PLUGIN"},
 	} {
@@ -376,6 +385,7 @@ func beHost() {
 		fmt.Println(err)
 		os.Exit(1)
 	}
+	fmt.Println("launched")
 	time.Sleep(time.Hour)
 }
 
@@ -392,7 +402,10 @@ func TestNoOrphan(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	line, _ := bufio.NewReader(out).ReadString('\n')
+	var line string
+	for lines := bufio.NewScanner(out); lines.Scan() && lines.Text() != "launched"; {
+		line += lines.Text()
+	}
 	killed := cmd.Process.Kill()
 	_ = cmd.Wait()
 	_, number, _ := strings.Cut(strings.TrimSpace(line), "pid=")
