@@ -133,6 +133,9 @@ func (p *program) renewAlone(ctx context.Context, h *holder, c messenger.Certifi
 	if err == nil && got.Ref == c.Ref {
 		err = errSame
 	}
+	if errors.Is(err, messenger.ErrReplaced) { // by another process, meanwhile
+		return nil
+	}
 	if err != nil {
 		err = fmt.Errorf("certificate %d, which is valid to %s, is not renewed: %w", c.Ref, minute(c.NotAfter()), err)
 		if errors.Is(err, messenger.ErrPerson) {

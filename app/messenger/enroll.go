@@ -23,7 +23,10 @@ var ErrPerson = errors.New("the issuer needs a person")
 var ErrNobody = fmt.Errorf("the issuer issues no certificates: %w", core.ErrUnsupported)
 
 // ErrOpen: another enrolment is open, for other names.
-var ErrOpen = fmt.Errorf("an enrolment is open already: %w", core.ErrConflict)
+var ErrOpen = fmt.Errorf("an enrolment is open already: %w", core.ErrDenied)
+
+// ErrReplaced: there is a newer certificate than the one that is to be renewed.
+var ErrReplaced = fmt.Errorf("the certificate has been replaced already: %w", core.ErrDenied)
 
 // nobody answers.
 func nobody(context.Context, core.Need) (core.Input, error) { return core.Input{}, ErrPerson }
@@ -54,7 +57,7 @@ func (m *Messenger) Drop(ctx context.Context) (dropped int, err error) {
 // Enroll asks the issuer to issue, renew or revoke a credential, or goes on with that where it
 // was interrupted: names that are not given are those of then. A new credential is the newest
 // from then on; see [Messenger.Adopt]. A client without an identity has one then; see
-// [Messenger.Register]. ErrOpen: something is open for other names. ErrNobody. What answer and the issuer
+// [Messenger.Register]. ErrOpen: something is open for other names. ErrNobody. ErrReplaced. What answer and the issuer
 // say are the other errors, ErrPerson for a nil answer; see [client.Client.Issue].
 func (m *Messenger) Enroll(ctx context.Context, p client.IssueParams, answer Answer) (client.Credential, error) {
 	if answer == nil {
@@ -75,31 +78,53 @@ func (m *Messenger) Enroll(ctx context.Context, p client.IssueParams, answer Ans
 	case !slices.Contains(info.Actions, p.Action):
 		return client.Credential{}, fmt.Errorf("the issuer %s: action %d: %w", info.Name, p.Action, core.ErrUnsupported)
 	}
-	open, err := m.client.OpenIssues(ctx)
-	if err != nil {
-		return client.Credential{}, err
-	}
-	at := slices.IndexFunc(open, func(o client.OpenIssue) bool {
-		return o.Issuer == p.Issuer && o.Action == p.Action && o.Credential == p.Credential && o.Suite == p.Suite
-	})
-	if at >= 0 {
-		was := open[at]
-		if p.Handle != "" && p.Handle != was.IssueParams.Handle || p.DisplayName != "" && p.DisplayName != was.DisplayName ||
-			p.ClientID != "" && was.ClientID != "" && p.ClientID != was.ClientID {
-			return client.Credential{}, fmt.Errorf("for %q, %q: %w", was.IssueParams.Handle, was.DisplayName, ErrOpen)
-		}
-		return m.Resume(ctx, was, answer)
-	}
-	var h client.EnrollmentHandle
-	err = m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) (err error) {
-		h, err = tx.BeginIssue(ctx, p)
+	var o client.OpenIssue
+	err := m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) (err error) {
+		o, err = begin(ctx, tx, p)
 		return err
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, errBegun) {
 		return client.Credential{}, err
 	}
-	result, err := m.client.Issue(ctx, h, m.issuer, answer)
-	return result.Credential, err
+	return m.Resume(ctx, o, answer)
+}
+
+// errBegun undoes what was begun, for something is open already.
+var errBegun = errors.New("begun before")
+
+// begin finds what is open, with errBegun, or begins it. Beginning comes first: whoever does
+// so too after what is read then is in conflict with it, so that of two processes one begins.
+func begin(ctx context.Context, tx *client.Transaction, p client.IssueParams) (client.OpenIssue, error) {
+	none := client.OpenIssue{}
+	h, err := tx.BeginIssue(ctx, p)
+	if err != nil {
+		return none, err
+	}
+	open, err := tx.OpenIssues(ctx)
+	if err != nil {
+		return none, err
+	}
+	for _, was := range open {
+		if was.Handle == h || was.Issuer != p.Issuer || was.Action != p.Action || was.Credential != p.Credential || was.Suite != p.Suite {
+			continue
+		}
+		if p.Handle != "" && p.Handle != was.IssueParams.Handle || p.DisplayName != "" && p.DisplayName != was.DisplayName ||
+			p.ClientID != "" && was.ClientID != "" && p.ClientID != was.ClientID {
+			return none, fmt.Errorf("for %q, %q: %w", was.IssueParams.Handle, was.DisplayName, ErrOpen)
+		}
+		return was, errBegun
+	}
+	if p.Action == core.ActionRenew {
+		own, err := tx.Credentials(ctx, client.CredentialFilter{Type: core.CredentialX509})
+		if err != nil {
+			return none, err
+		}
+		at := slices.IndexFunc(own, func(c client.Credential) bool { return c.Ref == p.Credential })
+		if at >= 0 && slices.ContainsFunc(own[at+1:], func(c client.Credential) bool { return c.Scheme == own[at].Scheme }) {
+			return none, ErrReplaced
+		}
+	}
+	return client.OpenIssue{Handle: h, IssueParams: p}, nil
 }
 
 // Resume goes on with what is open. core.ErrUnsupported: another issuer was asked.

@@ -222,11 +222,21 @@ func (m *Messenger) stale(ctx context.Context) (is bool, err error) {
 		return false, err
 	}
 	err = m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
-		list, err := tx.StoredKeyPackages(ctx)
+		list, err := stored(ctx, tx)
 		is = slices.ContainsFunc(list, func(k client.KeyPackage) bool { return k.Suite == m.suite && k.Credential != newest.Ref })
 		return err
 	})
 	return is, err
+}
+
+// stored lists the key packages that are kept. One that another process is throwing away is
+// no damage: the transaction is run again.
+func stored(ctx context.Context, tx *client.Transaction) ([]client.KeyPackage, error) {
+	list, err := tx.StoredKeyPackages(ctx)
+	if errors.Is(err, core.ErrNotFound) {
+		err = fmt.Errorf("%w: %w", core.ErrConflict, err)
+	}
+	return list, err
 }
 
 // rotateAll takes our newest credentials into use where an older one is, also in conversations

@@ -202,6 +202,12 @@ func TestAdopt(t *testing.T) {
 	if err != nil || len(done) != 4 || string(renewed.SignatureKey) != string(got.SignatureKey) {
 		t.Errorf("renewed: %+v, %v", done, err)
 	}
+	if _, err := alice.Enroll(t.Context(), client.IssueParams{Action: core.ActionRenew, Credential: got.Ref}, nil); !errors.Is(err, messenger.ErrReplaced) {
+		t.Errorf("what was replaced is renewed: %v", err)
+	}
+	if open, err := alice.Open(t.Context()); err != nil || len(open) > 0 {
+		t.Errorf("open: %+v, %v", open, err)
+	}
 	list, err := alice.Certificates(t.Context())
 	if err != nil || len(list) != 2 || list[0].Newest || !list[1].Newest || list[1].Ref != renewed.Ref || list[1].Identity.ClientID != "alice" {
 		t.Errorf("certificates %+v, %v", list, err)

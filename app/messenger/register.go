@@ -157,7 +157,7 @@ type renewal struct {
 }
 
 func (m *Messenger) renewPackages(ctx context.Context, tx *client.Transaction, kind core.CredentialType) (r renewal, err error) {
-	old, err := tx.StoredKeyPackages(ctx)
+	old, err := stored(ctx, tx)
 	if err != nil {
 		return r, err
 	}
