@@ -36,7 +36,7 @@ SOAK_TIME ?= 1h
 SCALE_TIME ?= 10m
 STATICCHECK := bin/staticcheck-v0.8.2
 STEP_CA := bin/peers/step-ca-v0.30.2
-TOKENS := softhsm2 opensc libnss3 libnss3-tools p11-kit p11-kit-modules
+TOKENS := softhsm2 opensc openssl libnss3 libnss3-tools p11-kit p11-kit-modules
 TOKENS_SOAK := swtpm tpm2-tools tpm2-abrmd libtpm2-pkcs11-1 libtpm2-pkcs11-tools libtss2-tcti-tabrmd0 \
 	dbus-daemon opencryptoki util-linux
 
@@ -110,9 +110,9 @@ tokens tokens-soak: INSTALL = apt-get install -y --no-install-recommends $(PACKA
 tokens tokens-soak: HAVE = if command -v dpkg-query; then \
 	[ "$$(dpkg-query -W -f '$${db:Status-Status}\n' $(PACKAGES) | grep -cx installed)" = $(words $(PACKAGES)) ]; \
 	else command -v $(COMMANDS); fi
-tokens: WHAT = the tests with PKCS\#11 tokens
-tokens: ELSE = SoftHSM 2, OpenSC, and NSS and p11-kit with their tools
-tokens: COMMANDS = softhsm2-util && command -v pkcs11-tool && command -v certutil && command -v p11-kit
+tokens: WHAT = the tests with PKCS\#11 tokens, and the CA of the README
+tokens: ELSE = SoftHSM 2, OpenSC, OpenSSL 3, and NSS and p11-kit with their tools
+tokens: COMMANDS = softhsm2-util && command -v openssl && command -v pkcs11-tool && command -v certutil && command -v p11-kit
 tokens-soak: WHAT = the tests with a TPM in software and opencryptoki
 tokens-soak: ELSE = swtpm, tpm2-tools, tpm2-abrmd, tpm2-pkcs11 with its tools, the D-Bus daemon, and opencryptoki
 tokens-soak: COMMANDS = swtpm && command -v tpm2_ptool && command -v tpm2-abrmd && command -v dbus-daemon && command -v pkcsconf

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/conclave-mls/conclave/core/coretest"
 )
 
 // What else the README and OPERATIONS.md name: commands and flags, targets of the Makefile,
@@ -190,6 +192,9 @@ func TestQuickStart(t *testing.T) {
 }
 
 func TestReadmeIdentity(t *testing.T) {
+	if _, err := exec.LookPath("openssl"); err != nil {
+		coretest.Lacking(t, "no openssl: make tokens")
+	}
 	out := runSection(t, "Who is verified")
 	for _, want := range []string{
 		"\nalice  valid\nbob    basic\n", "\nalice  valid\nbob    valid\n", "\nidentities    verified\n", "\ncertificate 2  valid\n", "\nall is as it should be\n",
