@@ -57,7 +57,7 @@ type IssueRequest struct {
 // A Step is a state to keep and what the issuer needs next. The whole Step is
 // stored before the Need is acted on.
 type Step struct {
-	State []byte // opaque
+	State []byte // opaque; it may have secrets in it
 	Need  Need
 }
 

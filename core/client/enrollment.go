@@ -81,7 +81,8 @@ func (t *Transaction) NewActivationEnrollment(ctx context.Context, p EnrollmentP
 // NewRotateEnrollment begins an enrolment for the key of our newest X.509 credential of the
 // scheme; ErrEnrollmentNotDone if there is none. Names that are left out are those of the
 // certificate. With the refresh token that was kept with the credential, in Config, nobody
-// has to log in; a credential may have come without one.
+// has to log in; a credential may have come without one, or of [Client.Issue], whose issuer
+// alone gets what it gave.
 func (t *Transaction) NewRotateEnrollment(ctx context.Context, p EnrollmentParams) (*Enrollment, error) {
 	return t.enrollAgain(ctx, p, core.CredentialX509, func(who identity, own Credential, cfg *e2ei.Config) error {
 		leaf, err := e2ei.ParseLeaf(own.Credential.Certificates[0])
@@ -101,7 +102,7 @@ func (t *Transaction) NewRotateEnrollment(ctx context.Context, p EnrollmentParam
 		if cfg.Handle == "" {
 			cfg.Handle = names.Handle.Name() // bare: it is spelt as a URI again
 		}
-		cfg.RefreshToken, err = carry(ctx, t.segment, own.Ref)
+		cfg.RefreshToken, err = carry(ctx, t.segment, own.Ref, source{})
 		return err
 	})
 }
@@ -334,7 +335,7 @@ func (t *Transaction) accept(ctx context.Context, who *identity, e *Enrollment, 
 	if distributionPoints, err = t.trustIssued(ctx, issued.Credential); err != nil {
 		return own, nil, 0, err
 	}
-	own, err = t.keepIssued(ctx, who, suite.Parameters().Scheme, r.key, core.Issued{Credential: issued.Credential, Carry: issued.RefreshToken.Bytes()})
+	own, err = t.keepIssued(ctx, who, suite.Parameters().Scheme, r.key, core.Issued{Credential: issued.Credential, Carry: issued.RefreshToken.Bytes()}, source{})
 	if err != nil {
 		return own, nil, 0, err
 	}

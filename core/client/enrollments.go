@@ -46,6 +46,7 @@ type enrollment struct {
 // issue is a conversation with an issuer.
 type issue struct {
 	params IssueParams // Suite is that of the enrolment
+	carry  []byte      // of the last refusal, for another try; what is for a renewal is kept with the credential
 	step   *core.Step  // nil: not begun
 }
 
@@ -56,7 +57,7 @@ func (r enrollment) encode() []byte {
 	}
 	p := r.issue.params
 	e = e.bytes([]byte(p.Issuer)).bytes([]byte(p.ClientID)).bytes([]byte(p.Handle)).bytes([]byte(p.DisplayName))
-	e = e.texts(p.Extra).u8(uint8(p.Action)).u64(uint64(p.Credential)).flag(r.issue.step != nil)
+	e = e.texts(p.Extra).u8(uint8(p.Action)).u64(uint64(p.Credential)).bytes(r.issue.carry).flag(r.issue.step != nil)
 	if r.issue.step == nil {
 		return e
 	}
@@ -75,6 +76,7 @@ func decodeEnrollment(value []byte) (r enrollment, err error) {
 			Suite: r.suite, Issuer: string(d.bytes()), ClientID: core.ClientID(d.bytes()), Handle: string(d.bytes()), DisplayName: string(d.bytes()),
 			Extra: d.texts(), Action: core.IssueAction(d.u8()), Credential: CredentialRef(d.u64()),
 		}}
+		r.issue.carry = d.bytes()
 		if d.flag() {
 			r.issue.step = &core.Step{State: d.bytes(), Need: d.stepNeed()}
 		}
@@ -223,15 +225,36 @@ func (t *Transaction) dropUnnamed(ctx context.Context, key []byte) error {
 	return t.dropKey(ctx, key)
 }
 
+// A source is who gave what is carried to a renewal, and gets it back: an issuer by its name,
+// or the identity provider of an enrolment that the application made.
+type source struct {
+	issuer bool
+	name   string
+}
+
+func (p IssueParams) source() source { return source{true, p.Issuer} }
+
 // carry is what the issuer of a credential of ours wants for its renewal, such as a
-// refresh token; none: nothing.
-func carry(ctx context.Context, s *segment, ref CredentialRef) (secret core.Secret, err error) {
+// refresh token. It is nothing if there is none, or if another one gave it.
+func carry(ctx context.Context, s *segment, ref CredentialRef, to source) (secret core.Secret, err error) {
 	r, found, err := s.get(ctx, at(tableCarry, ""), ref.key())
 	if err != nil || !found {
 		return core.Secret{}, err
 	}
-	err = decodeRecord("what is carried to a renewal", r.Value, func(d *decoder) { secret = core.NewSecret(d.bytes()) })
+	err = decodeRecord("what is carried to a renewal", r.Value, func(d *decoder) {
+		from := source{d.flag(), string(d.bytes())}
+		if secret = core.NewSecret(d.bytes()); from != to {
+			secret.Wipe()
+			secret = core.Secret{}
+		}
+	})
 	return secret, err
+}
+
+func (t *Transaction) putCarry(ref CredentialRef, from source, carry []byte) {
+	if len(carry) > 0 {
+		t.segment.put(at(tableCarry, ""), ref.key(), newEncoder().flag(from.issuer).bytes([]byte(from.name)).bytes(carry))
+	}
 }
 
 // trustIssued judges a certificate that was issued to us, registers the CAs that came with it,
@@ -257,7 +280,7 @@ func (t *Transaction) trustIssued(ctx context.Context, c core.Credential) (distr
 
 // keepIssued stores a credential that was issued for a signature key of ours, with what its
 // issuer wants for renewal; the caller stores who. One that we have already stays as it is.
-func (t *Transaction) keepIssued(ctx context.Context, who *identity, scheme core.SignatureScheme, key []byte, issued core.Issued) (Credential, error) {
+func (t *Transaction) keepIssued(ctx context.Context, who *identity, scheme core.SignatureScheme, key []byte, issued core.Issued, by source) (Credential, error) {
 	list, err := credentials(ctx, t.segment)
 	if err != nil {
 		return Credential{}, err
@@ -268,8 +291,6 @@ func (t *Transaction) keepIssued(ctx context.Context, who *identity, scheme core
 	} else if own, err = t.putCredential(ctx, who, scheme, issued.Credential, key); err != nil {
 		return Credential{}, err
 	}
-	if len(issued.Carry) > 0 {
-		t.segment.put(at(tableCarry, ""), own.Ref.key(), newEncoder().bytes(issued.Carry))
-	}
+	t.putCarry(own.Ref, by, issued.Carry)
 	return own, nil
 }

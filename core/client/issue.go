@@ -15,7 +15,8 @@ import (
 
 // IssueParams says what is asked of a [core.CredentialIssuer].
 type IssueParams struct {
-	// Issuer is the application's name for it, for whoever finds the issue open later.
+	// Issuer is the application's name for it, for whoever finds the issue open later. What it
+	// gives for a renewal, such as a refresh token, is given to an issuer of this name alone.
 	Issuer string
 	// Suite is one that signs with the scheme of the key; 0: the client's most preferred, or
 	// one of the scheme of Credential.
@@ -48,8 +49,8 @@ type IssueResult struct {
 	DistributionPoints []string
 }
 
-// An IssueRefusedError is the issuer's refusal. A final one ends the issue; after another
-// one it is open, and begins again, with the same key, when it is driven again.
+// An IssueRefusedError is the issuer's refusal, without Carry. A final one ends the issue; after
+// another one it is open, and begins again, with the same key, when it is driven again.
 type IssueRefusedError struct{ core.Refusal }
 
 func (e *IssueRefusedError) Error() string {
@@ -58,6 +59,9 @@ func (e *IssueRefusedError) Error() string {
 
 // Is makes the error match [core.ErrDenied].
 func (e *IssueRefusedError) Is(target error) bool { return target == core.ErrDenied }
+
+// ErrIssueOpen: what is to begin has begun; see [Transaction.OpenIssues].
+var ErrIssueOpen = fmt.Errorf("client: it is open already: %w", core.ErrDenied)
 
 // ErrForeignSignature: an issuer wants a signature over what an MLS client signs.
 var ErrForeignSignature = fmt.Errorf("client: signature for somebody else: %w", core.ErrDenied)
@@ -72,7 +76,8 @@ var errOvertaken = errors.New("client: somebody else has driven the issue meanwh
 // BeginIssue writes down what is to be issued; [Client.Issue] does it. Nothing is made yet, and
 // no issuer is asked. ErrNotInitialized: a client without an identity says who it is to be,
 // and has nothing to renew. ErrWrongCredential: the client id is not ours, or the suite does not sign with
-// the scheme of the credential. ErrCredentialNotFound.
+// the scheme of the credential. ErrCredentialNotFound. ErrIssueOpen: a credential is renewed, and
+// revoked, by one issuer once at a time.
 func (t *Transaction) BeginIssue(ctx context.Context, p IssueParams) (EnrollmentHandle, error) {
 	return in(ctx, t, func() (EnrollmentHandle, error) {
 		who, err := t.identity(ctx)
@@ -93,6 +98,17 @@ func (t *Transaction) BeginIssue(ctx context.Context, p IssueParams) (Enrollment
 			return EnrollmentHandle{}, ErrCredentialNotFound
 		case IsHistoryClient(p.ClientID):
 			return EnrollmentHandle{}, errHistoryID
+		}
+		if p.Action != core.ActionIssue {
+			open, err := openIssues(ctx, t.segment)
+			if err != nil {
+				return EnrollmentHandle{}, err
+			}
+			if slices.ContainsFunc(open, func(o OpenIssue) bool {
+				return o.Issuer == p.Issuer && o.Action == p.Action && o.Credential == p.Credential
+			}) {
+				return EnrollmentHandle{}, ErrIssueOpen
+			}
 		}
 		r := enrollment{issue: &issue{params: p}}
 		if r.suite, r.key, err = t.keyOf(ctx, p); err != nil {
@@ -174,7 +190,8 @@ func openIssues(ctx context.Context, s *segment) (open []OpenIssue, err error) {
 // The credential has to be of our client id and of the key, and the Authenticator has to take
 // it. If not, nothing has changed, and the issue can go on. What the issuer cannot begin, as
 // its name is none (core.ErrInvalid) or it does not do the action or the algorithm
-// (core.ErrUnsupported), is over, and its key gone. Other errors: ErrEnrollmentNotFound;
+// (core.ErrUnsupported), or is for a credential that is gone (ErrCredentialNotFound), is over,
+// and its key gone. Other errors: ErrEnrollmentNotFound;
 // [IssueRefusedError]; core.ErrConflict: somebody else drives the same issue, and
 // may have ended it; ErrForeignSignature; core.ErrInvalid: the issuer breaks its contract. It
 // must not be called within a transaction.
@@ -253,14 +270,14 @@ func (d *driver) load(ctx context.Context) error {
 	return err
 }
 
-// keep makes a step durable; nil: the issuer was not asked yet.
+// keep makes a step durable.
 func (d *driver) keep(ctx context.Context, step *core.Step) error {
 	if err := d.client.open(); err != nil {
 		return err
 	}
 	defer d.client.done()
 	next := d.record
-	next.issue = &issue{d.record.issue.params, step}
+	next.issue = &issue{d.record.issue.params, d.record.issue.carry, step}
 	s := newSegment(d.client.store)
 	s.expect(enrollmentPlace, d.handle[:], d.version)
 	s.put(enrollmentPlace, d.handle[:], next.encode())
@@ -346,7 +363,11 @@ func (d *driver) begin(ctx context.Context) (core.Step, error) {
 		Action: p.Action, ClientID: p.ClientID, Handle: p.Handle, Display: p.DisplayName,
 		Algorithm: algorithm, PublicKey: bytes.Clone(d.record.key), Extra: p.Extra,
 	}
-	if err := d.fill(ctx, &req); err != nil {
+	err = d.fill(ctx, &req)
+	if errors.Is(err, ErrCredentialNotFound) {
+		err = d.never(ctx, err)
+	}
+	if err != nil {
 		return core.Step{}, err
 	}
 	defer clear(req.Carry)
@@ -384,15 +405,16 @@ func (d *driver) fill(ctx context.Context, req *core.IssueRequest) error {
 	} else if !errors.Is(err, ErrNotInitialized) {
 		return err
 	}
+	p := d.record.issue.params
 	if req.Action == core.ActionIssue {
+		req.Carry = append([]byte(nil), d.record.issue.carry...) // nil if there is none
 		return nil
 	}
-	ref := d.record.issue.params.Credential
-	own, err := credential(ctx, s, ref)
+	own, err := credential(ctx, s, p.Credential)
 	if err != nil {
 		return err
 	}
-	secret, err := carry(ctx, s, ref)
+	secret, err := carry(ctx, s, p.Credential, p.source())
 	req.Previous, req.Carry = own.Credential, secret.Bytes()
 	return err
 }
@@ -447,6 +469,12 @@ func (d *driver) end(ctx context.Context, issued core.Issued) (result IssueResul
 	}
 	defer clear(issued.Carry)
 	p := d.record.issue.params
+	switch info, err := d.issuer.Describe(ctx); {
+	case err != nil:
+		return IssueResult{}, err
+	case p.Action != core.ActionRevoke && issued.Credential.Type != info.Type:
+		return IssueResult{}, fmt.Errorf("type %d of an issuer of type %d: %w", issued.Credential.Type, info.Type, ErrWrongCredential)
+	}
 	err = d.in(ctx, func(ctx context.Context, t *Transaction, who *identity) error {
 		result = IssueResult{}
 		t.segment.del(enrollmentPlace, d.handle[:])
@@ -468,7 +496,7 @@ func (d *driver) end(ctx context.Context, issued core.Issued) (result IssueResul
 				return err
 			}
 		}
-		if result.Credential, err = t.keepIssued(ctx, who, suite.Parameters().Scheme, d.record.key, issued); err != nil || !fresh {
+		if result.Credential, err = t.keepIssued(ctx, who, suite.Parameters().Scheme, d.record.key, issued, p.source()); err != nil || !fresh {
 			return err
 		}
 		return t.initialize(ctx, who, result.Credential.Credential.Type, d.record.suite)
@@ -480,16 +508,32 @@ func (d *driver) end(ctx context.Context, issued core.Issued) (result IssueResul
 }
 
 // refused is the end if that is final; else the issuer will be asked again from the start.
+// What it wants to have then takes the place of what it had, which may have been used up.
 func (d *driver) refused(ctx context.Context, r core.Refusal) error {
-	refusal := &IssueRefusedError{r}
-	if !r.Final {
-		if err := d.keep(ctx, nil); err != nil {
-			return err
+	defer clear(r.Carry)
+	p := d.record.issue.params
+	err := d.in(ctx, func(ctx context.Context, t *Transaction, who *identity) error {
+		if p.Action == core.ActionRenew && len(r.Carry) > 0 {
+			switch _, err := credential(ctx, t.segment, p.Credential); {
+			case err == nil:
+				t.putCarry(p.Credential, p.source(), r.Carry)
+			case !errors.Is(err, ErrCredentialNotFound): // it may be gone by now
+				return err
+			}
 		}
-		return refusal
-	}
-	if err := d.drop(ctx); err != nil {
+		if r.Final {
+			return t.dropEnrollment(ctx, d.handle, d.record)
+		}
+		next := d.record
+		next.issue = &issue{params: p, carry: d.record.issue.carry}
+		if p.Action == core.ActionIssue && len(r.Carry) > 0 {
+			next.issue.carry = r.Carry
+		}
+		t.putEnrollment(d.handle, next)
+		return nil
+	})
+	if err != nil {
 		return err
 	}
-	return refusal
+	return &IssueRefusedError{core.Refusal{Reason: r.Reason, Final: r.Final}}
 }

@@ -375,6 +375,173 @@ func TestIssueRefused(t *testing.T) {
 	w.noKeyIsLeft(alice, tok)
 }
 
+// What an issuer gives with a refusal is for its next try; for a renewal it takes the place of
+// what came with the credential, also if there is no next try.
+func TestIssueRefusalCarries(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, clienttest.Options{})
+	ks := memory.New()
+	alice := w.deviceOn("alice", ks, certifiedConfig())
+	refusal := core.Refusal{Reason: "not today"}
+	issuer := &scripted{needs: []core.Need{signNeed}}
+	refused := func(h client.EnrollmentHandle, carry string) {
+		t.Helper()
+		given := []byte(carry)
+		refusal.Carry = given
+		issuer.issue = func(core.IssueRequest) core.Need { return core.Need{Refused: &refusal} }
+		_, err := alice.Issue(t.Context(), h, issuer, fulfil)
+		if is := (*client.IssueRefusedError)(nil); !errors.As(err, &is) || is.Carry != nil || is.Final != refusal.Final {
+			t.Errorf("%v", err)
+		}
+		if !bytes.Equal(given, make([]byte, len(given))) {
+			t.Errorf("what was carried is not wiped: %q", given)
+		}
+		issuer.issue = nil
+		w.must(alice.Close(t.Context()))
+		alice = clienttest.NewDevice(t, w.service, "alice", ks, certifiedConfig())
+	}
+	asked := func(want string) {
+		t.Helper()
+		if got := issuer.begun[len(issuer.begun)-1].Carry; string(got) != want {
+			t.Errorf("begun with %q, want %q", got, want)
+		}
+	}
+	h := w.begin(alice, client.IssueParams{})
+	refused(h, "one")
+	asked("")
+	refused(h, "")
+	asked("one")
+	refused(h, "two")
+	asked("one")
+	done, err := alice.Issue(t.Context(), h, issuer, fulfil)
+	w.must(err)
+	asked("two")
+
+	renew := client.IssueParams{Action: core.ActionRenew, Credential: done.Credential.Ref}
+	h = w.begin(alice, renew)
+	refused(h, "three")
+	asked("carried")
+	refused(h, "")
+	asked("three")
+	w.drop(alice, nil, h)
+	h = w.begin(alice, renew)
+	refusal.Final = true
+	refused(h, "four")
+	asked("three")
+	h = w.begin(alice, renew)
+	refusal.Final = false
+	refused(h, "")
+	asked("four")
+	w.drop(alice, nil, h)
+	// A credential that is gone has none.
+	_, before := w.rows(ks)
+	h = w.begin(alice, renew)
+	issuer.before = func(n int) {
+		if n == 1 {
+			w.remove(alice, nil, done.Credential.Ref)
+		}
+	}
+	refused(h, "five")
+	issuer.before = nil
+	w.drop(alice, nil, h)
+	if _, n := w.rows(ks); n != before-3 { // the credential, what was carried, and the key
+		t.Errorf("%d records, there were %d", n, before)
+	}
+}
+
+// What an issuer gave is for that one: neither another one nor an enrolment that the
+// application makes gets it.
+func TestCarryIsForItsIssuer(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, clienttest.Options{})
+	alice := w.deviceOn("alice", memory.New(), certifiedConfig())
+	issuer := &scripted{}
+	first := w.issue(alice, client.IssueParams{Issuer: "one"}, issuer)
+	for _, c := range []struct{ issuer, want string }{{"another", ""}, {"", ""}, {"one", "carried"}} {
+		w.issue(alice, client.IssueParams{Issuer: c.issuer, Action: core.ActionRenew, Credential: first.Ref}, issuer)
+		if got := issuer.begun[len(issuer.begun)-1].Carry; string(got) != c.want {
+			t.Errorf("%q is given %q", c.issuer, got)
+		}
+	}
+
+	ca := newWireCA(t, "ours")
+	bob := w.deviceOn(wireID(2).Core(), memory.New(), config())
+	w.trust(ca, bob)
+	issuer.issue = func(req core.IssueRequest) core.Need {
+		leaf := ca.leaf(wireID(2), "alice_1", client.Credential{SignatureKey: req.PublicKey}, time.Hour)
+		return core.Need{Done: &core.Issued{
+			Credential: core.Credential{Type: core.CredentialX509, Certificates: [][]byte{leaf.Raw, ca.ca.Raw}}, Carry: []byte("carried"),
+		}}
+	}
+	w.issue(bob, client.IssueParams{Suite: suite1}, issuer)
+	p := enrolAlice
+	p.DisplayName, p.Handle = "", ""
+	e := w.enrol(bob, rotation, p)
+	if token := e.Config().RefreshToken; !token.IsZero() {
+		t.Errorf("an enrolment is given %q", token.Bytes())
+	}
+	own := w.enrolled(ca, bob, 2, e)
+	w.issue(bob, client.IssueParams{Action: core.ActionRenew, Credential: own.Ref}, issuer)
+	if got := issuer.begun[len(issuer.begun)-1].Carry; got != nil {
+		t.Errorf("an issuer is given %q of an enrolment", got)
+	}
+}
+
+// What an issuer gives is of the type that it says.
+func TestIssueOfAnotherType(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, clienttest.Options{})
+	alice := w.deviceOn("alice", memory.New(), certifiedConfig())
+	issuer := &scripted{issue: func(req core.IssueRequest) core.Need {
+		return core.Need{Done: &core.Issued{Credential: core.BasicCredential(req.ClientID)}}
+	}}
+	h := w.begin(alice, client.IssueParams{})
+	if _, err := alice.Issue(t.Context(), h, issuer, fulfil); !errors.Is(err, client.ErrWrongCredential) || len(w.credentials(alice, client.CredentialFilter{})) != 1 {
+		t.Errorf("%v", err)
+	}
+	issuer.issue = nil
+	if _, err := alice.Issue(t.Context(), h, issuer, fulfil); err != nil {
+		t.Error(err)
+	}
+}
+
+// A credential is renewed by an issuer once at a time, and what was begun for one that is gone
+// is over.
+func TestIssueOfOneCredential(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, clienttest.Options{})
+	tok := newToken()
+	cfg := certifiedConfig()
+	cfg.Keys = tok
+	alice := w.deviceOn("alice", memory.New(), cfg)
+	issuer := &scripted{}
+	first := w.issue(alice, client.IssueParams{Issuer: "one"}, issuer)
+	for _, action := range []core.IssueAction{core.ActionRenew, core.ActionRevoke} {
+		p := client.IssueParams{Issuer: "one", Action: action, Credential: first.Ref}
+		other := p
+		other.Issuer = "another"
+		list := []client.EnrollmentHandle{w.begin(alice, p), w.begin(alice, other)}
+		p.Suite = suite1
+		w.tries(alice, client.ErrIssueOpen, func(ctx context.Context, tx *client.Transaction) error {
+			_, err := tx.BeginIssue(ctx, p)
+			return err
+		})
+		for _, h := range list {
+			w.drop(alice, nil, h)
+		}
+		w.drop(alice, nil, w.begin(alice, p))
+	}
+	h := w.begin(alice, client.IssueParams{Action: core.ActionRenew, Credential: first.Ref})
+	w.remove(alice, nil, first.Ref)
+	if _, err := alice.Issue(t.Context(), h, issuer, fulfil); !errors.Is(err, client.ErrCredentialNotFound) {
+		t.Errorf("%v", err)
+	}
+	if open := w.openIssues(alice); len(open) != 0 || len(issuer.begun) != 1 {
+		t.Errorf("%d open, %d begun", len(open), len(issuer.begun))
+	}
+	w.noKeyIsLeft(alice, tok)
+}
+
 // TestIssueOutsideTheStore: whatever fails, and wherever the process ends, the issue goes on
 // or is dropped after the next start, and then the token holds exactly the keys of
 // credentials.

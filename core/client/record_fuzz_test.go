@@ -44,7 +44,7 @@ func storedRecords() []stored {
 	}
 	params := IssueParams{Issuer: "acme", ClientID: "alice", Handle: "alice_1", DisplayName: "Alice", Extra: map[string]string{"team": "tea", "a": "b"}, Action: core.ActionRenew, Credential: 7}
 	step := func(n core.Need) []byte {
-		return enrollment{suite: 1, key: []byte("public"), issue: &issue{params, &core.Step{State: []byte("state"), Need: n}}}.encode()
+		return enrollment{suite: 1, key: []byte("public"), issue: &issue{params, []byte("carry"), &core.Step{State: []byte("state"), Need: n}}}.encode()
 	}
 	return []stored{
 		{"identity", identity{"alice", 3, []temporary{{"0123456789abcdef", 0x0807, []byte("public")}}}.encode(), encodes(decodeIdentity)},

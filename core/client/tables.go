@@ -44,7 +44,7 @@ const (
 	tableSession                               // scope name: head of a Proteus session; kind u8 and the engine's key
 	tablePKI                                   // no scope: head; kind u8, hash of its name: an anchor, an intermediate, a revocation list
 	tableEnrollment                            // no scope; EnrollmentHandle: an enrolment that is not over
-	tableCarry                                 // no scope; sequence u64 of a credential: what its issuer wants for renewal
+	tableCarry                                 // no scope; sequence u64 of a credential: what its issuer wants for renewal, and which issuer
 )
 
 // theOnly is the key of a record that is alone in its place, or its head. Items
