@@ -133,7 +133,7 @@ func (p *program) renewAlone(ctx context.Context, h *holder, c messenger.Certifi
 	if err == nil && got.Ref == c.Ref {
 		err = errSame
 	}
-	if errors.Is(err, messenger.ErrReplaced) { // by another process, meanwhile
+	if errors.Is(err, messenger.ErrReplaced) || errors.Is(err, core.ErrConflict) { // by another process, meanwhile
 		return nil
 	}
 	if err != nil {

@@ -96,16 +96,17 @@ var errBegun = errors.New("begun before")
 // so too after what is read then is in conflict with it, so that of two processes one begins.
 func begin(ctx context.Context, tx *client.Transaction, p client.IssueParams) (client.OpenIssue, error) {
 	none := client.OpenIssue{}
-	h, err := tx.BeginIssue(ctx, p)
-	if err != nil {
-		return none, err
+	h, isOpen := tx.BeginIssue(ctx, p)
+	if isOpen != nil && !errors.Is(isOpen, client.ErrIssueOpen) {
+		return none, isOpen
 	}
 	open, err := tx.OpenIssues(ctx)
 	if err != nil {
 		return none, err
 	}
 	for _, was := range open {
-		if was.Handle == h || was.Issuer != p.Issuer || was.Action != p.Action || was.Credential != p.Credential || was.Suite != p.Suite {
+		if was.Handle == h || was.Issuer != p.Issuer || was.Action != p.Action || was.Credential != p.Credential ||
+			p.Suite != 0 && was.Suite != p.Suite {
 			continue
 		}
 		if p.Handle != "" && p.Handle != was.IssueParams.Handle || p.DisplayName != "" && p.DisplayName != was.DisplayName ||
@@ -113,6 +114,9 @@ func begin(ctx context.Context, tx *client.Transaction, p client.IssueParams) (c
 			return none, fmt.Errorf("for %q, %q: %w", was.IssueParams.Handle, was.DisplayName, ErrOpen)
 		}
 		return was, errBegun
+	}
+	if isOpen != nil {
+		return none, isOpen
 	}
 	if p.Action == core.ActionRenew {
 		own, err := tx.Credentials(ctx, client.CredentialFilter{Type: core.CredentialX509})
