@@ -520,7 +520,9 @@ func TestIssueOfOneCredential(t *testing.T) {
 		p := client.IssueParams{Issuer: "one", Action: action, Credential: first.Ref}
 		other := p
 		other.Issuer = "another"
-		list := []client.EnrollmentHandle{w.begin(alice, p), w.begin(alice, other)}
+		basic := p
+		basic.Credential = 1 // of another credential it is open beside this one
+		list := []client.EnrollmentHandle{w.begin(alice, p), w.begin(alice, other), w.begin(alice, basic)}
 		p.Suite = suite1
 		w.tries(alice, client.ErrIssueOpen, func(ctx context.Context, tx *client.Transaction) error {
 			_, err := tx.BeginIssue(ctx, p)
