@@ -108,6 +108,16 @@ func (t *Transaction) registrar(ctx context.Context) (*registrar, error) {
 	return &registrar{x, value}, err
 }
 
+// registrarOf also reads the certificates that it is for.
+func (t *Transaction) registrarOf(ctx context.Context, pem []byte) (*registrar, [][]byte, error) {
+	certificates, err := e2ei.ParsePEM(pem)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := t.registrar(ctx)
+	return r, certificates, err
+}
+
 // add adds one item; nil: nothing changes. Where there is no room, what is of no use any more
 // goes.
 func (r *registrar) add(at time.Time, one func(*e2ei.Environment) (*e2ei.Environment, *e2ei.Item, error)) error {
@@ -148,11 +158,7 @@ func itemKey(item e2ei.Item) []byte {
 // else is refused see [e2ei.Environment.AddAnchor].
 func (t *Transaction) RegisterTrustAnchor(ctx context.Context, pem []byte) error {
 	return t.do(ctx, func() error {
-		certificates, err := e2ei.ParsePEM(pem)
-		if err != nil {
-			return err
-		}
-		r, err := t.registrar(ctx)
+		r, certificates, err := t.registrarOf(ctx, pem)
 		if err != nil {
 			return err
 		}
@@ -180,11 +186,7 @@ func (t *Transaction) RegisterTrustAnchor(ctx context.Context, pem []byte) error
 // the first. core.ErrNotFound: one is none of the anchors.
 func (t *Transaction) RemoveTrustAnchor(ctx context.Context, pem []byte) error {
 	return t.do(ctx, func() error {
-		certificates, err := e2ei.ParsePEM(pem)
-		if err != nil {
-			return err
-		}
-		r, err := t.registrar(ctx)
+		r, certificates, err := t.registrarOf(ctx, pem)
 		if err != nil {
 			return err
 		}

@@ -171,6 +171,16 @@ func (e *Environment) cas() iter.Seq[*x509.Certificate] {
 	}
 }
 
+// issuer is a CA of the environment that has signed a certificate; nil: none has.
+func (e *Environment) issuer(c *x509.Certificate) *x509.Certificate {
+	for ca := range e.cas() {
+		if bytes.Equal(ca.RawSubject, c.RawIssuer) && c.CheckSignatureFrom(ca) == nil {
+			return ca
+		}
+	}
+	return nil
+}
+
 // AddAnchor adds a trust anchor: a certificate of a CA that is signed by itself and in date.
 // Errors: ErrRegistered, ErrCertificate, ErrBadSignature, ErrExpired, ErrNotYetValid,
 // ErrFull, core.ErrTooLarge.
@@ -223,11 +233,8 @@ func (e *Environment) AddIntermediate(der []byte, at time.Time) (*Environment, *
 	// A CA chooses identifiers and names itself. What another key has signed has its own place,
 	// so that nobody puts out of it what others vouch for.
 	var issuer [sha256.Size]byte
-	for ca := range e.cas() {
-		if bytes.Equal(ca.RawSubject, c.RawIssuer) && c.CheckSignatureFrom(ca) == nil {
-			issuer = keyDigest(ca)
-			break
-		}
+	if ca := e.issuer(c); ca != nil {
+		issuer = keyDigest(ca)
 	}
 	key := intermediateKey(c, issuer)
 	old := e.intermediates[key]

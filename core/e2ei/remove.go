@@ -3,7 +3,6 @@
 package e2ei
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
 	"fmt"
@@ -63,7 +62,7 @@ func (e *Environment) keep(wanted func(*x509.Certificate) bool) (n *Environment,
 	for grown := true; grown; {
 		grown = false
 		for key, c := range all.intermediates {
-			if n.intermediates[key] == nil && wanted(c) && n.issues(c) {
+			if n.intermediates[key] == nil && wanted(c) && n.issuer(c) != nil {
 				n.intermediates[key], grown = c, true
 			}
 		}
@@ -93,14 +92,4 @@ func (e *Environment) keep(wanted func(*x509.Certificate) bool) (n *Environment,
 		}
 	}
 	return n.clone(), gone
-}
-
-// issues says whether a CA of the environment has signed the certificate of another one.
-func (e *Environment) issues(c *x509.Certificate) bool {
-	for ca := range e.cas() {
-		if bytes.Equal(ca.RawSubject, c.RawIssuer) && c.CheckSignatureFrom(ca) == nil {
-			return true
-		}
-	}
-	return false
 }
