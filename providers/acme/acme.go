@@ -158,9 +158,9 @@ func (*Issuer) Describe(ctx context.Context) (core.IssuerInfo, error) {
 // display name are taken where the request has none. Extra may have "team". A Carry that is
 // none of this package counts as none.
 //
-// core.ErrUnsupported: another action or algorithm; core.ErrInvalid: the request cannot be,
-// or the reply of a server is not what it has to be; core.ErrUnavailable: a server cannot be
-// reached; core.ErrDenied: it refuses.
+// core.ErrUnsupported: another action or algorithm; core.ErrInvalid: the request cannot be;
+// core.ErrUnavailable: a server cannot be reached, or its reply is not what it has to be;
+// core.ErrDenied: it refuses.
 func (i *Issuer) Begin(ctx context.Context, req core.IssueRequest) (core.Step, error) {
 	if err := ctx.Err(); err != nil {
 		return core.Step{}, fail("begin", err)
@@ -171,6 +171,10 @@ func (i *Issuer) Begin(ctx context.Context, req core.IssueRequest) (core.Step, e
 	}
 	defer s.wipe()
 	step, err := i.run(ctx, s)
+	// The request is as it has to be. What answers so may be the portal of a hotel's network.
+	if kind := core.Kind(err); kind == core.ErrInvalid || kind == core.ErrUnsupported {
+		err = fmt.Errorf("%w: %w", core.ErrUnavailable, err)
+	}
 	if err != nil {
 		return core.Step{}, fail("begin", err)
 	}

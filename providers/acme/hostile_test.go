@@ -206,6 +206,9 @@ func TestHostile(t *testing.T) {
 			if !errors.Is(err, c.want) {
 				t.Errorf("%v, want %v", err, c.want)
 			}
+			if kind := core.Kind(err); before.State == nil && (kind == core.ErrInvalid || kind == core.ErrUnsupported) {
+				t.Errorf("%v is the request's fault", err)
+			}
 			var at *e2ei.StepError
 			var by *core.ProviderError
 			if !errors.As(err, &at) || at.Step != c.step || !errors.As(err, &by) || by.Provider != "acme" {
