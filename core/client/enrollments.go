@@ -259,12 +259,12 @@ func (t *Transaction) putCarry(ref CredentialRef, from source, carry []byte) {
 
 // trustIssued judges a certificate that was issued to us, registers the CAs that came with it,
 // and gives the addresses of the revocation lists that all of them name and of which none is
-// registered. Errors: e2ei.ErrNotReady, and those of [e2ei.Environment.VerifyIssued].
+// registered. A CA that nobody vouches for is passed over: the leaf's path decides. Errors: e2ei.ErrNotReady, and those of [e2ei.Environment.VerifyIssued].
 func (t *Transaction) trustIssued(ctx context.Context, c core.Credential) (distributionPoints []string, err error) {
 	if len(c.Certificates) == 0 {
 		return nil, e2ei.ErrCertificate
 	}
-	r, err := t.addIntermediates(ctx, c.Certificates[1:])
+	r, err := t.addIntermediates(ctx, c.Certificates[1:], core.ErrDenied)
 	if err != nil {
 		return nil, err
 	}

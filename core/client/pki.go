@@ -229,7 +229,7 @@ func (t *Transaction) RegisterIntermediate(ctx context.Context, pem []byte) (dis
 		if err != nil {
 			return nil, err
 		}
-		r, err := t.addIntermediates(ctx, certificates)
+		r, err := t.addIntermediates(ctx, certificates, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -237,8 +237,9 @@ func (t *Transaction) RegisterIntermediate(ctx context.Context, pem []byte) (dis
 	})
 }
 
-// addIntermediates adds CAs (DER), the last one first.
-func (t *Transaction) addIntermediates(ctx context.Context, certificates [][]byte) (*registrar, error) {
+// addIntermediates adds CAs (DER), the last one first. It passes over those that are refused
+// with the error that may be, if it is not nil.
+func (t *Transaction) addIntermediates(ctx context.Context, certificates [][]byte, may error) (*registrar, error) {
 	r, err := t.registrar(ctx)
 	if err != nil {
 		return nil, err
@@ -247,7 +248,7 @@ func (t *Transaction) addIntermediates(ctx context.Context, certificates [][]byt
 		err := r.add(t.client.now(), func(e *e2ei.Environment) (*e2ei.Environment, *e2ei.Item, error) {
 			return e.AddIntermediate(der, t.client.now())
 		})
-		if err != nil {
+		if err != nil && !errors.Is(err, may) {
 			return nil, err
 		}
 	}

@@ -255,16 +255,19 @@ func (e *Environment) AddIntermediate(der []byte, at time.Time) (*Environment, *
 }
 
 // VerifyIssued is the [Verifier] of an enrolment: the leaf has a path by way of the
-// intermediates of the reply, which must themselves be good to add. The environment does not
-// change. Errors: those of [Environment.AddIntermediate], [Environment.Verify] but for
+// intermediates of the reply. One that has no path itself, such as what an old root has signed
+// of a new one, is passed over. The environment does not change. Errors: those of
+// [Environment.AddIntermediate] but for core.ErrDenied, [Environment.Verify] but for
 // ErrRevocationUnknown, and [ParseLeaf].
 func (e *Environment) VerifyIssued(leaf *x509.Certificate, intermediates []*x509.Certificate, now time.Time) error {
 	for _, c := range slices.Backward(intermediates) {
 		n, _, err := e.AddIntermediate(c.Raw, now)
-		if err != nil {
+		switch {
+		case err == nil:
+			e = n
+		case !errors.Is(err, core.ErrDenied):
 			return err
 		}
-		e = n
 	}
 	l, err := ParseLeaf(leaf.Raw)
 	if err != nil {

@@ -318,6 +318,7 @@ func TestVerifyIssued(t *testing.T) {
 	}{
 		{"good", env, below.newLeaf(t), chain, nil},
 		{"with the anchor", env, below.newLeaf(t), append(slices.Clone(chain), root.Certificate), nil},
+		{"with what an old root has signed", env, below.newLeaf(t), append(slices.Clone(chain), newRoot(t, "old").newCA(t, "root").Certificate), nil},
 		{"nothing asked for but the anchor", env, root.newLeaf(t, func(c *x509.Certificate) { c.CRLDistributionPoints = nil }), nil, nil},
 		{"no environment", nil, root.newLeaf(t), nil, ErrNotReady},
 		{"an intermediate is missing", env, below.newLeaf(t), chain[1:], ErrNoPath},
