@@ -3,6 +3,7 @@
 package host
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,6 +36,7 @@ type Config struct {
 	Unpinned bool
 	Args     []string
 	Env      []string // "NAME=value"; nothing else of our environment is passed on
+	Dir      string   // its working directory; "": ours
 	Logger   *slog.Logger
 
 	StartTimeout time.Duration // 0: 10 seconds
@@ -50,11 +53,16 @@ const steady = time.Minute
 const maxBackoff = 30 * time.Second
 
 func (c *Config) check() error {
-	if !wire.IsName(c.Name) {
-		return fmt.Errorf("name %q of a plugin: 1 to %d of a-z, 0-9 and -: %w", c.Name, wire.MaxName, core.ErrInvalid)
+	if err := checkName(c.Name); err != nil {
+		return err
 	}
-	if !filepath.IsAbs(c.Path) {
+	if !filepath.IsAbs(c.Path) || strings.ContainsRune(c.Path, 0) {
 		return fmt.Errorf("plugin %s: %q is no absolute path: %w", c.Name, c.Path, core.ErrInvalid)
+	}
+	for _, e := range c.Env {
+		if name, _, ok := strings.Cut(e, "="); !ok || name == "" || strings.ContainsRune(e, 0) {
+			return fmt.Errorf("plugin %s: its environment: an entry that is not NAME=value: %w", c.Name, core.ErrInvalid)
+		}
 	}
 	if c.Unpinned == (len(c.SHA256) > 0) || !c.Unpinned && len(c.SHA256) != sha256.Size {
 		return fmt.Errorf("plugin %s: either the SHA-256 of its executable is given, or that it is unpinned: %w", c.Name, core.ErrDenied)
@@ -100,9 +108,11 @@ type process struct {
 }
 
 // Launch starts a plugin and asks what it offers. ErrInvalid: the configuration is
-// malformed. ErrDenied: the executable is not the pinned one, or nothing pins it.
-// ErrUnavailable: it does not start, or does not keep to the protocol. The context is for
-// the launch alone; [Plugin.Close] ends the plugin.
+// malformed. ErrDenied: the executable is not the pinned one, or nothing pins it, or
+// somebody besides root and us may write to it or to a folder above it, but for sticky
+// ones such as /tmp higher up. These rules hold for each start: a plugin that breaks them
+// later is not started again. ErrUnavailable: it does not start, or does not keep to the
+// protocol. The context is for the launch alone; [Plugin.Close] ends the plugin.
 func Launch(ctx context.Context, cfg Config) (*Plugin, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -135,9 +145,18 @@ func (p *Plugin) start(ctx context.Context) (*process, []*wire.Offer, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, nil, err
 	}
+	path, err := permitted(p.cfg.Path)
+	if err != nil {
+		return nil, nil, err
+	}
+	// Whoever could replace the file from here on is root or we: it may be named by its path.
+	if err := p.pinned(path); err != nil {
+		return nil, nil, err
+	}
 	exited := make(chan struct{})
-	cmd := exec.Command(p.cfg.Path, p.cfg.Args...)
+	cmd := exec.Command(path, p.cfg.Args...)
 	cmd.Env = slices.Clone(p.cfg.Env)
+	cmd.Dir = p.cfg.Dir
 	config := &plugin.ClientConfig{
 		HandshakeConfig:  wire.Handshake,
 		VersionedPlugins: wire.Versions(nil),
@@ -157,9 +176,6 @@ func (p *Plugin) start(ctx context.Context) (*process, []*wire.Offer, error) {
 		GRPCDialOptions: []grpc.DialOption{grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(wire.MaxFromPlugin), grpc.MaxCallSendMsgSize(wire.MaxToPlugin))},
 	}
-	if err := p.pinned(); err != nil {
-		return nil, nil, err
-	}
 	proc := &process{client: plugin.NewClient(config), started: time.Now(), exited: exited}
 	offers, err := p.greet(ctx, proc)
 	if err != nil {
@@ -170,16 +186,15 @@ func (p *Plugin) start(ctx context.Context) (*process, []*wire.Offer, error) {
 }
 
 // pinned compares the executable with its checksum.
-func (p *Plugin) pinned() error {
+func (p *Plugin) pinned(path string) error {
 	if p.cfg.Unpinned {
 		return nil
 	}
-	pin := plugin.SecureConfig{Checksum: p.cfg.SHA256, Hash: sha256.New()}
-	ok, err := pin.Check(p.cfg.Path)
+	sum, err := Sum(path)
 	if err != nil {
-		return fmt.Errorf("its executable cannot be read: %w: %w", core.ErrUnavailable, err)
+		return fmt.Errorf("%w: %w", core.ErrUnavailable, err)
 	}
-	if !ok {
+	if !bytes.Equal(sum, p.cfg.SHA256) {
 		return fmt.Errorf("its executable is not the one whose SHA-256 is configured: %w", core.ErrDenied)
 	}
 	return nil
@@ -252,6 +267,11 @@ func (p *Plugin) supervise(ctx context.Context, proc *process) {
 		}
 		_ = os.RemoveAll(p.dir)
 	}()
+	stayDown := func(why error) {
+		p.set(nil, why)
+		p.cfg.Logger.Error("plugin stays down", "error", why)
+		<-ctx.Done()
+	}
 	failures := 0
 	for {
 		if proc != nil {
@@ -269,9 +289,7 @@ func (p *Plugin) supervise(ctx context.Context, proc *process) {
 			proc = nil
 		}
 		if failures++; failures > p.cfg.Restarts {
-			p.set(nil, fmt.Errorf("the plugin died too often: %w", core.ErrUnavailable))
-			p.cfg.Logger.Error("plugin stays down: it died too often", "restarts", failures-1)
-			<-ctx.Done()
+			stayDown(fmt.Errorf("the plugin died too often: %w", core.ErrUnavailable))
 			return
 		}
 		select {
@@ -283,6 +301,10 @@ func (p *Plugin) supervise(ctx context.Context, proc *process) {
 		if err == nil && !sameOffers(offers, p.offers) {
 			next.client.Kill()
 			err = errors.New("it offers something else than before")
+		}
+		if errors.Is(err, core.ErrDenied) {
+			stayDown(fmt.Errorf("not started again: %w", err))
+			return
 		}
 		if err != nil {
 			p.cfg.Logger.Error("plugin not started again", "error", err)

@@ -6,10 +6,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -37,7 +35,10 @@ func TestMain(m *testing.M) {
 	role := os.Getenv("ROLE")
 	switch role {
 	case "":
-		os.Exit(m.Run())
+		code := m.Run()
+		path, _ := self()
+		_ = os.RemoveAll(filepath.Dir(path))
+		os.Exit(code)
 	case "host":
 		beHost()
 	default:
@@ -109,23 +110,37 @@ func rawKey(n byte) core.KeyWrapper {
 	return w
 }
 
-// self is this program and its checksum.
+// self is this program and its checksum. It is a copy: who built it may have let a group
+// write to it.
 var self = sync.OnceValues(func() (path string, sum []byte) {
-	path, err := os.Executable()
+	original, err := os.Executable()
+	var dir string
+	if err == nil {
+		dir, err = os.MkdirTemp("", "plugins-host-test-")
+	}
+	if err == nil {
+		path = filepath.Join(dir, "conclave-plugin-test")
+		err = copyFile(path, original)
+	}
+	if err == nil {
+		sum, err = host.Sum(path)
+	}
 	if err != nil {
 		panic(err)
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		panic(err)
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		panic(err)
-	}
-	return path, h.Sum(nil)
+	return path, sum
 })
+
+func copyFile(to, from string) error {
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(to, b, 0o700); err != nil {
+		return err
+	}
+	return os.Chmod(to, 0o755)
+}
 
 func config(role string, env ...string) host.Config {
 	path, sum := self()
@@ -227,6 +242,10 @@ func TestLaunchRefuses(t *testing.T) {
 		"no checksum":             {func(c *host.Config) { c.SHA256 = nil }, core.ErrDenied},
 		"a checksum and unpinned": {func(c *host.Config) { c.Unpinned = true }, core.ErrDenied},
 		"relative path":           {func(c *host.Config) { c.Path = "plugin" }, core.ErrInvalid},
+		"a path with NUL":         {func(c *host.Config) { c.Path += "\x00" }, core.ErrInvalid},
+		"no variable":             {func(c *host.Config) { c.Env = append(c.Env, "NAME") }, core.ErrInvalid},
+		"no name of a variable":   {func(c *host.Config) { c.Env = append(c.Env, "=x") }, core.ErrInvalid},
+		"a variable with NUL":     {func(c *host.Config) { c.Env = append(c.Env, "A=x\x00B=y") }, core.ErrInvalid},
 		"no such file":            {func(c *host.Config) { c.Path = "/no such file" }, core.ErrUnavailable},
 		"name with a slash":       {func(c *host.Config) { c.Name = "../test" }, core.ErrInvalid},
 		"no name":                 {func(c *host.Config) { c.Name = "" }, core.ErrInvalid},
@@ -376,8 +395,16 @@ func TestLogAndEnvironment(t *testing.T) {
 
 // beHost is a host that says which process its plugin is and then waits to be killed.
 func beHost() {
-	path, sum := self()
-	_, err := host.Launch(context.Background(), host.Config{
+	path, err := os.Executable()
+	var sum []byte
+	if err == nil {
+		sum, err = host.Sum(path)
+	}
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	_, err = host.Launch(context.Background(), host.Config{
 		Name: "test", Path: path, SHA256: sum, Env: []string{"ROLE=memory+pid"},
 		Logger: slog.New(slog.NewTextHandler(os.Stdout, nil)),
 	})
