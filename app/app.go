@@ -64,6 +64,7 @@ func common(c config.Config) fx.Option {
 	return fx.Options(
 		fx.Supply(c),
 		fx.Provide(slog.Default),
+		modules.SharedPlugins(),
 		fx.WithLogger(func(log *slog.Logger) fxevent.Logger {
 			l := &fxevent.SlogLogger{Logger: log}
 			l.UseLogLevel(LevelTrace)

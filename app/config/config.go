@@ -38,6 +38,9 @@ type Config struct {
 	Certificate string `toml:"certificate,omitempty"` // file of PEM, needed beyond this machine
 	PrivateKey  string `toml:"private_key,omitempty"` // file of PEM
 
+	PluginFolder string            `toml:"plugin_folder,omitempty"` // has the executables of plugins
+	Plugins      map[string]Plugin `toml:"plugin,omitempty"`        // by name
+
 	// Folder is where relative paths begin: that of the file.
 	Folder string `toml:"-"`
 }
@@ -56,6 +59,8 @@ func Default(folder string) Config {
 		Suite:    core.SuiteX25519AES128Ed25519,
 		Listen:   "127.0.0.1:9420",
 		Folder:   folder,
+
+		PluginFolder: "plugins",
 	}
 }
 
@@ -76,6 +81,7 @@ func (c Config) Over(o Config) Config {
 		{&c.Listen, o.Listen},
 		{&c.Certificate, o.Certificate},
 		{&c.PrivateKey, o.PrivateKey},
+		{&c.PluginFolder, o.PluginFolder},
 		{&c.Folder, o.Folder},
 	} {
 		if f.from != "" {
@@ -85,13 +91,25 @@ func (c Config) Over(o Config) Config {
 	if o.Suite != 0 {
 		c.Suite = o.Suite
 	}
+	if o.Plugins != nil {
+		c.Plugins = o.Plugins
+	}
 	return c
 }
 
 // Load reads a file over the defaults of its folder. core.ErrNotFound: there is
-// no such file. core.ErrInvalid: it is not TOML, has a key that is none of ours, or
-// a URI that is none.
+// no such file. core.ErrInvalid: it is not TOML, has a key that is none of ours, a
+// URI that is none, or one of a plugin without a table.
 func Load(file string) (Config, error) {
+	read, err := Read(file)
+	if err != nil {
+		return Config{}, err
+	}
+	return Default(read.Folder).Over(read), nil
+}
+
+// Read is Load without the defaults: what the file leaves out is zero.
+func Read(file string) (Config, error) {
 	file, err := filepath.Abs(file)
 	if err != nil {
 		return Config{}, fmt.Errorf("configuration: %w", err)
@@ -111,13 +129,17 @@ func Load(file string) (Config, error) {
 	if unknown := meta.Undecoded(); len(unknown) > 0 {
 		return Config{}, fmt.Errorf("configuration %s: unknown key %q: %w", file, unknown[0].String(), core.ErrInvalid)
 	}
-	c := Default(filepath.Dir(file)).Over(read)
+	read.Folder = filepath.Dir(file)
+	c := Default(read.Folder).Over(read)
 	for _, uri := range []string{c.Keystore, c.Key, c.Crypto, c.Audit, c.Issuer, c.Delivery} {
 		if _, err := c.URI(uri); err != nil {
 			return Config{}, fmt.Errorf("configuration %s: %w", file, err)
 		}
 	}
-	return c, nil
+	if err := c.checkPlugins(); err != nil {
+		return Config{}, fmt.Errorf("configuration %s: %w", file, err)
+	}
+	return read, nil
 }
 
 // Move makes the configuration in a file name another keystore, and leaves the rest of
@@ -142,12 +164,19 @@ func change(file, name, value string, set func(*Config)) error {
 		return err
 	}
 	set(&c)
+	if err := c.checkPlugins(); err != nil {
+		return fmt.Errorf("configuration %s: %w", file, err)
+	}
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return fmt.Errorf("configuration: %w", err)
 	}
+	top := len(text) // the first table ends what may be meant
+	if table := regexp.MustCompile(`(?m)^[ \t]*\[`).FindIndex(text); table != nil {
+		top = table[0]
+	}
 	old := regexp.MustCompile(`(?m)^[ \t]*` + name + `[ \t]*=[^\n]*$`)
-	changed := old.ReplaceAllLiteral(text, []byte(name+" = "+strconv.Quote(value)))
+	changed := append(old.ReplaceAllLiteral(text[:top], []byte(name+" = "+strconv.Quote(value))), text[top:]...)
 	var is Config
 	if _, err := toml.Decode(string(changed), &is); err != nil || !reflect.DeepEqual(Default(filepath.Dir(file)).Over(is), c) {
 		return c.Replace(file)

@@ -67,6 +67,34 @@ func TestLoadRefuses(t *testing.T) {
 		"bad escape":    `keystore = "sqlite:%zz"`,
 		"suite by name": `suite = "X25519"`,
 		"suite too big": `suite = 65536`,
+
+		"a plugin's unknown key":    "[plugin.x]\nunpinned = true\nfolder = \"x\"",
+		"a plugin with a bad name":  "[plugin.\"../x\"]\nunpinned = true",
+		"a plugin with a long name": "[plugin." + strings.Repeat("x", 33) + "]\nunpinned = true",
+		"a hyphen first":            "[plugin.-x]\nunpinned = true",
+		"neither pin nor none":      "[plugin.x]\n",
+		"unpinned = false":          "[plugin.x]\nunpinned = false",
+		"both pin and none":         "[plugin.x]\nunpinned = true\nsha256 = \"" + strings.Repeat("00", 32) + "\"",
+		"a short pin":               "[plugin.x]\nsha256 = \"" + strings.Repeat("00", 31) + "\"",
+		"a long pin":                "[plugin.x]\nsha256 = \"" + strings.Repeat("00", 33) + "\"",
+		"a pin that is not hex":     "[plugin.x]\nsha256 = \"" + strings.Repeat("0g", 32) + "\"",
+		"a pin with spaces":         "[plugin.x]\nsha256 = \" " + strings.Repeat("00", 32) + "\"",
+		"a number in env":           "[plugin.x]\nunpinned = true\nenv = { N = 1 }",
+		"= in env":                  "[plugin.x]\nunpinned = true\nenv = { \"A=B\" = \"\" }",
+		"no name in env":            "[plugin.x]\nunpinned = true\nenv = { \"\" = \"x\" }",
+		"a zero byte in env":        "[plugin.x]\nunpinned = true\nenv = { A = \"\\u0000\" }",
+		"a zero byte in args":       "[plugin.x]\nunpinned = true\nargs = [\"\\u0000\"]",
+		"a table of strings":        "[plugin]\nx = \"x\"",
+		"a keystore of no plugin":   `keystore = "plugin:x"`,
+		"a key of no plugin":        `key = "plugin:x/y"`,
+		"a crypto of no plugin":     `crypto = "plugin:x"`,
+		"an issuer of no plugin":    `issuer = "plugin:x"`,
+		"a plugin without a name":   "issuer = \"plugin:\"\n[plugin.x]\nunpinned = true",
+		"a plugin in capitals":      "issuer = \"plugin:X\"\n[plugin.x]\nunpinned = true",
+		"an instance without name":  "issuer = \"plugin:x/\"\n[plugin.x]\nunpinned = true",
+		"an instance of instances":  "issuer = \"plugin:x/y/z\"\n[plugin.x]\nunpinned = true",
+		"a plugin with a query":     "issuer = \"plugin:x?y\"\n[plugin.x]\nunpinned = true",
+		"a plugin as a host":        "issuer = \"plugin://x/y\"\n[plugin.x]\nunpinned = true",
 	} {
 		if c, err := config.Load(write(t, text)); !errors.Is(err, core.ErrInvalid) {
 			t.Errorf("%s: %+v, %v", name, c, err)
@@ -84,6 +112,10 @@ func TestSaveAndLoad(t *testing.T) {
 		Keystore: config.FileURI("sqlite", "/a folder/100%?.db"), Tenant: "alice", Key: "passphrase:",
 		Crypto: "pkcs11:token=a%20b;id=%01%a2?module-path=/x/y.so&pin-source=file:/a%20b&x-init-args=%27", Audit: "file:audit.log", Issuer: "basic:",
 		Delivery: "unix:socket", Suite: 2, Listen: "unix:socket", Certificate: "cert.pem", PrivateKey: "key.pem", Folder: filepath.Dir(file),
+		PluginFolder: "/opt/plugins", Plugins: map[string]config.Plugin{
+			"store": {Path: "bin/store", Unpinned: true, Args: []string{"--x", ""}, Env: map[string]string{"B": "two words", "A.b": ""}},
+			"0-0":   {SHA256: strings.Repeat("aB", 32)},
+		},
 	}
 	if err := want.Save(file); err != nil {
 		t.Fatal(err)
@@ -205,6 +237,15 @@ func TestMove(t *testing.T) {
 		"none named":       {"# by hand\ntenant = \"x\"\n", ""},
 		"within a string":  {"keystore = \"sqlite:a.db\"\ntenant = \"\"\"x\nkeystore = y\"\"\"\n", ""},
 		"named by default": {"", ""},
+		"with plugins": {
+			"# by hand\nkeystore = \"plugin:a\" # old\n[plugin.a] # one\nunpinned = true\nenv = { A = \"b\" }\n",
+			"# by hand\nkeystore = \"postgres://u@h/d?schema=s\"\n[plugin.a] # one\nunpinned = true\nenv = { A = \"b\" }\n",
+		},
+		"beside the same name in a plugin": {
+			"keystore = \"plugin:a\" # old\n[plugin.a]\nunpinned = true\n[plugin.a.env] # all of it\nkeystore = \"its own\"\n",
+			"keystore = \"postgres://u@h/d?schema=s\"\n[plugin.a]\nunpinned = true\n[plugin.a.env] # all of it\nkeystore = \"its own\"\n",
+		},
+		"in a plugin only": {"[plugin.a]\nunpinned = true\n[plugin.a.env]\nkeystore = \"its own\"\n", ""},
 	} {
 		file := filepath.Join(t.TempDir(), "conclave.toml")
 		if err := os.WriteFile(file, []byte(c.before), 0o600); err != nil {
@@ -225,5 +266,48 @@ func TestMove(t *testing.T) {
 		if text, err := os.ReadFile(file); err != nil || c.after != "" && string(text) != c.after {
 			t.Errorf("%s: %v, %s", name, err, text)
 		}
+	}
+}
+
+// A change that names a plugin without a table is refused, and changes nothing.
+func TestMoveToNoPlugin(t *testing.T) {
+	t.Parallel()
+	const text = "keystore = \"plugin:a\"\n[plugin.a]\nunpinned = true\n"
+	file := write(t, text)
+	for name, err := range map[string]error{
+		"move": config.Move(file, "plugin:b"), "rekey": config.Rekey(file, "plugin:b"), "reissue": config.Reissue(file, "plugin:b"),
+	} {
+		if !errors.Is(err, core.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if got, err := os.ReadFile(file); err != nil || string(got) != text {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// Options on top of a configuration leave its plugins as they are.
+func TestPluginOf(t *testing.T) {
+	t.Parallel()
+	c, err := config.Load(write(t, "[plugin.a]\nsha256 = \""+strings.Repeat("0F", 32)+"\"\nenv = { B = \"2\", A = \"1 1\" }\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c = c.Over(config.Config{Crypto: "plugin:a/b"})
+	u, err := c.URI(c.Crypto)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if name, instance, err := c.PluginOf(u); name != "a" || instance != "b" || err != nil {
+		t.Errorf("%s, %s, %v", name, instance, err)
+	}
+	if sum := c.Plugins["a"].Sum(); string(sum) != strings.Repeat("\x0f", 32) {
+		t.Errorf("sum %x", sum)
+	}
+	if env := c.Plugins["a"].Environment(); fmt.Sprintf("%q", env) != `["A=1 1" "B=2"]` {
+		t.Errorf("%q", env)
+	}
+	if c.PluginFolder != "plugins" {
+		t.Errorf("folder %q", c.PluginFolder)
 	}
 }

@@ -14,6 +14,17 @@
 //	delivery = "unix:///run/conclave.sock"
 //	suite    = 1                   # RFC 9420 section 17.1
 //
+// Keystore, key, crypto and issuer can also be in a program of somebody else's:
+// "plugin:NAME", or "plugin:NAME/INSTANCE" if it has several. NAME has a table:
+//
+//	plugin_folder = "plugins"      # where it is, as conclave-plugin-NAME
+//
+//	[plugin.store]
+//	sha256 = "64 hexadecimal digits, of the executable"
+//	path   = "/opt/acme/store"     # if it is not in the plugin folder
+//	args   = ["--fast"]
+//	env    = { FILE = "store.d" }  # its whole environment; it runs in the folder of the file
+//
 // Start with [Load], or with [Default] and no file. A relative path begins at
 // the folder of the file, so that the folder can be moved as a whole. The
 // folder examples has one file for each configuration that is shipped.

@@ -18,8 +18,8 @@ import (
 
 // Issuer is who vouches for the client: with "basic:" nobody does; with
 // "localca:CERTIFICATES?key=KEY" whoever has the key of a CA; with "acme:DIRECTORY" a server,
-// see [ACME]; with "manual:" somebody who is brought a request and gives a certificate. A CA
-// and a server are opened when they are first asked.
+// see [ACME]; with "manual:" somebody who is brought a request and gives a certificate; with
+// "plugin:NAME" a plugin. A CA, a server and a plugin are opened when they are first asked.
 func Issuer() fx.Option {
 	return fx.Module("issuer",
 		part[core.CredentialIssuer]("issuer", func(c config.Config) string { return c.Issuer }),
@@ -29,7 +29,8 @@ func Issuer() fx.Option {
 		Scheme("manual", func(_ context.Context, u config.URI) (core.CredentialIssuer, error) {
 			return manual.New(manual.Config{}), u.Nothing()
 		}),
-		fx.Provide(newCaller, fx.Annotate(localCA, fx.ResultTags(group)), fx.Annotate(openACME, fx.ResultTags(group))))
+		fx.Provide(newCaller, fx.Annotate(localCA, fx.ResultTags(group)), fx.Annotate(openACME, fx.ResultTags(group)),
+			fx.Annotate(pluginIssuer, fx.ResultTags(group))))
 }
 
 // IssuerFrom is the URI of an issuer with paths that begin at a folder made absolute.

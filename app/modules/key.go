@@ -18,7 +18,7 @@ import (
 type Passphrase func(context.Context) (core.Secret, error)
 
 // Key is what wraps the keystore's data keys: "file:FILE" (see NewKeyFile),
-// "passphrase:", "pkcs11:..." for a key in a token, or "random:" for a keystore that keeps
+// "passphrase:", "pkcs11:..." for a key in a token, "plugin:NAME" for one in a plugin, or "random:" for a keystore that keeps
 // nothing either.
 func Key() fx.Option {
 	return fx.Module("key",
@@ -26,7 +26,8 @@ func Key() fx.Option {
 		fx.Supply(Passphrase(noPassphrase)),
 		fx.Provide(
 			fx.Annotate(passphraseOpener, fx.ResultTags(group)),
-			fx.Annotate(tokenKEK, fx.ResultTags(group))),
+			fx.Annotate(tokenKEK, fx.ResultTags(group)),
+			fx.Annotate(pluginKEK, fx.ResultTags(group))),
 		Scheme("file", openKeyFile),
 		Scheme("random", func(_ context.Context, u config.URI) (core.KeyWrapper, error) {
 			return wrap(seal.RawKey, randomKey(), u.Nothing())

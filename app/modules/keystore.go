@@ -17,7 +17,7 @@ import (
 )
 
 // Keystore is where state lives: "sqlite:FILE", "postgres://USER@HOST/DATABASE?..." (see
-// [postgres.Open]) or "memory:". What becomes of one that was put back to an older state:
+// [postgres.Open]), "plugin:NAME" or "memory:". What becomes of one that was put back to an older state:
 // see [RolledBack].
 func Keystore() fx.Option {
 	return fx.Module("keystore",
@@ -27,6 +27,7 @@ func Keystore() fx.Option {
 			return memory.New(), u.Nothing()
 		}),
 		fx.Provide(
+			fx.Annotate(pluginKeystore, fx.ResultTags(group)),
 			fx.Annotate(postgresOpener, fx.ResultTags(group)),
 			fx.Annotate(sqliteOpener, fx.ResultTags(group))))
 }

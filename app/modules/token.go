@@ -14,7 +14,6 @@ import (
 	"github.com/conclave-mls/conclave/app/config"
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/hsm"
-	"github.com/conclave-mls/conclave/providers/pure"
 )
 
 // LatchFolder is where it is remembered that a token has refused a PIN: $CONCLAVE_LATCH, for
@@ -44,9 +43,9 @@ func NoKey(uri string) error {
 	return err
 }
 
-// tokenKeys makes new keys in the token, and opens those and the ones in software that
-// there are from before. Where the token cannot do something nothing else does it.
-func tokenKeys(c config.Config, log *slog.Logger, lc fx.Lifecycle) Opener[core.CryptoProvider] {
+// tokenKeys makes new keys in the token, and opens those and the ones in software and in
+// plugins that there are from before. Where the token cannot do something nothing else does it.
+func tokenKeys(c config.Config, p *Plugins, log *slog.Logger, lc fx.Lifecycle) Opener[core.CryptoProvider] {
 	return Opener[core.CryptoProvider]{hsm.Scheme, func(ctx context.Context, u config.URI) (core.CryptoProvider, error) {
 		if err := NoKey(u.Text()); err != nil {
 			return nil, err
@@ -57,7 +56,7 @@ func tokenKeys(c config.Config, log *slog.Logger, lc fx.Lifecycle) Opener[core.C
 		}
 		lc.Append(fx.StopHook(t.Close)) // a router closes nothing
 		keys := t.Provider()
-		return &core.KeyRouter{Default: keys, Providers: map[string]core.CryptoProvider{hsm.Scheme: keys, "pure": pure.New()}}, nil
+		return router(p, keys, map[string]core.CryptoProvider{hsm.Scheme: keys}), nil
 	}}
 }
 

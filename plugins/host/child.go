@@ -67,8 +67,14 @@ func (c *child) Kill(context.Context) error {
 func (c *child) Stdout() io.ReadCloser           { return c.stdout }
 func (c *child) Stderr() io.ReadCloser           { return c.stderr }
 func (c *child) Name() string                    { return c.cmd.Path }
-func (c *child) ID() string                      { return strconv.Itoa(c.cmd.Process.Pid) }
 func (c *child) Diagnose(context.Context) string { return "" }
+
+func (c *child) ID() string {
+	if c.cmd.Process == nil { // it could not be started
+		return ""
+	}
+	return strconv.Itoa(c.cmd.Process.Pid)
+}
 
 func (c *child) PluginToHost(network, addr string) (string, string, error) { return network, addr, nil }
 func (c *child) HostToPlugin(network, addr string) (string, string, error) { return network, addr, nil }
