@@ -173,6 +173,10 @@ type report struct {
 const orderVariable = "CONCLAVE_CLIENT_TEST_CHILD"
 
 func TestMain(m *testing.M) {
+	if role := os.Getenv(roleVariable); role != "" {
+		bePlugin(role)
+		os.Exit(0)
+	}
 	if text := os.Getenv(orderVariable); text != "" {
 		var o order
 		err := json.Unmarshal([]byte(text), &o)

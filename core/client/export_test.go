@@ -20,6 +20,7 @@ const (
 	TableGroup   = tableGroup
 	TableFloors  = tableFloors
 	TableLease   = tableLease
+	TableJournal = tableJournal
 	TableParts   = tableParts
 	TableRefused = tableRefused
 	TablePreKey  = tablePreKey

@@ -34,7 +34,7 @@ var meanwhile = []struct {
 		return errors.Join(other.Welcomes(ctx), other.Resume(ctx), other.Link.Drain(ctx, chat))
 	}},
 	{"does the same", func(ctx context.Context, s *stage, other *clienttest.Device) error {
-		_, err := s.op.play(ctx, player{other, s.store}, &s.input, false)
+		_, err := s.op.play(ctx, player{other, s.store, nil}, &s.input, false)
 		return err
 	}},
 }

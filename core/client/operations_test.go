@@ -40,7 +40,8 @@ type operation struct {
 // A player is who plays an operation: a client and what it is made of.
 type player struct {
 	*clienttest.Device
-	store core.Keystore
+	store   core.Keystore
+	wrapper core.KeyWrapper // of the store; nil: that of every device
 }
 
 // input is what an operation needs from others, made before. A process that is to
@@ -410,10 +411,11 @@ var operations = slices.Concat(boundaries, []operation{
 
 	// its life
 	{name: "Open and Close", run: func(ctx context.Context, p player, _ *input) (answer any, err error) {
-		cfg := config()
-		wrapper, err := seal.RawKey(core.NewSecret(make([]byte, 32)))
-		if err != nil {
-			return nil, err
+		cfg, wrapper := config(), p.wrapper
+		if wrapper == nil {
+			if wrapper, err = seal.RawKey(core.NewSecret(make([]byte, 32))); err != nil {
+				return nil, err
+			}
 		}
 		if cfg.Store, err = seal.Open(ctx, p.store, wrapper, "device"); err != nil {
 			return nil, err

@@ -15,6 +15,7 @@ import (
 	"github.com/conclave-mls/conclave/core/client/clienttest"
 	"github.com/conclave-mls/conclave/core/coretest"
 	"github.com/conclave-mls/conclave/core/mls"
+	"github.com/conclave-mls/conclave/core/seal"
 	"github.com/conclave-mls/conclave/storage/memory"
 )
 
@@ -27,6 +28,7 @@ type stage struct {
 	alice            *clienttest.Device
 	bob, carol, dave *clienttest.Device
 	store            core.Keystore
+	wrapper          core.KeyWrapper
 	faulty           *coretest.Faulty
 	dead             *bool
 	input            input
@@ -44,6 +46,8 @@ type setting struct {
 	store   core.Keystore // of alice; nil: memory
 	lease   time.Duration
 	suites  core.SuiteSource
+	keys    core.CryptoProvider
+	wrapper core.KeyWrapper // of alice's store; nil: that of every device
 }
 
 // newStage prepares an operation.
@@ -52,7 +56,7 @@ func newStage(t testing.TB, op operation, set setting) *stage {
 	if set.policy != (mls.Config{}) {
 		w.policy = set.policy
 	}
-	s := &stage{world: w, op: op, store: set.store, input: input{Group: w.policy}}
+	s := &stage{world: w, op: op, store: set.store, wrapper: set.wrapper, input: input{Group: w.policy}}
 	if s.store == nil {
 		s.store = memory.New()
 	}
@@ -60,6 +64,9 @@ func newStage(t testing.TB, op operation, set setting) *stage {
 	s.cfg.Lease = set.lease
 	if set.suites != nil {
 		s.cfg.Suites = set.suites
+	}
+	if set.keys != nil {
+		s.cfg.Keys = set.keys
 	}
 	s.open()
 	w.devices = append(w.devices, s.alice)
@@ -94,8 +101,13 @@ func (s *stage) open() {
 	s.Helper()
 	s.dead = new(bool)
 	s.faulty = &coretest.Faulty{Keystore: s.store}
-	old := s.alice
-	s.alice = clienttest.NewDevice(s, s.service, "alice", grave{s.faulty, s.dead}, s.cfg)
+	old, cfg := s.alice, s.cfg
+	if s.wrapper != nil {
+		var err error
+		cfg.Store, err = seal.Open(s.Context(), grave{s.faulty, s.dead}, s.wrapper, "device")
+		s.must(err)
+	}
+	s.alice = clienttest.NewDevice(s, s.service, "alice", grave{s.faulty, s.dead}, cfg)
 	s.alice.Join.Group = s.policy
 	if old != nil {
 		s.alice.Link.Service = old.Link.Service
@@ -133,7 +145,7 @@ func (s *stage) revive() {
 
 // play has alice do it; what she has read is kept, whatever else comes of it.
 func (s *stage) play(ctx context.Context) (gist string, err error) {
-	answer, err := s.op.play(ctx, player{s.alice, grave{s.faulty, s.dead}}, &s.input, s.stubborn)
+	answer, err := s.op.play(ctx, player{s.alice, grave{s.faulty, s.dead}, s.wrapper}, &s.input, s.stubborn)
 	if err != nil {
 		return "", err
 	}

@@ -28,17 +28,21 @@ type Device struct {
 }
 
 // NewDevice opens a client on a keystore and connects it. The configuration needs
-// Suites and Keys; the store, the transport and the observer are the device's. It
-// is closed with the test.
+// Suites and Keys; the transport and the observer are the device's, and so is the store,
+// but where the configuration has one the keystore is not used. It is closed with the
+// test.
 func NewDevice(t TB, service Backend, id core.ClientID, ks core.Keystore, cfg client.Config) *Device {
 	t.Helper()
 	d := &Device{Link: &Link{Service: service, ID: id}}
-	wrapper, err := seal.RawKey(core.NewSecret(make([]byte, 32))) // a test has nothing to hide
-	if err != nil {
-		t.Fatal(err)
-	}
-	if cfg.Store, err = seal.Open(t.Context(), ks, wrapper, "device"); err != nil {
-		t.Fatal(err)
+	var err error
+	if cfg.Store == nil {
+		wrapper, err := seal.RawKey(core.NewSecret(make([]byte, 32))) // a test has nothing to hide
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cfg.Store, err = seal.Open(t.Context(), ks, wrapper, "device"); err != nil {
+			t.Fatal(err)
+		}
 	}
 	d.Link.Receive = d.receive
 	cfg.Transport = d.Link
