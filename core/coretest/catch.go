@@ -5,6 +5,7 @@ package coretest
 import (
 	"context"
 	"fmt"
+	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -44,11 +45,16 @@ func catches(t *testing.T, run func(t testing.TB)) {
 	}
 }
 
-// record runs the body in a goroutine of its own, so that FailNow can end it,
-// and returns what it reported as failures. A panic is a failure.
+// record runs the body and returns what it reported as failures.
 func record(t testing.TB, run func(t testing.TB)) []string {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
+	return recorded(t.Context(), t, run).report
+}
+
+// recorded runs the body in a goroutine of its own, so that FailNow can end it. A panic is
+// a failure. Outside of a test t is nil.
+func recorded(ctx context.Context, t testing.TB, run func(t testing.TB)) *recorder {
+	ctx, cancel := context.WithCancel(ctx)
 	r := &recorder{TB: t, ctx: ctx}
 	done := make(chan struct{})
 	go func() {
@@ -59,27 +65,42 @@ func record(t testing.TB, run func(t testing.TB)) []string {
 		run(r)
 	}()
 	<-done
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.report
+	return r
 }
 
-// A recorder is a testing.TB whose failures stay with it. What does not fail a
-// test (TempDir, Setenv, ...) goes to the real one.
+// A recorder is a testing.TB whose failures stay with it. What neither fails a test nor
+// makes a folder (Setenv, ...) goes to the real one.
 type recorder struct {
 	testing.TB
 	ctx context.Context
 
 	mu       sync.Mutex
 	report   []string
+	logged   []string
 	skipped  bool
 	cleanups []func()
 }
 
+// maxReport is how many failures are kept of one check: it may find one in a loop.
+const maxReport = 20
+
 func (r *recorder) fail(text string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if len(r.report) == maxReport {
+		text = "and more"
+	} else if len(r.report) > maxReport {
+		return
+	}
 	r.report = append(r.report, text)
+}
+
+func (r *recorder) log(text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.logged) < maxReport {
+		r.logged = append(r.logged, text)
+	}
 }
 
 func (r *recorder) catchPanic() {
@@ -109,8 +130,8 @@ func (r *recorder) cleanUp() {
 // The methods of testing.TB that report, end or scope a test.
 
 func (r *recorder) Helper()                   {}
-func (r *recorder) Log(...any)                {}
-func (r *recorder) Logf(string, ...any)       {}
+func (r *recorder) Log(args ...any)           { r.log(fmt.Sprint(args...)) }
+func (r *recorder) Logf(f string, a ...any)   { r.log(fmt.Sprintf(f, a...)) }
 func (r *recorder) Context() context.Context  { return r.ctx }
 func (r *recorder) Error(args ...any)         { r.fail(fmt.Sprint(args...)) }
 func (r *recorder) Errorf(f string, a ...any) { r.fail(fmt.Sprintf(f, a...)) }
@@ -118,8 +139,8 @@ func (r *recorder) Fail()                     { r.fail("Fail") }
 func (r *recorder) Fatal(args ...any)         { r.fail(fmt.Sprint(args...)); runtime.Goexit() }
 func (r *recorder) Fatalf(f string, a ...any) { r.fail(fmt.Sprintf(f, a...)); runtime.Goexit() }
 func (r *recorder) FailNow()                  { r.fail("FailNow"); runtime.Goexit() }
-func (r *recorder) Skip(...any)               { r.SkipNow() }
-func (r *recorder) Skipf(string, ...any)      { r.SkipNow() }
+func (r *recorder) Skip(args ...any)          { r.Log(args...); r.SkipNow() }
+func (r *recorder) Skipf(f string, a ...any)  { r.Logf(f, a...); r.SkipNow() }
 
 func (r *recorder) SkipNow() {
 	r.mu.Lock()
@@ -144,4 +165,14 @@ func (r *recorder) Cleanup(f func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.cleanups = append(r.cleanups, f)
+}
+
+// TempDir makes a folder, which is removed at the end.
+func (r *recorder) TempDir() string {
+	folder, err := os.MkdirTemp("", "coretest-")
+	if err != nil {
+		r.Fatal(err)
+	}
+	r.Cleanup(func() { _ = os.RemoveAll(folder) })
+	return folder
 }

@@ -11,6 +11,8 @@
 // For a store that outlives its process, TestDurableKeystore does more; for what the
 // client does when the connection to it breaks, TestFaultyKeystore.
 //
+// A program that is no test gets the same as a list of [Check]: see [KeystoreChecks].
+//
 // The suites are the definition of the contracts in code. Each is itself tested
 // against deliberately wrong implementations, which it must catch.
 package coretest

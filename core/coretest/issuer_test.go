@@ -340,3 +340,38 @@ func (c credulous) Advance(ctx context.Context, state []byte, in core.Input) (co
 	s.Round++
 	return s.step()
 }
+
+// lonely is an issuer with needs that nobody meets.
+type lonely struct{ core.CredentialIssuer }
+
+// Outside of a test an issuer is asked by a new process after each step; where it wants
+// somebody else there is no verdict.
+func TestIssuerChecksOutsideATest(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		open            func() core.CredentialIssuer
+		skips, restarts bool
+	}{
+		"all is well": {func() core.CredentialIssuer { return patient{} }, false, true},
+		"alone":       {func() core.CredentialIssuer { return lonely{patient{}} }, true, false},
+	} {
+		crashes := 0
+		for _, check := range coretest.IssuerChecks(func(context.Context, string) (core.CredentialIssuer, error) { return c.open(), nil }, func() { crashes++ }) {
+			before := crashes
+			r := check.Run(t.Context())
+			if len(r.Failures) > 0 {
+				t.Errorf("%s: %+v", name, r)
+			}
+			finishes := !slices.Contains([]string{"describes itself", "refuses other actions and algorithms"}, check.Name)
+			if (r.Skipped != "") != (c.skips && finishes) {
+				t.Errorf("%s: %+v", name, r)
+			}
+			if crashes > before && check.Name != "goes on after a restart" {
+				t.Errorf("%s: %s: crashed", name, check.Name)
+			}
+		}
+		if crashes == 0 || c.restarts && crashes < 6 {
+			t.Errorf("%s: %d crashes", name, crashes)
+		}
+	}
+}

@@ -44,7 +44,7 @@ func TestDurableKeystore(t *testing.T, open OpenAt) {
 	name, location := t.Name(), t.TempDir()
 	t.Run("killed", func(t *testing.T) {
 		during := func(long time.Duration) { beside(t, open, location, long) }
-		keystoreKilled(t, open, location, againUntilKilled(name, location), during)
+		keystoreKilled(t, open, location, func(during func()) int { return killOnce(t, againUntilKilled(name, location), during) }, during)
 	})
 }
 
@@ -163,7 +163,14 @@ const killedRows = 40
 // applyUntilKilled puts batch after batch, says so after each, and never ends by
 // itself (but for a limit, should nobody kill it).
 func applyUntilKilled(t testing.TB, open OpenAt, location string) {
-	k := &kit{TB: t, store: openAt(t, open, location)}
+	err := applyOn(&kit{TB: t, store: openAt(t, open, location)}, func(n int) { fmt.Printf("applied %d\n", n) })
+	if err != nil {
+		t.Fatalf("apply: %v", err)
+	}
+}
+
+// applyOn puts batch after batch and tells of each, until one fails.
+func applyOn(k *kit, applied func(n int)) error {
 	n := 0
 	var head core.Version
 	last := func() {
@@ -188,24 +195,25 @@ func applyUntilKilled(t testing.TB, open OpenAt, location string) {
 			key := fmt.Sprintf("%02d", i)
 			b.Puts = append(b.Puts, put(core.Table(2+i%2), key+strings.Repeat("."+value, 1-i%2), value+strings.Repeat(" ", 4000)))
 		}
-		if err := k.store.Apply(t.Context(), b); late && errors.Is(err, core.ErrConflict) {
+		if err := k.store.Apply(k.Context(), b); late && errors.Is(err, core.ErrConflict) {
 			last()
 		} else if err != nil {
-			t.Fatalf("apply: %v", err)
+			return err
 		} else {
-			fmt.Printf("applied %d\n", n)
+			applied(n)
 		}
 		late = false
 	}
+	return nil
 }
 
-// keystoreKilled kills the process at random moments and looks at what is left:
-// whole batches only, and none lost that was reported. In every other round
-// during runs beside the process.
-func keystoreKilled(t testing.TB, open OpenAt, location string, command func(context.Context) *exec.Cmd, during func(time.Duration)) {
+// keystoreKilled has the process killed at random moments and looks at what is left:
+// whole batches only, and none lost that was reported, which kill gives. In every other
+// round during runs beside the process.
+func keystoreKilled(t testing.TB, open OpenAt, location string, kill func(during func()) (reported int), during func(time.Duration)) {
 	last := 0
 	for round := range 10 {
-		reported := killOnce(t, command, func() {
+		reported := kill(func() {
 			delay := time.Duration(rand.IntN(30_000)) * time.Microsecond
 			if round%2 == 0 {
 				during(delay)
@@ -225,7 +233,7 @@ func keystoreKilled(t testing.TB, open OpenAt, location string, command func(con
 			t.Fatalf("round %d: close: %v", round, err)
 		}
 		if n < reported || n > reported+1 || n <= last {
-			t.Fatalf("round %d: batch %d was reported as applied, after %d, and the store is at %d", round, reported, last, n)
+			t.Fatalf("round %d: batch %d was reported as applied, after %d before, and the store is at %d after it was killed", round, reported, last, n)
 		}
 		last = n
 	}

@@ -113,7 +113,7 @@ func TestDurableCatchesWrong(t *testing.T) {
 			}
 			location, name := t.TempDir(), t.Name()
 			report := record(t, func(t testing.TB) {
-				keystoreKilled(t, openFiled(wrong), location, againUntilKilled(name, location), time.Sleep)
+				keystoreKilled(t, openFiled(wrong), location, func(during func()) int { return killOnce(t, againUntilKilled(name, location), during) }, time.Sleep)
 			})
 			if (len(report) > 0) != (wrong != "") {
 				t.Errorf("reported %q", report)

@@ -406,3 +406,37 @@ func (p hashingImporter) ImportKey(ctx context.Context, spec core.KeySpec, mater
 type immortal struct{ *keeper }
 
 func (immortal) DeleteKey(context.Context, core.KeyRef) error { return nil }
+
+// A provider that keeps its keys keeps them also when it crashes.
+func TestProviderChecksOutsideATest(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		crash func(*keeper) *keeper
+		want  []string
+	}{
+		"all is well": {func(k *keeper) *keeper { return k }, nil},
+		"forgets":     {func(*keeper) *keeper { return newKeeper() }, []string{"keys outlive a crash"}},
+	} {
+		kept := newKeeper()
+		open := func(context.Context, string) (core.CryptoProvider, error) { return kept, nil }
+		var failed []string
+		for _, check := range coretest.ProviderChecks(open, func() { kept = c.crash(kept) }) {
+			if r := check.Run(t.Context()); len(r.Failures) > 0 {
+				failed = append(failed, r.Name)
+			} else if r.Skipped != "" {
+				t.Errorf("%s: %+v", name, r)
+			}
+		}
+		if !slices.Equal(failed, c.want) {
+			t.Errorf("%s: failed %q", name, failed)
+		}
+	}
+	for _, check := range coretest.ProviderChecks(func(context.Context, string) (core.CryptoProvider, error) {
+		return struct{ core.CryptoProvider }{pure.New()}, nil
+	}, func() {}) {
+		r := check.Run(t.Context())
+		if lacks := check.Name == "deletes keys" || check.Name == "imports keys"; len(r.Failures) > 0 || (r.Skipped != "") != lacks {
+			t.Errorf("a provider that does the least: %+v", r)
+		}
+	}
+}
