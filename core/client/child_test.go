@@ -21,6 +21,7 @@ import (
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/client"
 	"github.com/conclave-mls/conclave/core/client/clienttest"
+	"github.com/conclave-mls/conclave/core/seal"
 	"github.com/conclave-mls/conclave/storage/sqlite"
 )
 
@@ -161,6 +162,7 @@ type order struct {
 	Moment      string // or, in a transaction with a boundary, the moment at which to die
 	History     uint64 // or, instead of an operation, a history: its seed and one
 	Berth       *berth // or it is one of several, see TestScaleOut
+	Plugins     bool   // its parts are plugins
 }
 
 // A report is what a child prints at its end.
@@ -276,16 +278,26 @@ func play(t clienttest.TB, o order) error {
 	if err != nil {
 		return err
 	}
-	store, err := sqlite.Open(ctx, filepath.Join(o.Dir, "store"))
-	if err != nil {
+	cfg := config()
+	p := &points{killAt: o.KillAt}
+	var store core.Keystore
+	if o.Plugins {
+		s, err := launchShelf(o.Dir, roleStore, roleKeys, roleWrapper, roleIssuer)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = s.close() }()
+		store, cfg.Keys = s.store(), s.keys("")
+		if cfg.Store, err = seal.Open(ctx, &mortal{store, p}, s.wrapper(), "device"); err != nil {
+			return err
+		}
+	} else if store, err = sqlite.Open(ctx, filepath.Join(o.Dir, "store")); err != nil {
 		return err
 	}
-	cfg := config()
 	cfg.Lease = childLease
 	if cfg.Suites, err = newRecorder(filepath.Join(o.Dir, "keys")); err != nil {
 		return err
 	}
-	p := &points{killAt: o.KillAt}
 	d := clienttest.NewDevice(t, remote{conn}, o.Client, &mortal{store, p}, cfg)
 	pass := func(string) error { p.pass(); return nil }
 	d.Link.Before, d.Link.After = pass, pass

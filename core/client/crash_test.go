@@ -3,11 +3,15 @@
 package client_test
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/conclave-mls/conclave/core/client/clienttest"
 	"github.com/conclave-mls/conclave/core/mls"
@@ -23,17 +27,23 @@ type mortalWorld struct {
 	first uint64 // epoch
 }
 
-func newMortalWorld(t testing.TB, policy mls.Config, options clienttest.Options, op operation) *mortalWorld {
-	m := &mortalWorld{order: order{Dir: t.TempDir(), Client: "alice", Op: op.name}}
-	store, err := sqlite.Open(t.Context(), filepath.Join(m.order.Dir, "store"))
-	if err != nil {
+func newMortalWorld(t testing.TB, policy mls.Config, options clienttest.Options, op operation, plugins bool) *mortalWorld {
+	m := &mortalWorld{order: order{Dir: t.TempDir(), Client: "alice", Op: op.name, Plugins: plugins}}
+	set := setting{policy: policy, options: options}
+	var parts *shelf
+	var err error
+	if plugins {
+		parts = newShelf(t, m.order.Dir, roleStore, roleKeys, roleWrapper)
+		set.store, set.keys, set.wrapper = parts.store(), parts.keys(""), parts.wrapper()
+	} else if set.store, err = sqlite.Open(t.Context(), filepath.Join(m.order.Dir, "store")); err != nil {
 		t.Fatal(err)
 	}
 	suites, err := newRecorder(filepath.Join(m.order.Dir, "keys"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.stage = newStage(t, op, setting{policy: policy, options: options, store: store, suites: suites})
+	set.suites = suites
+	m.stage = newStage(t, op, set)
 	m.out = &outgoing{Backend: m.service, who: "alice"}
 	if !op.outside { // her first generations are used
 		m.send(m.alice, "before")
@@ -46,7 +56,10 @@ func newMortalWorld(t testing.TB, policy mls.Config, options clienttest.Options,
 	m.first = m.epoch()
 	m.order.Input = m.input
 	m.must(m.alice.Close(t.Context()))
-	m.must(store.Close())
+	m.must(set.store.Close())
+	if parts != nil {
+		m.must(parts.close())
+	}
 	m.devices = slices.DeleteFunc(m.devices, func(d *clienttest.Device) bool { return d == m.alice })
 	m.order.Socket = serve(t, m.out)
 	return m
@@ -104,22 +117,25 @@ func TestKilled(t *testing.T) {
 				}
 				competitor := forgetful == (policyName == "private")
 				name := fmt.Sprintf("%s/%s/forgetful=%v/competitor=%v", op.name, policyName, forgetful, competitor)
-				t.Run(name, func(t *testing.T) { killEverywhere(t, op, policy, forgetful, competitor) })
+				t.Run(name, func(t *testing.T) { killEverywhere(t, op, policy, forgetful, competitor, false) })
 			}
 		}
 	}
 }
 
-func killEverywhere(t *testing.T, op operation, policy mls.Config, forgetful, competitor bool) {
+func killEverywhere(t *testing.T, op operation, policy mls.Config, forgetful, competitor, plugins bool) {
 	step := 1
 	if testing.Short() { // before the writes only
 		step = 2
 	}
 	for at := 1; ; at += step {
-		m := newMortalWorld(t, policy, clienttest.Options{RefuseRepeats: forgetful}, op)
+		m := newMortalWorld(t, policy, clienttest.Options{RefuseRepeats: forgetful}, op, plugins)
 		o := m.order
 		o.KillAt = at
 		whole, killed := run(t, o)
+		if plugins {
+			noOrphans(t, o.Dir)
+		}
 		if competitor && (!op.outside || at < 3) {
 			m.must(m.bob.Link.Drain(t.Context(), chat))
 			m.in(m.bob, update)
@@ -146,4 +162,44 @@ func killEverywhere(t *testing.T, op operation, policy mls.Config, forgetful, co
 			return
 		}
 	}
+}
+
+// TestKilledWithPlugins is TestKilled for a process whose parts are plugins: they end with
+// it, and those of the next process go on.
+func TestKilledWithPlugins(t *testing.T) {
+	t.Parallel()
+	for i, name := range []string{"UpdateKeyMaterial", "Send"} {
+		if testing.Short() && i > 0 {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			killEverywhere(t, operationOf(name), mls.DefaultConfig, i == 0, i == 0, true)
+		})
+	}
+}
+
+// noOrphans waits for the end of all plugins that have lived in a folder.
+func noOrphans(t testing.TB, folder string) {
+	t.Helper()
+	s := &shelf{folder: folder}
+	for _, role := range []string{roleStore, roleKeys, roleWrapper, roleIssuer} {
+		for _, pid := range s.pids(t, role) {
+			for end := time.Now().Add(20 * time.Second); alive(pid); time.Sleep(time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatalf("the plugin %s outlives its client", role)
+				}
+			}
+		}
+	}
+}
+
+// alive says whether a process runs: one that has ended may still have its number.
+func alive(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil { // there is no such process, or no /proc
+		return !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
+	}
+	_, after, _ := strings.Cut(string(stat), ") ")
+	return !strings.HasPrefix(after, "Z")
 }

@@ -159,7 +159,7 @@ func (s *stage) keysAre(own *shelf) {
 	s.open()
 	list, err := s.alice.Credentials(s.Context(), client.CredentialFilter{})
 	s.must(err)
-	files, err := os.ReadDir(filepath.Join(own.folder, "keys"))
+	files, err := os.ReadDir(filepath.Join(own.folder, cabinetFolder))
 	s.must(err)
 	if len(files) != len(list) {
 		s.Errorf("the plugin keeps %d keys, the store names %d", len(files), len(list))
@@ -228,7 +228,7 @@ func killInIssue(t *testing.T, instance, role string, n int, where string) (died
 	}
 	w.must(alice.Close(t.Context()))
 	alice = clienttest.NewDevice(t, w.service, id, own.store(), cfg)
-	files, err := os.ReadDir(filepath.Join(own.folder, "keys"))
+	files, err := os.ReadDir(filepath.Join(own.folder, cabinetFolder))
 	w.must(err)
 	if list := w.credentials(alice, client.CredentialFilter{}); len(list) != 2 || len(files) != 2 || len(w.openIssues(alice)) > 0 {
 		t.Errorf("%s, call %d: %d credentials, %d keys", role, n, len(list), len(files))

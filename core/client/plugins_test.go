@@ -18,6 +18,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -54,13 +55,22 @@ func bePlugin(role string) {
 	folder := os.Getenv(folderVariable)
 	p, err := pluginOf(role, folder)
 	if err == nil {
-		err = os.WriteFile(filepath.Join(folder, role+".pid"), fmt.Append(nil, os.Getpid()), 0o600)
+		err = appendLine(filepath.Join(folder, role+".pids"), os.Getpid())
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	sdk.Serve(p)
+}
+
+func appendLine(path string, what any) error {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(file, what)
+	return errors.Join(err, file.Close())
 }
 
 func pluginOf(role, folder string) (p sdk.Plugin, err error) {
@@ -74,7 +84,7 @@ func pluginOf(role, folder string) (p sdk.Plugin, err error) {
 		store, err = sqlite.Open(context.Background(), filepath.Join(folder, "store"))
 		p.Keystore = doomedStore{store, d}
 	case roleKeys:
-		p.CryptoProvider = &cabinet{pure.New(), filepath.Join(folder, "keys"), d}
+		p.CryptoProvider = &cabinet{pure.New(), filepath.Join(folder, cabinetFolder), d}
 		p.Instances = map[string]sdk.Plugin{"pure": {CryptoProvider: doomedKeys{pure.New(), d}}}
 	case roleWrapper:
 		var w core.KeyWrapper
@@ -209,6 +219,8 @@ func (i doomedIssuer) Begin(ctx context.Context, req core.IssueRequest) (core.St
 func (i doomedIssuer) Advance(ctx context.Context, state []byte, in core.Input) (core.Step, error) {
 	return at(i.doom, "Advance", func() (core.Step, error) { return i.CredentialIssuer.Advance(ctx, state, in) })
 }
+
+const cabinetFolder = "cabinet"
 
 // A cabinet is a crypto provider that keeps its signature keys, in files: a line with the
 // algorithm, then the material.
@@ -404,17 +416,27 @@ func (s *shelf) issuer(instance string) core.CredentialIssuer {
 	return part(s, roleIssuer, instance, (*host.Plugin).Issuer)
 }
 
-// pid is the process of a plugin.
-func (s *shelf) pid(t testing.TB, role string) (pid int) {
+// pids are the processes that a plugin was, the last the one that it is.
+func (s *shelf) pids(t testing.TB, role string) (list []int) {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(s.folder, role+".pid"))
-	if err == nil {
-		_, err = fmt.Sscan(string(text), &pid)
-	}
+	text, err := os.ReadFile(filepath.Join(s.folder, role+".pids"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pid
+	for line := range strings.Lines(string(text)) {
+		pid, err := strconv.Atoi(strings.TrimSpace(line))
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, pid)
+	}
+	return list
+}
+
+func (s *shelf) pid(t testing.TB, role string) int {
+	t.Helper()
+	list := s.pids(t, role)
+	return list[len(list)-1]
 }
 
 // kill ends the process of a plugin, if it has not ended yet.
@@ -451,7 +473,7 @@ func (s *shelf) doom(t testing.TB, role string, n int, where string) {
 // spare undoes doom.
 func (s *shelf) spare(t testing.TB, role string) {
 	t.Helper()
-	if err := os.Remove(filepath.Join(s.folder, role+".doom")); err != nil {
+	if err := os.Remove(filepath.Join(s.folder, role+".doom")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		t.Fatal(err)
 	}
 }

@@ -24,7 +24,8 @@ import (
 type actor struct {
 	*clienttest.Device
 	id     core.ClientID
-	store  *memory.Store
+	store  core.Keystore
+	shelf  *shelf // her plugins, of which the store is one; nil: it is in this process
 	faulty *coretest.Faulty
 	dead   *bool
 	sent   []client.IdempotencyKey // Send and the transaction returned nil
@@ -86,6 +87,9 @@ func (d *drama) open(a *actor) {
 		return coretest.Fault(1 + d.rng.IntN(5))
 	}}
 	cfg := config()
+	if a.shelf != nil {
+		d.must(a.prepare(d, &cfg))
+	}
 	cfg.Suites = d.suites
 	cfg.Lease = 20 * time.Millisecond
 	cfg.Observe = func(e client.Event) {
@@ -128,6 +132,7 @@ func (d *drama) revive(a *actor) {
 	if a.dead == nil || !*a.dead {
 		return
 	}
+	d.reprieve(a)
 	old := a.faulty
 	if d.chance(50) {
 		old.Land(d.Context())
@@ -150,9 +155,14 @@ func (d *drama) act(a *actor) {
 	if d.chance(15) {
 		a.fate = 1 + d.rng.IntN(8)
 	}
-	what := d.rng.IntN(12)
+	deeds := 12
+	if a.shelf != nil {
+		deeds = 13
+		d.doom(a)
+	}
+	what := d.rng.IntN(deeds)
 	var err error
-	defer func() { d.note("%s does %d: %v", a.id, what, err) }()
+	defer func() { d.note("%s does %d: %v", a.id, what, err); d.answered(a, err) }()
 	if !a.in(ctx) {
 		if err = a.Welcomes(ctx); err == nil && !a.in(ctx) && d.chance(50) {
 			err = d.rejoin(a)
@@ -212,6 +222,8 @@ func (d *drama) act(a *actor) {
 		})
 	case 10:
 		err = a.Resume(ctx)
+	case 12:
+		err = d.issue(ctx, a)
 	default:
 		err = a.Link.Drain(ctx, chat)
 	}
@@ -321,6 +333,7 @@ func (d *drama) denouement() {
 	ctx := d.Context()
 	d.calm = true
 	for _, a := range d.actors {
+		d.reprieve(a)
 		d.revive(a)
 		a.fate = 0
 	}
@@ -388,40 +401,52 @@ func TestRandomRuns(t *testing.T) {
 	}
 	for seed := range runs {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			rng := rand.New(rand.NewPCG(seed, 2))
-			w := newWorld(t, clienttest.Options{RefuseRepeats: seed%2 == 1})
-			if seed%4 >= 2 {
-				w.policy = private
-			}
-			suites, err := newRecorder(filepath.Join(t.TempDir(), "keys"))
-			w.must(err)
-			defer func() { _ = suites.file.Close() }()
-			d := &drama{world: w, rng: rng, suites: suites, out: &outgoing{Backend: w.service}, calm: true}
-			defer func() {
-				if t.Failed() {
-					for _, a := range d.actors {
-						i, err := a.Info(context.Background(), chat)
-						t.Logf("%s: %+v %v; failed: %v", a.id, i, err, a.Failed())
-					}
-					for _, line := range d.trace {
-						t.Log(line)
-					}
-				}
-			}()
+			d := newDrama(t, seed)
 			for _, id := range []core.ClientID{"alice", "bob", "carol"} {
-				a := &actor{id: id, store: memory.New(), lost: map[client.IdempotencyKey]bool{}}
-				d.open(a)
-				w.do(a.Device, func(ctx context.Context, tx *client.Transaction) error { return tx.InitMLS(ctx, id, suite1) })
-				d.actors = append(d.actors, a)
-				w.devices = append(w.devices, a.Device)
+				d.enter(&actor{id: id, store: memory.New(), lost: map[client.IdempotencyKey]bool{}})
 			}
-			w.create(d.actors[0].Device)
-			w.add(d.actors[0].Device, w.devices[1], w.devices[2])
-			d.calm = false
-			for range 30 {
-				d.act(d.actors[rng.IntN(len(d.actors))])
-			}
-			d.denouement()
+			d.play(30)
 		})
 	}
+}
+
+func newDrama(t *testing.T, seed uint64) *drama {
+	w := newWorld(t, clienttest.Options{RefuseRepeats: seed%2 == 1})
+	if seed%4 >= 2 {
+		w.policy = private
+	}
+	suites, err := newRecorder(filepath.Join(t.TempDir(), "keys"))
+	w.must(err)
+	t.Cleanup(func() { _ = suites.file.Close() })
+	return &drama{world: w, rng: rand.New(rand.NewPCG(seed, 2)), suites: suites, out: &outgoing{Backend: w.service}, calm: true}
+}
+
+// enter gives an actor an identity.
+func (d *drama) enter(a *actor) {
+	d.open(a)
+	d.do(a.Device, func(ctx context.Context, tx *client.Transaction) error { return tx.InitMLS(ctx, a.id, suite1) })
+	d.actors = append(d.actors, a)
+	d.devices = append(d.devices, a.Device)
+}
+
+// play has the actors do so many things, and looks at what came of them.
+func (d *drama) play(deeds int) {
+	defer func() {
+		if d.Failed() {
+			for _, a := range d.actors {
+				i, err := a.Info(context.Background(), chat)
+				d.Logf("%s: %+v %v; failed: %v", a.id, i, err, a.Failed())
+			}
+			for _, line := range d.trace {
+				d.Log(line)
+			}
+		}
+	}()
+	d.create(d.actors[0].Device)
+	d.add(d.actors[0].Device, d.devices[1], d.devices[2])
+	d.calm = false
+	for range deeds {
+		d.act(d.actors[d.rng.IntN(len(d.actors))])
+	}
+	d.denouement()
 }
