@@ -5,6 +5,7 @@ package sdk
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/plugins/internal/wire"
@@ -63,6 +64,39 @@ func (s providerServer) OpenKey(ctx context.Context, m *wire.OpenKeyRequest) (*w
 	return keyResponse(s.open(ctx, m))
 }
 
+// openKeys are keys that their provider keeps, as they were opened last: to find one on a
+// token takes longer than to sign with it.
+type openKeys struct {
+	mu  sync.Mutex
+	all map[keyName]core.PrivateKey
+}
+
+type keyName struct{ instance, ref string }
+
+// maxOpenKeys is more than a client uses in turn.
+const maxOpenKeys = 1024
+
+func (o *openKeys) get(n keyName) core.PrivateKey {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.all[n]
+}
+
+func (o *openKeys) set(n keyName, key core.PrivateKey) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.all == nil || len(o.all) >= maxOpenKeys {
+		o.all = map[keyName]core.PrivateKey{}
+	}
+	o.all[n] = key
+}
+
+func (o *openKeys) forget(n keyName) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.all, n)
+}
+
 // namesKey is a request that names a key.
 type namesKey interface {
 	GetInstance() string
@@ -77,7 +111,29 @@ func (s providerServer) open(ctx context.Context, m namesKey) (core.PrivateKey, 
 	}
 	material := core.NewSecret(m.GetMaterial())
 	defer material.Wipe()
-	return p.OpenKey(ctx, core.KeyRef(m.GetRef()), material)
+	name := keyName{m.GetInstance(), m.GetRef()}
+	key, err := p.OpenKey(ctx, core.KeyRef(name.ref), material)
+	if _, software := key.(core.SoftwareKey); err != nil || software || !material.IsZero() {
+		s.keys.forget(name)
+	} else {
+		s.keys.set(name, key)
+	}
+	return key, err
+}
+
+// opened is open for a key that may be open already.
+func (s providerServer) opened(ctx context.Context, m namesKey) (core.PrivateKey, error) {
+	if key := s.keys.get(keyName{m.GetInstance(), m.GetRef()}); key != nil && len(m.GetMaterial()) == 0 {
+		return key, nil
+	}
+	return s.open(ctx, m)
+}
+
+// heed has a key opened anew that did not work: it may be another by now.
+func (s providerServer) heed(m namesKey, err error) {
+	if err != nil {
+		s.keys.forget(keyName{m.GetInstance(), m.GetRef()})
+	}
 }
 
 // bytesResponse is the answer of a call that gives bytes.
@@ -98,34 +154,40 @@ func cannot(what string) (*wire.BytesResponse, error) {
 }
 
 func (s providerServer) Sign(ctx context.Context, m *wire.UseKeyRequest) (*wire.BytesResponse, error) {
-	key, err := s.open(ctx, m)
+	key, err := s.opened(ctx, m)
 	if err != nil {
 		return bytesResponse(nil, err)
 	}
 	if signer, ok := key.(core.Signer); ok {
-		return bytesResponse(signer.Sign(ctx, m.GetInput()))
+		signature, err := signer.Sign(ctx, m.GetInput())
+		s.heed(m, err)
+		return bytesResponse(signature, err)
 	}
 	return cannot("sign")
 }
 
 func (s providerServer) Agree(ctx context.Context, m *wire.UseKeyRequest) (*wire.BytesResponse, error) {
-	key, err := s.open(ctx, m)
+	key, err := s.opened(ctx, m)
 	if err != nil {
 		return bytesResponse(nil, err)
 	}
 	if agreer, ok := key.(core.Agreer); ok {
-		return secretResponse(agreer.Agree(ctx, m.GetInput()))
+		secret, err := agreer.Agree(ctx, m.GetInput())
+		s.heed(m, err)
+		return secretResponse(secret, err)
 	}
 	return cannot("agree")
 }
 
 func (s providerServer) Decapsulate(ctx context.Context, m *wire.UseKeyRequest) (*wire.BytesResponse, error) {
-	key, err := s.open(ctx, m)
+	key, err := s.opened(ctx, m)
 	if err != nil {
 		return bytesResponse(nil, err)
 	}
 	if d, ok := key.(core.Decapsulator); ok {
-		return secretResponse(d.Decapsulate(ctx, m.GetInput()))
+		secret, err := d.Decapsulate(ctx, m.GetInput())
+		s.heed(m, err)
+		return secretResponse(secret, err)
 	}
 	return cannot("decapsulate")
 }
@@ -135,6 +197,7 @@ func (s providerServer) DeleteKey(ctx context.Context, m *wire.DeleteKeyRequest)
 	if err == nil {
 		if d, ok := p.(core.KeyDeleter); ok {
 			err = d.DeleteKey(ctx, core.KeyRef(m.GetRef()))
+			s.keys.forget(keyName{m.GetInstance(), m.GetRef()})
 		} else {
 			err = fmt.Errorf("delete a key: %w", core.ErrUnsupported)
 		}

@@ -82,6 +82,7 @@ type server struct {
 	providers map[string]core.CryptoProvider
 	issuers   map[string]core.CredentialIssuer
 	wrappers  map[string]core.KeyWrapper
+	keys      openKeys
 }
 
 func newServer(p Plugin) (*server, error) {

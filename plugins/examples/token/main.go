@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command token is a plugin that has the keys of a PKCS#11 token: a crypto provider and, if
+// one is named, a key that wraps those of the keystore. The vendor's module runs in this
+// process and not in that of the client: when it crashes, the client sees
+// core.ErrUnavailable, nothing has happened, and this plugin is started again.
+//
+//	go build -o plugins/conclave-plugin-token ./plugins/examples/token   # with cgo
+//	conclave plugin test plugins/conclave-plugin-token --env URI=...
+//
+// It is configured by its environment:
+//
+//	URI    the token by RFC 7512, with its module and the source of the PIN
+//	KEK    the wrapping key on it, such as pkcs11:object=kek; "": the plugin offers none
+//	LATCH  the folder where it is remembered that the token has refused a PIN; "": latch
+//
+// and what the module reads of it has to be there as well, as nothing else is:
+//
+//	crypto = "plugin:token"
+//	key = "plugin:token"
+//
+//	[plugin.token]
+//	sha256 = "..." # what conclave plugin verify prints
+//	env = { URI = "pkcs11:token=corp?module-path=/opt/vendor/libp11.so&pin-source=file:/etc/corp/pin", KEK = "pkcs11:object=kek" }
+//
+// The folder of LATCH, by default that of the client, must outlive the process: a plugin that dies is started again, and a
+// PIN that is wrong would be tried until the token locks. Who is killed inside of a login
+// leaves the PIN latched too; conclave hsm unlatch lets it be tried again.
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/conclave-mls/conclave/hsm"
+	"github.com/conclave-mls/conclave/plugins/sdk"
+)
+
+func main() {
+	if err := serve(); err != nil {
+		fmt.Fprintln(os.Stderr, err) // a log record of the host
+		os.Exit(1)
+	}
+}
+
+func serve() (err error) {
+	// The host waits for ten seconds unless it is told otherwise.
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Second)
+	defer cancel()
+	token, err := hsm.Open(ctx, hsm.Config{
+		URI:    os.Getenv("URI"),
+		Latch:  cmp.Or(os.Getenv("LATCH"), "latch"),
+		Logger: slog.New(slog.NewJSONHandler(os.Stderr, nil)), // whose level and text the host keeps
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, token.Close()) }()
+	p := sdk.Plugin{CryptoProvider: token.Provider()}
+	if kek := os.Getenv("KEK"); kek != "" {
+		if p.KeyWrapper, err = token.Wrapper(ctx, kek); err != nil {
+			return err
+		}
+	}
+	sdk.Serve(p)
+	return nil
+}
