@@ -53,10 +53,10 @@ type pair struct {
 	store      *coretest.Faulty // alice's; it counts writes
 }
 
-func newPair(t *testing.T, token *hsm.Token, handshake mls.HandshakePolicy) *pair {
+func newPair(t *testing.T, keys core.CryptoProvider, handshake mls.HandshakePolicy) *pair {
 	p := &pair{T: t, store: &coretest.Faulty{Keystore: memory.New()}}
 	service := clienttest.NewService(clienttest.Options{})
-	p.alice = clienttest.NewDevice(t, service, "alice", p.store, client.Config{Suites: pure.New(), Keys: token.Provider()})
+	p.alice = clienttest.NewDevice(t, service, "alice", p.store, client.Config{Suites: pure.New(), Keys: keys})
 	p.bob = clienttest.NewDevice(t, service, "bob", memory.New(), client.Config{Suites: pure.New(), Keys: pure.New()})
 	group := mls.DefaultConfig
 	group.Handshake = handshake
@@ -70,19 +70,24 @@ func newPair(t *testing.T, token *hsm.Token, handshake mls.HandshakePolicy) *pai
 	return p
 }
 
+// onChat is an operation on the chat, and run makes it that of a transaction.
+type onChat func(ctx context.Context, tx *client.Transaction, c *client.Conversation) error
+
+func (f onChat) run(ctx context.Context, tx *client.Transaction) error {
+	c, err := tx.Conversation(ctx, chat)
+	if err != nil {
+		return err
+	}
+	return f(ctx, tx, c)
+}
+
 // away does what needs the token, which is not there.
-func (p *pair) away(what string, f func(ctx context.Context, tx *client.Transaction, c *client.Conversation) error) {
+func (p *pair) away(what string, f onChat) {
 	p.Helper()
 	ctx, cancel := context.WithTimeout(p.Context(), patience)
 	defer cancel()
 	begin := time.Now()
-	err := p.alice.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
-		c, err := tx.Conversation(ctx, chat)
-		if err != nil {
-			return err
-		}
-		return f(ctx, tx, c)
-	})
+	err := p.alice.Transaction(ctx, f.run)
 	if !errors.Is(err, hsm.ErrTokenUnavailable) || !errors.Is(err, core.ErrUnavailable) || errors.Is(err, core.ErrNotFound) || client.Blames(err) {
 		p.Fatalf("%s without the token: %v", what, err)
 	}
@@ -91,7 +96,7 @@ func (p *pair) away(what string, f func(ctx context.Context, tx *client.Transact
 	}
 }
 
-func send(text string) func(context.Context, *client.Transaction, *client.Conversation) error {
+func send(text string) onChat {
 	return func(ctx context.Context, _ *client.Transaction, c *client.Conversation) error {
 		_, err := c.Send(ctx, []byte(text), nil)
 		return err
@@ -113,20 +118,14 @@ func (p *pair) hears(d *clienttest.Device, want ...string) {
 }
 
 // do runs f on the chat; try again is what a token that has just come back may want.
-func (p *pair) do(d *clienttest.Device, f func(context.Context, *client.Transaction, *client.Conversation) error) {
+func (p *pair) do(d *clienttest.Device, f onChat) {
 	p.Helper()
 	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
-		err := d.Transaction(p.Context(), func(ctx context.Context, tx *client.Transaction) error {
-			c, err := tx.Conversation(ctx, chat)
-			if err != nil {
-				return err
-			}
-			return f(ctx, tx, c)
-		})
+		err := d.Transaction(p.Context(), f.run)
 		if err == nil {
 			return
 		}
-		if !errors.Is(err, hsm.ErrTokenUnavailable) || time.Since(begin) > 40*time.Second {
+		if !errors.Is(err, core.ErrUnavailable) || time.Since(begin) > 40*time.Second {
 			p.Fatal(err)
 		}
 	}
@@ -134,7 +133,7 @@ func (p *pair) do(d *clienttest.Device, f func(context.Context, *client.Transact
 
 func withoutToken(t *testing.T, k *softhsmtest.Token, handshake mls.HandshakePolicy) {
 	token := open(t, k.URI())
-	p := newPair(t, token, handshake)
+	p := newPair(t, token.Provider(), handshake)
 	p.alice.Say(t, chat, "before")
 	p.hears(p.bob, "before")
 
@@ -236,7 +235,7 @@ func TestConversationOverTrouble(t *testing.T) {
 	t.Parallel()
 	k := softhsmtest.P11Kit(t)
 	token := open(t, k.URI())
-	p := newPair(t, token, mls.HandshakePublic)
+	p := newPair(t, token.Provider(), mls.HandshakePublic)
 	trouble := make(chan struct{})
 	go func() {
 		defer close(trouble)

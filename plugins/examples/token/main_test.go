@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/conclave-mls/conclave/core"
+	"github.com/conclave-mls/conclave/plugins/host"
+)
+
+// TestMain is also the plugin, which is this program again.
+func TestMain(m *testing.M) {
+	if _, ok := os.LookupEnv("URI"); ok {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// records keeps what is logged.
+type records struct {
+	slog.Handler
+	mu  sync.Mutex
+	all []string
+}
+
+func (r *records) Handle(_ context.Context, rec slog.Record) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all = append(r.all, rec.Message)
+	return nil
+}
+func (r *records) Enabled(context.Context, slog.Level) bool { return true }
+func (r *records) WithAttrs([]slog.Attr) slog.Handler       { return r }
+func (r *records) WithGroup(string) slog.Handler            { return r }
+
+// A plugin without its token says what is wrong and ends. With a token it is tested in
+// softhsm-test, TestTokenPlugin.
+func TestWithoutToken(t *testing.T) {
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &records{}
+	p, err := host.Launch(t.Context(), host.Config{
+		Name: "token", Path: path, Unpinned: true, Dir: t.TempDir(), Logger: slog.New(r),
+		Env: []string{"URI=pkcs11:token=none?module-path=/no/such/module.so&pin-value=1"},
+	})
+	if core.Kind(err) != core.ErrUnavailable {
+		t.Errorf("%v, want ErrUnavailable", err)
+	}
+	if err == nil {
+		_ = p.Close()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if all := strings.Join(r.all, "\n"); !strings.Contains(all, "open") {
+		t.Errorf("it says %q", all)
+	}
+}
