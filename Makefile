@@ -4,14 +4,16 @@
 # make test    everything that a change must pass, with the time of each part
 # make check   format, build without cgo, vet, tidy, staticcheck
 # make bench   the table of the keystores in README.md; make bench-proteus that of Proteus
-#              beside Core Crypto's, which it installs; make bench-all runs every benchmark
+#              beside Core Crypto's, which it installs; make bench-plugins what plugins
+#              cost; make bench-all runs every benchmark
 # make fuzz    every fuzz target, FUZZTIME each
 # make soak    random groups beside a model of them for SOAK_TIME (an hour); 10000
 #              random histories of the client's store beside a map, and of Proteus with
 #              each of its real implementations, 50000 of it beside a model; four
 #              processes of a client on one PostgreSQL, killed ones on a SQLite file, and
 #              200 goroutines on two sessions of tokens, for SCALE_TIME (ten minutes)
-#              each; 1000 processes killed while they use a token; and two tokens more, a
+#              each; plugins killed at each call of every operation, and in 1000 random
+#              runs; 1000 processes killed while they use a token; and two tokens more, a
 #              TPM in software and opencryptoki
 # make soak-race, soak-fuzz   the tests again and again; fuzzing for 10 minutes each
 # make soak-interop   every scenario with every assignment of actors, and long random ones
@@ -25,7 +27,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: demo setup setup-soak postgres tokens tokens-soak token peer ca test check unit scale race bench bench-proteus bench-all fuzz soak soak-race soak-fuzz soak-interop build clean
+.PHONY: demo setup setup-soak postgres tokens tokens-soak token peer ca test check unit scale race bench bench-proteus bench-plugins bench-all fuzz soak soak-race soak-fuzz soak-interop build clean
 
 DIRS := $(wildcard core providers storage hsm plugins app softhsm-test)
 PKGS := $(DIRS:%=./%/...)
@@ -197,6 +199,10 @@ bench:
 bench-proteus: peer
 	go test -run '^$$' -bench '^BenchmarkProteus$$' -benchtime 1x -timeout 10m ./app/drive
 
+bench-plugins:
+	go test -run '^$$' -bench '^Benchmark(Sign|Apply|Read1000)$$' ./plugins/host
+	go test -run '^$$' -bench '^BenchmarkPlugins$$' -benchtime 1x ./core/client
+
 bench-all: peer
 	go test -run '^$$' -bench . -benchmem $(PKGS)
 
@@ -222,6 +228,8 @@ soak: setup-soak
 	go test -count 1 -timeout 0 -run '^TestSegmentModel$$' ./core/client -histories 10000
 	go test -count 1 -timeout 0 -run '^TestHistories$$' ./core/proteus -histories 50000
 	go test -count 1 -timeout 0 -v -run '^TestScaleOut$$' ./core/client -scale $(SCALE_TIME)
+	go test -count 1 -timeout 0 -run '^TestPluginKilled$$' ./core/client -everything
+	go test -count 1 -timeout 0 -run '^TestPluginsKilledAtRandom$$' ./core/client -plugin-runs 1000
 	go test -count 1 -timeout 0 -run '^TestProteusHistories$$' ./app/drive -histories 10000
 	CONCLAVE_SOAK=$(SCALE_TIME) go test -count 1 -timeout 0 -run 'FileAlone|ManyProcesses' ./storage/sqlite
 	go test -count 1 -timeout 0 -v -run '^TestManyGoroutines$$' ./softhsm-test -load $(SCALE_TIME)

@@ -114,7 +114,14 @@ const (
 	afterIt  = "after"  // it has done what was asked, and the answer is not sent
 )
 
+// undisturbed is a file in the folder of plugins that live as long as they want. They
+// count nothing either, and lose no time by it.
+const undisturbed = "undisturbed"
+
 func newDoom(path string) (*doom, error) {
+	if _, err := os.Stat(filepath.Join(filepath.Dir(path), undisturbed)); err == nil {
+		return nil, nil
+	}
 	all, err := os.ReadFile(path + ".calls")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -132,6 +139,9 @@ func (d *doom) pass(n int, where string) {
 
 // at makes a call.
 func at[T any](d *doom, call string, f func() (T, error)) (T, error) {
+	if d == nil {
+		return f()
+	}
 	d.mu.Lock()
 	d.n++
 	n := d.n
