@@ -119,27 +119,27 @@ tokens-soak: WHAT = the tests with a TPM in software and opencryptoki
 tokens-soak: ELSE = swtpm, tpm2-tools, tpm2-abrmd, tpm2-pkcs11 with its tools, the D-Bus daemon, and opencryptoki
 tokens-soak: COMMANDS = swtpm && command -v tpm2_ptool && command -v tpm2-abrmd && command -v dbus-daemon && command -v pkcsconf
 
-# What the interoperability tests speak with, below bin/peers: the driver of the real Core
-# Crypto in the shared folder and ours of npm's @wireapp/proteus, each with the npm packages
+# What the tests speak with, below bin/peers: the driver of the real Core Crypto in the shared
+# folder, ours of npm's @wireapp/proteus and the plugin in Node.js, each with the npm packages
 # of its lock file. Without them the tests are skipped, unless CONCLAVE_SHARED is set.
 peer:
 	@required() { [ -n "$${CONCLAVE_SHARED:-}" ]; }; \
-	drivers=(app/drive/testdata/wireapp-proteus); \
+	drivers=(app/drive/testdata/wireapp-proteus plugins/examples/nodejs); \
 	for shared in $${CONCLAVE_SHARED:-shared ../shared}; do \
 		[ ! -d "$$shared/peers/core-crypto" ] || { drivers+=("$$shared/peers/core-crypto"); break; }; \
 	done; \
-	if required && [ $${#drivers[@]} = 1 ]; then echo "setup: there is no peers/core-crypto in $$CONCLAVE_SHARED"; exit 1; fi; \
+	if required && [ $${#drivers[@]} = 2 ]; then echo "setup: there is no peers/core-crypto in $$CONCLAVE_SHARED"; exit 1; fi; \
 	if ! node --version 2>/dev/null | grep -Eq '^v(2[0-9]|[3-9][0-9])' || ! command -v npm >/dev/null; then \
-		echo "setup: the tests with Core Crypto and @wireapp/proteus need Node.js 20 or later with npm: apt-get install nodejs npm"; \
+		echo "setup: the tests with Core Crypto, @wireapp/proteus and a plugin in Node.js need Node.js 20 or later with npm: apt-get install nodejs npm"; \
 		echo "setup: has your system an older one, take the release from the Node.js project's download page"; \
 		! required; exit; \
 	fi; \
 	for from in "$${drivers[@]}"; do \
 		to=bin/peers/$${from##*/}; \
-		if [ -d $$to/node_modules ] && diff -rq -x node_modules "$$from" $$to >/dev/null; then continue; fi; \
+		if [ -d $$to/node_modules ] && diff -rq -x node_modules -x '*.go' "$$from" $$to >/dev/null; then continue; fi; \
 		echo "setup: npm packages of the lock file of $$from into $$to"; \
 		rm -rf $$to $$to.new; mkdir -p $$to.new; \
-		cp -r "$$from/." $$to.new && chmod -R u+w $$to.new; \
+		cp -r "$$from/." $$to.new && chmod -R u+w $$to.new && rm -f $$to.new/*.go; \
 		(cd $$to.new && npm ci --prefer-offline --no-audit --no-fund --loglevel=error) || { required && exit 1; continue; }; \
 		mv $$to.new $$to; \
 	done
