@@ -82,6 +82,8 @@ func add(p *sdk.Plugin, part string) {
 			name, _, _ := strings.Cut(e, "=")
 			fmt.Fprintln(os.Stderr, "env", name)
 		}
+	default:
+		addReal(p, part)
 	}
 }
 

@@ -4,13 +4,7 @@ package acme_test
 
 import (
 	"bytes"
-	"context"
-	"crypto/sha256"
-	"net/url"
-	"slices"
-	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -33,86 +27,9 @@ func atPeer(t testing.TB, p *e2eitest.Peer) *acme.Issuer {
 	return issuer
 }
 
-// A stranger is an issuer whose clients are those of the suite, which have no Wire names: the
-// peer gets to know them as they come.
-type stranger struct {
-	*acme.Issuer
-	peer   *e2eitest.Peer
-	tokens *sync.Map // by proof
-}
-
-func (s stranger) person(id core.ClientID) e2eitest.Person {
-	sum := sha256.Sum256([]byte(id))
-	c := e2ei.ClientID{User: [16]byte(sum[:16]), Device: 1<<40 | uint64(sum[16])<<24 | uint64(sum[17])<<16 | uint64(sum[18])<<8 | uint64(sum[19]), Domain: s.peer.Domain}
-	return e2eitest.Person{ClientID: c, Handle: "handle_" + c.DeviceID(), DisplayName: "A Name", Team: "wire"}
-}
-
-func (s stranger) Begin(ctx context.Context, req core.IssueRequest) (core.Step, error) {
-	if req.ClientID == "" || ctx.Err() != nil {
-		return s.Issuer.Begin(ctx, req)
-	}
-	who := s.person(req.ClientID)
-	if err := s.peer.Register(ctx, who); err != nil {
-		return core.Step{}, err
-	}
-	req.ClientID, req.Handle = who.ClientID.Core(), who.Handle
-	step, err := s.Issuer.Begin(ctx, req)
-	return named(who.Handle, step), err
-}
-
-func (s stranger) Advance(ctx context.Context, state []byte, in core.Input) (core.Step, error) {
-	handle, state, ok := bytes.Cut(state, []byte{0})
-	if !ok {
-		state, handle = handle, nil
-	}
-	step, err := s.Issuer.Advance(ctx, state, in)
-	return named(string(handle), step), err
-}
-
-// named lets the state and the login page tell who it is.
-func named(handle string, step core.Step) core.Step {
-	step.State = slices.Concat([]byte(handle), []byte{0}, step.State)
-	if step.Need.Visit != nil {
-		visit := *step.Need.Visit
-		visit.URL += "&login_hint=" + url.QueryEscape(handle)
-		step.Need.Visit = &visit
-	}
-	return step
-}
-
-// Answer makes it a coretest.Answerer.
-func (s stranger) Answer(ctx context.Context, need core.Need) (core.Input, error) {
-	who := e2eitest.Person{}
-	if need.Call != nil {
-		var err error
-		if who.ClientID.Device, err = strconv.ParseUint(need.Call.Args["device"], 16, 64); err != nil {
-			return core.Input{}, err
-		}
-	}
-	if need.Visit != nil {
-		page, err := url.Parse(need.Visit.URL)
-		if err != nil {
-			return core.Input{}, err
-		}
-		who.Handle = page.Query().Get("login_hint")
-	}
-	if need.Call == nil || need.Call.Kind != "wire.access-token" {
-		return s.peer.Answer(who)(ctx, need)
-	}
-	// The suite asks twice, and the backend takes a proof once.
-	proof := need.Call.Args["proof"]
-	if token, ok := s.tokens.Load(proof); ok {
-		return core.Input{Result: bytes.Clone(token.([]byte))}, nil
-	}
-	in, err := s.peer.Answer(who)(ctx, need)
-	s.tokens.Store(proof, bytes.Clone(in.Result))
-	return in, err
-}
-
 func TestCredentialIssuer(t *testing.T) {
 	p := e2eitest.Start(t)
-	tokens := &sync.Map{}
-	coretest.TestCredentialIssuer(t, func(t *testing.T) core.CredentialIssuer { return stranger{atPeer(t, p), p, tokens} })
+	coretest.TestCredentialIssuer(t, func(t *testing.T) core.CredentialIssuer { return p.Strangers(atPeer(t, p)) })
 }
 
 // Somebody enrols at a real CA with each kind of key, renews without a login, and revokes;

@@ -4,7 +4,7 @@
 // two challenges, an identity provider and a stand-in for Wire's backend, all on loopback.
 // [Start] gives it, [Peer.Person] somebody whom all of them know. A [Session] leads an
 // enrolment of the engine to its end; [Peer.Answer] is what an application does for an issuer
-// that drives the enrolment itself. [Checks] is all that is asked of the engine at such a server,
+// that drives the enrolment itself, and [Peer.Strangers] has that pass the suite of coretest. [Checks] is all that is asked of the engine at such a server,
 // with the keys of the caller.
 package e2eitest
 
@@ -50,6 +50,8 @@ type Peer struct {
 
 	// HTTP trusts the root and follows no redirects.
 	HTTP *http.Client `json:"-"`
+
+	tokens sync.Map // of the backend, by proof; see Strangers
 }
 
 // The one process of this test binary. It stops when its standard input closes: that is when
