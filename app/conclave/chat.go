@@ -120,8 +120,11 @@ is 1.`,
 			if err := m.Send(ctx, args[0], []byte(args[1])); err != nil {
 				return deed{}, err
 			}
-			id, err := m.Find(ctx, args[0])
-			return deed{words: "sent", Done: "sent", Conversation: string(id)}, err
+			d := deed{words: "sent", Done: "sent"}
+			if id, err := m.Find(ctx, args[0]); err == nil { // the keystore may have gone away; it is sent all the same
+				d.Conversation = string(id)
+			}
+			return d, nil
 		})
 }
 
@@ -166,17 +169,21 @@ nothing more. To renew the signature key as well: conclave keys rotate.`,
 		})
 }
 
-// after adds to what was done where, and which epoch it has led to.
+// after adds to what was done where, and which epoch it has led to. If the keystore has gone
+// away since, it is done all the same: who hears otherwise does it again.
 func after(ctx context.Context, m *messenger.Messenger, name string, d deed, err error) (deed, error) {
 	if err != nil {
 		return d, err
 	}
-	s, err := m.Status(ctx, name)
-	d.Conversation, d.Epoch = string(s.ID), &s.Epoch
 	d.words = d.Done
 	if len(d.Clients) > 0 {
 		d.words += " " + strings.Join(d.Clients, ", ")
 	}
+	s, err := m.Status(ctx, name)
+	if errors.Is(err, core.ErrUnavailable) {
+		return d, nil
+	}
+	d.Conversation, d.Epoch = string(s.ID), &s.Epoch
 	d.words += fmt.Sprintf("; epoch %d", s.Epoch)
 	return d, err
 }
@@ -195,6 +202,8 @@ func (p *program) synced(ctx context.Context, m *messenger.Messenger) error {
 	switch {
 	case errors.Is(err, messenger.ErrFull):
 		p.notice("more waits at the delivery service; read what is unread to make room for it")
+	case errors.As(err, new(*core.ProviderError)) && errors.Is(err, core.ErrUnavailable):
+		p.notice("%s; this is what is known here", plain(err.Error()))
 	case errors.Is(err, core.ErrUnavailable):
 		p.notice("the delivery service is out of reach; this is what is known here")
 	default:

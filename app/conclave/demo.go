@@ -7,30 +7,60 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/conclave-mls/conclave/app/config"
 )
 
 func (p *program) demo() *cobra.Command {
-	return &cobra.Command{
+	var file, trusted string
+	cmd := &cobra.Command{
 		Use:         "demo",
 		Annotations: only("json"),
 		Short:       "Watch a group of four, in separate processes, killed and brought back",
 		Long: `Start a delivery service and four members in a temporary folder, each in a process of
 its own with its own encrypted database, and have them go through the life of a
-conversation. The exit code is 1 if at any step the members do not agree.`,
-		Example: "  conclave demo",
-		Args:    cobra.NoArgs,
+conversation. The exit code is 1 if at any step the members do not agree.
+
+With --config each member's conclave.toml begins as this file, in which paths begin at the
+member's own folder: so you see the parts at work that you have made, such as plugins. What
+is away for a while, as a plugin that was killed, is waited for; then there may be more
+commits than are told of. If its issuer issues certificates, --trust is the PEM file of the
+root CA above it.`,
+		Example: `  conclave demo
+  conclave demo --config plugins.toml --trust ca.pem`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			begin := time.Now()
-			s, err := newStage(cmd.Context())
+			var text []byte
+			certified := false
+			if file != "" {
+				c, err := config.Load(file)
+				if err != nil {
+					return hint(err, mendFile)
+				}
+				certified = c.Issuer != config.Default("").Issuer
+				if text, err = os.ReadFile(file); err != nil {
+					return err
+				}
+			}
+			if trusted != "" {
+				var err error
+				if trusted, err = filepath.Abs(trusted); err != nil {
+					return err
+				}
+			}
+			s, err := newStage(cmd.Context(), text)
 			if err != nil {
 				return err
 			}
-			d := &demo{program: p, stage: s, ctx: cmd.Context()}
+			d := &demo{program: p, stage: s, ctx: cmd.Context(), certified: certified, trusted: trusted}
 			if err = errors.Join(d.play(), s.close()); err != nil {
 				return fmt.Errorf("the demonstration failed: %w", err)
 			}
@@ -42,6 +72,9 @@ conversation. The exit code is 1 if at any step the members do not agree.`,
 			}{true, d.step, seconds}, "\nAll members agreed after every step. %.1f s; processes and folder are gone.\n", seconds)
 		},
 	}
+	cmd.Flags().StringVar(&file, "config", "", "what the configuration of each member begins with")
+	cmd.Flags().StringVar(&trusted, "trust", "", "PEM file of CAs that each member trusts")
+	return cmd
 }
 
 // A demo is the demonstration under way.
@@ -53,6 +86,10 @@ type demo struct {
 	id      string   // of the conversation
 	address string   // of the delivery service
 	step    int
+	epoch   uint64 // in which all agreed last
+
+	certified bool   // members have certificates
+	trusted   string // file of CAs
 }
 
 func (d *demo) play() error {
@@ -104,13 +141,30 @@ func (d *demo) begin() error {
 		if err != nil {
 			return err
 		}
-		if _, err := a.do("init", name, "--delivery", address); err != nil {
+		if err := d.identify(a); err != nil {
 			return err
 		}
-		d.tell("process %d: %s, with an encrypted SQLite file", a.pid(), name)
+		d.tell("process %d: %s, with %s", a.pid(), name, d.parts())
 		d.members = append(d.members, a)
 	}
 	return nil
+}
+
+// identify makes the identity of a member.
+func (d *demo) identify(a *actor) error {
+	args := []string{"init", a.name, "--delivery", d.address}
+	if d.trusted != "" {
+		args = append(args, "--trust", d.trusted)
+	}
+	_, err := a.do(args...)
+	return err
+}
+
+func (d *demo) parts() string {
+	if d.stage.config != nil {
+		return "what the configuration says"
+	}
+	return "an encrypted SQLite file"
 }
 
 func (d *demo) create() (err error) {
@@ -119,7 +173,7 @@ func (d *demo) create() (err error) {
 	if d.id, err = alice.do("chat", "create", "friends"); err != nil {
 		return err
 	}
-	if _, err := alice.do("chat", "add", d.id, "bob", "carol", "dave"); err != nil {
+	if err := d.commit(alice, "chat", "add", d.id, "bob", "carol", "dave"); err != nil {
 		return err
 	}
 	return d.agree(1)
@@ -140,7 +194,7 @@ func (d *demo) say(from *actor, text string) error {
 			return err
 		}
 	}
-	if _, err := from.do("chat", "send", d.id, text); err != nil {
+	if err := d.send(from, text); err != nil {
 		return err
 	}
 	var readers []string
@@ -165,7 +219,7 @@ func (d *demo) say(from *actor, text string) error {
 func (d *demo) remove() error {
 	d.title("Alice removes Dave, who has not heard of it yet and still has all his keys.")
 	alice, dave := d.members[0], d.members[3]
-	if _, err := alice.do("chat", "remove", d.id, "dave"); err != nil {
+	if err := d.commit(alice, "chat", "remove", d.id, "dave"); err != nil {
 		return err
 	}
 	d.members = d.members[:3]
@@ -176,7 +230,7 @@ func (d *demo) remove() error {
 	if err != nil {
 		return err
 	}
-	stolen, err := dave.try("demo-open", d.id, ciphertext)
+	stolen, err := dave.tell("demo-open", d.id, ciphertext)
 	if err != nil {
 		return err
 	}
@@ -194,7 +248,7 @@ func (d *demo) remove() error {
 	}
 	d.tell("dave reads what the service has for him:")
 	d.tell("  %s", got)
-	if refused, err := dave.try("chat", "send", d.id, "Hello?"); err != nil || !refused.failed {
+	if refused, err := dave.tell("chat", "send", d.id, "Hello?"); err != nil || !refused.failed {
 		return errors.Join(err, errors.New("dave, who was removed, could send"))
 	}
 	return d.agree(2)
@@ -207,7 +261,11 @@ func firstLine(s string) string {
 
 func (d *demo) rotate() error {
 	d.title("Bob makes a fresh signature key and takes it into use.")
-	if _, err := d.members[1].do("keys", "rotate"); err != nil {
+	args := []string{"keys", "rotate"}
+	if d.certified { // and for that a certificate
+		args = []string{"identity", "enroll"}
+	}
+	if err := d.commit(d.members[1], args...); err != nil {
 		return err
 	}
 	return d.agree(3)
@@ -228,10 +286,10 @@ func (d *demo) killed() error {
 	before := carol.pid()
 	carol.kill()
 	d.tell("process %d: the service has accepted carol's commit; killed with SIGKILL", before)
-	if _, err := d.members[0].do("chat", "send", d.id, "Carol, are you there?"); err != nil {
+	if err := d.send(d.members[0], "Carol, are you there?"); err != nil {
 		return err
 	}
-	d.tell("alice, who has taken the commit, writes in epoch 4: \"Carol, are you there?\"")
+	d.tell("alice, who has taken the commit, writes in epoch %d: \"Carol, are you there?\"", d.epoch+1)
 	if carol, err = d.stage.enter("carol"); err != nil {
 		return err
 	}
@@ -256,31 +314,35 @@ func (d *demo) atOnce() error {
 			return err
 		}
 	}
-	d.tell("both have a commit for epoch 4; now both send it")
+	d.tell("both have a commit for epoch %d; now both send it", d.epoch)
 	for _, m := range pair {
 		if err := m.send(order{Release: true}); err != nil {
 			return err
 		}
 	}
-	refused := 0
+	refused, disturbed := 0, false
 	for _, m := range pair {
 		var r result
 		if err := m.hear(&r); err != nil {
 			return err
 		}
-		if r.failed {
-			return fmt.Errorf("%s: %s", m.name, r.err)
-		}
-		if slices.Equal(r.commits, []int{409, 200}) {
+		switch {
+		case !r.failed && slices.Equal(r.commits, []int{409, 200}):
 			refused++
 			d.tell("%s was second (409 Conflict), took the other commit and committed again", m.name)
-		} else if !slices.Equal(r.commits, []int{200}) {
-			return fmt.Errorf("the commits of %s got %v", m.name, r.commits)
-		} else {
+		case !r.failed && slices.Equal(r.commits, []int{200}):
 			d.tell("%s was first (200 OK)", m.name)
+		case d.stage.config == nil || r.failed && !r.away():
+			return fmt.Errorf("the commits of %s got %v: %s", m.name, r.commits, r.err)
+		default: // a part had gone away
+			disturbed = true
+			if _, err := m.do("chat", "update", d.id); err != nil {
+				return err
+			}
+			d.tell("%s has committed, after a while", m.name)
 		}
 	}
-	if refused != 1 {
+	if refused != 1 && !disturbed {
 		return fmt.Errorf("%d commits were refused, want 1", refused)
 	}
 	return d.agree(6)
@@ -293,10 +355,10 @@ func (d *demo) newDevice() error {
 	if err != nil {
 		return err
 	}
-	if _, err := laptop.do("init", "alice-laptop", "--delivery", d.address); err != nil {
+	if err := d.identify(laptop); err != nil {
 		return err
 	}
-	if _, err := laptop.do("chat", "join", d.id); err != nil {
+	if err := d.commit(laptop, "chat", "join", d.id); err != nil {
 		return err
 	}
 	d.members = append(d.members, laptop)
@@ -306,26 +368,75 @@ func (d *demo) newDevice() error {
 	return d.say(laptop, "Same Alice, other device.")
 }
 
-// agree has every member take what waits, and compares what they see.
-func (d *demo) agree(epoch uint64) error {
-	var first view
-	for i, m := range d.members {
-		out, err := m.do("chat", "info", d.id, "--json")
-		if err != nil {
+// commit has a member run a command that commits. Where a part has gone away meanwhile, the
+// member looks whether it has come about, and else tries again.
+func (d *demo) commit(m *actor, args ...string) error {
+	for try := 1; ; try++ {
+		r, err := m.try(args...)
+		if err != nil || !r.failed {
 			return err
 		}
-		var v view
-		if err := json.Unmarshal([]byte(out), &v); err != nil {
-			return fmt.Errorf("%s: %w", m.name, err)
+		if d.stage.config != nil {
+			if v, err := d.look(m); err == nil && v.Epoch > d.epoch {
+				return nil
+			}
 		}
-		if i == 0 {
-			first = v
-		}
-		d.tell("%-12s epoch %d, fingerprint %s, members %s", m.name, v.Epoch, v.Fingerprint, strings.Join(v.Members, " "))
-		if v.Epoch != epoch || v.Epoch != first.Epoch || v.Fingerprint != first.Fingerprint ||
-			v.Authenticator != first.Authenticator || !slices.Equal(v.Members, first.Members) || len(v.Members) != len(d.members) {
-			return fmt.Errorf("%s is not in epoch %d with the others", m.name, epoch)
+		if !m.again(r, try) {
+			return m.failed(r, args)
 		}
 	}
-	return nil
+}
+
+// send has a member send a text. What is kept goes out with the next command.
+func (d *demo) send(from *actor, text string) error {
+	args := []string{"chat", "send", d.id, text}
+	r, err := from.tell(args...)
+	if err == nil && d.stage.config != nil && r.kind == kindKept {
+		_, err = from.do("chat", "read", d.id)
+		return err
+	}
+	return errors.Join(err, from.failed(r, args))
+}
+
+// look is what a member sees of the conversation.
+func (d *demo) look(m *actor) (v view, err error) {
+	out, err := m.do("chat", "info", d.id, "--json")
+	if err == nil {
+		err = json.Unmarshal([]byte(out[strings.LastIndex(out, "\n")+1:]), &v)
+	}
+	if err != nil {
+		return view{}, fmt.Errorf("%s: %w", m.name, err)
+	}
+	return v, nil
+}
+
+// agree has every member take what waits, and compares what they see.
+func (d *demo) agree(epoch uint64) error {
+	for try := 1; ; try++ {
+		views, err := d.compare(epoch)
+		if err != nil && d.stage.config != nil && try < patience { // somebody has yet to send what was kept
+			continue
+		}
+		for i, v := range views {
+			d.tell("%-12s epoch %d, fingerprint %s, members %s", d.members[i].name, v.Epoch, v.Fingerprint, strings.Join(v.Members, " "))
+			d.epoch = v.Epoch
+		}
+		return err
+	}
+}
+
+func (d *demo) compare(epoch uint64) (views []view, err error) {
+	for _, m := range d.members {
+		v, err := d.look(m)
+		if err != nil {
+			return views, err
+		}
+		views = append(views, v)
+		first, late := views[0], v.Epoch > epoch && d.stage.config != nil
+		if v.Epoch != epoch && !late || v.Epoch != first.Epoch || v.Fingerprint != first.Fingerprint ||
+			v.Authenticator != first.Authenticator || !slices.Equal(v.Members, first.Members) || len(v.Members) != len(d.members) {
+			return views, fmt.Errorf("%s is not in epoch %d with the others", m.name, epoch)
+		}
+	}
+	return views, nil
 }

@@ -37,8 +37,12 @@ type (
 		Commit  int    `json:"commit,omitempty"` // HTTP status that a commit got
 		Done    bool   `json:"done,omitempty"`
 		Code    int    `json:"code,omitempty"`
+		Kind    string `json:"kind,omitempty"` // of the error, as --json has it, or kindKept
 	}
 )
+
+// kindKept is that of messenger.ErrKept.
+const kindKept = "kept"
 
 // Where a process stops and waits, so that the demonstration can choose what
 // happens at the same time.
@@ -115,12 +119,15 @@ func (m *demoMember) obey(ctx context.Context, o order) {
 			Wrap: func(t http.RoundTripper) http.RoundTripper { return &holding{RoundTripper: t, member: m, hold: o.Hold} },
 		})},
 	}
-	code := 0
+	end := reply{Done: true}
 	if err := p.execute(ctx, append([]string{"--home", m.home}, o.Args...)); err != nil {
 		p.complain(err)
-		code = 1
+		end.Code, end.Kind = 1, kindOf(err)
+		if errors.Is(err, messenger.ErrKept) {
+			end.Kind = kindKept
+		}
 	}
-	m.say(reply{Done: true, Code: code})
+	m.say(end)
 }
 
 // holding stands between a client and the network. It is what a slow network would

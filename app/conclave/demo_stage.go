@@ -8,10 +8,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
+
+	"github.com/conclave-mls/conclave/core"
 )
 
 // A stage is where the demonstration plays: a temporary folder and the processes
@@ -20,10 +25,11 @@ type stage struct {
 	ctx    context.Context
 	self   string // the executable
 	folder string
+	config []byte // what conclave.toml of a member begins with; with it, parts may go away
 	actors []*actor
 }
 
-func newStage(ctx context.Context) (*stage, error) {
+func newStage(ctx context.Context, config []byte) (*stage, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -32,7 +38,7 @@ func newStage(ctx context.Context) (*stage, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &stage{ctx: ctx, self: self, folder: folder}, nil
+	return &stage{ctx: ctx, self: self, folder: folder, config: config}, nil
 }
 
 // close ends all processes and removes everything.
@@ -55,7 +61,11 @@ type actor struct {
 // enter starts a process for a home folder, which may have been used before.
 func (s *stage) enter(name string) (*actor, error) {
 	a := &actor{name: name, stage: s}
-	a.process = exec.CommandContext(s.ctx, s.self, "--home", filepath.Join(s.folder, name), "demo-member")
+	home := filepath.Join(s.folder, name)
+	if err := s.furnish(home); err != nil {
+		return nil, err
+	}
+	a.process = exec.CommandContext(s.ctx, s.self, "--home", home, "demo-member")
 	a.process.Args[0] = "conclave"
 	a.process.Stderr = os.Stderr
 	orders, err := a.process.StdinPipe()
@@ -74,6 +84,21 @@ func (s *stage) enter(name string) (*actor, error) {
 	return a, nil
 }
 
+// furnish writes the configuration of a home folder that has none, if one was given.
+func (s *stage) furnish(home string) error {
+	if s.config == nil {
+		return nil
+	}
+	if err := os.MkdirAll(home, 0o700); err != nil {
+		return err
+	}
+	file := filepath.Join(home, configName)
+	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.WriteFile(file, s.config, 0o600)
+}
+
 // kill ends the process with SIGKILL and waits until it is gone.
 func (a *actor) kill() {
 	if a.process.ProcessState == nil {
@@ -89,6 +114,13 @@ type result struct {
 	out, err string
 	commits  []int // HTTP status of each
 	failed   bool
+	kind     string // of the error
+}
+
+// away says that a part was not there, so that it is worth while to try again: nothing was
+// done, or the next command finds out.
+func (r result) away() bool {
+	return r.failed && (r.kind == core.ErrUnavailable.Error() || r.kind == core.ErrUnknownOutcome.Error())
 }
 
 // errHolding: the actor waits where it was told to.
@@ -117,7 +149,7 @@ func (a *actor) hear(r *result) error {
 			return errHolding
 		}
 		if said.Done {
-			r.failed = said.Code != 0
+			r.failed, r.kind = said.Code != 0, said.Kind
 			return nil
 		}
 	}
@@ -132,27 +164,69 @@ func (a *actor) try(args ...string) (r result, err error) {
 	return r, err
 }
 
+// patience is how often something is tried whose parts may go away.
+const patience = 50
+
+// again says whether to run a command once more, after a while.
+func (a *actor) again(r result, try int) bool {
+	if a.stage.config == nil || !r.away() || try >= patience {
+		return false
+	}
+	select {
+	case <-time.After(20 * time.Millisecond):
+		return true
+	case <-a.stage.ctx.Done():
+		return false
+	}
+}
+
+// tell runs a command until no part is away, and returns what a person has seen then: what
+// was printed before, and not again, is first.
+func (a *actor) tell(args ...string) (r result, err error) {
+	var seen []string
+	for try := 1; ; try++ {
+		if r, err = a.try(args...); err != nil {
+			return r, err
+		}
+		now := slices.Collect(strings.Lines(r.out))
+		seen = append(slices.DeleteFunc(seen, func(line string) bool { return slices.Contains(now, line) }), now...)
+		r.out = strings.Join(seen, "")
+		if !a.again(r, try) {
+			return r, nil
+		}
+	}
+}
+
 // do runs a command that has to succeed and returns what it printed.
 func (a *actor) do(args ...string) (string, error) {
-	r, err := a.try(args...)
-	if err == nil && r.failed {
-		err = fmt.Errorf("%s: conclave %s: %s", a.name, strings.Join(args, " "), strings.TrimSpace(r.err))
+	r, err := a.tell(args...)
+	return strings.TrimSpace(r.out), errors.Join(err, a.failed(r, args))
+}
+
+func (a *actor) failed(r result, args []string) error {
+	if !r.failed {
+		return nil
 	}
-	return strings.TrimSpace(r.out), err
+	return fmt.Errorf("%s: conclave %s: %s", a.name, strings.Join(args, " "), strings.TrimSpace(r.err))
 }
 
 // holdAt runs a command up to the place where it is held.
 func (a *actor) holdAt(where string, args ...string) (r result, err error) {
-	if err := a.start(where, args...); err != nil {
-		return r, err
+	for try := 1; ; try++ {
+		if err := a.start(where, args...); err != nil {
+			return r, err
+		}
+		r = result{}
+		switch err := a.hear(&r); {
+		case errors.Is(err, errHolding):
+			return r, nil
+		case err != nil:
+			return r, err
+		}
+		if !a.again(r, try) {
+			return r, fmt.Errorf("%s: conclave %s ended before it could be held: %s", a.name, strings.Join(args, " "), r.err)
+		}
 	}
-	switch err := a.hear(&r); {
-	case errors.Is(err, errHolding):
-		return r, nil
-	case err != nil:
-		return r, err
-	}
-	return r, fmt.Errorf("%s: conclave %s ended before it could be held: %s", a.name, strings.Join(args, " "), r.err)
 }
 
 // serve starts the delivery service in a process of its own.

@@ -28,6 +28,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if role := os.Getenv(demoRole); role != "" {
+		beDemoPlugin(role)
+		return
+	}
 	testscript.Main(m, map[string]func(){"conclave": main})
 }
 

@@ -4,6 +4,7 @@ package modules
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -63,6 +64,13 @@ func openClient(ks core.Keystore, w core.KeyWrapper, suites core.SuiteSource, ke
 		_ = store.Close() // the first error counts
 		return nil, err
 	}
-	lc.Append(fx.StopHook(c.Close))
+	lc.Append(fx.StopHook(func(ctx context.Context) error {
+		err := c.Close(ctx)
+		if errors.Is(err, core.ErrUnavailable) || errors.Is(err, core.ErrUnknownOutcome) {
+			log.Info("the keystore has gone away before it was closed; nothing is lost by that", "error", err)
+			return nil
+		}
+		return err
+	}))
 	return c, nil
 }

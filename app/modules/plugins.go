@@ -102,7 +102,7 @@ func HostConfig(c config.Config, name string) (host.Config, error) {
 	}
 	return host.Config{
 		Name: name, Path: path, SHA256: plugin.Sum(), Unpinned: plugin.Unpinned,
-		Args: plugin.Args, Env: plugin.Environment(),
+		Args: plugin.Args, Env: plugin.Environment(), Dir: c.Folder,
 	}, nil
 }
 

@@ -21,6 +21,7 @@ const (
 	TableFloors  = tableFloors
 	TableLease   = tableLease
 	TableJournal = tableJournal
+	TableKey     = tableSignatureKey
 	TableParts   = tableParts
 	TableRefused = tableRefused
 	TablePreKey  = tablePreKey

@@ -449,6 +449,9 @@ func TestNoOrphan(t *testing.T) {
 			t.Fatal("the plugin outlives its host")
 		}
 	}
+	if left, err := os.ReadDir(tmp); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
 }
 
 // alive says whether a process runs: one that has ended may still have its number.

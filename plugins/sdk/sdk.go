@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/go-hclog"
 	plugin "github.com/hashicorp/go-plugin"
@@ -73,6 +74,9 @@ func removeSockets() {
 		}
 	}
 	_ = os.Remove(dir) // only if it is empty
+	if above := filepath.Dir(dir); strings.HasPrefix(filepath.Base(above), "conclave-plugin-") {
+		_ = os.Remove(above)
+	}
 }
 
 // A server has the instances of each part by name.
