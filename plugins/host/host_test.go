@@ -35,9 +35,11 @@ func TestMain(m *testing.M) {
 	role := os.Getenv("ROLE")
 	switch role {
 	case "":
+		child := os.Getenv(selfCopy) != ""
 		code := m.Run()
-		path, _ := self()
-		_ = os.RemoveAll(filepath.Dir(path))
+		if path, _ := self(); !child {
+			_ = os.RemoveAll(filepath.Dir(path))
+		}
 		os.Exit(code)
 	case "host":
 		beHost()
@@ -116,13 +118,13 @@ func rawKey(n byte) core.KeyWrapper {
 // write to it.
 var self = sync.OnceValues(func() (path string, sum []byte) {
 	original, err := os.Executable()
-	var dir string
-	if err == nil {
-		dir, err = os.MkdirTemp("", "plugins-host-test-")
-	}
-	if err == nil {
-		path = filepath.Join(dir, "conclave-plugin-test")
-		err = copyFile(path, original)
+	path = os.Getenv(selfCopy)
+	if err == nil && path == "" {
+		var dir string
+		if dir, err = os.MkdirTemp("", "plugins-host-test-"); err == nil {
+			path = filepath.Join(dir, "conclave-plugin-test")
+			err = errors.Join(copyFile(path, original), os.Setenv(selfCopy, path))
+		}
 	}
 	if err == nil {
 		sum, err = host.Sum(path)
@@ -132,6 +134,9 @@ var self = sync.OnceValues(func() (path string, sum []byte) {
 	}
 	return path, sum
 })
+
+// selfCopy tells the processes that tests kill, and that so remove nothing, where the copy is.
+const selfCopy = "PLUGINS_HOST_TEST_SELF"
 
 func copyFile(to, from string) error {
 	b, err := os.ReadFile(from)

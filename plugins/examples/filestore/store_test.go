@@ -28,7 +28,33 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	os.Exit(m.Run())
+	os.Exit(run(m))
+}
+
+// program is a copy of this one, as who built it may have let a group write to it. The
+// processes that the suite kills have it from this one, and remove nothing.
+var program = os.Getenv(programName)
+
+const programName = "FILESTORE_TEST_PROGRAM"
+
+func run(m *testing.M) int {
+	if program == "" {
+		folder, err := os.MkdirTemp("", "filestore-test-") // for nobody else
+		if err != nil {
+			panic(err)
+		}
+		defer os.RemoveAll(folder)
+		program = filepath.Join(folder, "conclave-plugin-filestore")
+		path, err := os.Executable()
+		var code []byte
+		if err == nil {
+			code, err = os.ReadFile(path)
+		}
+		if err = errors.Join(err, os.WriteFile(program, code, 0o700), os.Setenv(programName, program)); err != nil {
+			panic(err)
+		}
+	}
+	return m.Run()
 }
 
 // open does not wait for a process that has the file: here nobody is about to leave it.
@@ -51,12 +77,8 @@ type process struct {
 func (p process) Close() error { return errors.Join(p.Keystore.Close(), p.plugin.Close()) }
 
 func launch(ctx context.Context, folder string) (core.Keystore, error) {
-	path, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
 	p, err := host.Launch(ctx, host.Config{
-		Name: "filestore", Path: path, Unpinned: true, Env: []string{"FILE=" + filepath.Join(folder, "store")},
+		Name: "filestore", Path: program, Unpinned: true, Env: []string{"FILE=" + filepath.Join(folder, "store")},
 		Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

@@ -42,13 +42,24 @@ func must(t testing.TB, err error) {
 	}
 }
 
+// program is a copy of this one, as who built it may have let a group write to it.
+func program(t testing.TB) string {
+	t.Helper()
+	folder := t.TempDir()
+	path, err := os.Executable()
+	must(t, err)
+	code, err := os.ReadFile(path)
+	must(t, err)
+	path = filepath.Join(folder, "conclave-plugin-issuer")
+	must(t, errors.Join(os.Chmod(folder, 0o700), os.WriteFile(path, code, 0o700)))
+	return path
+}
+
 // launch starts the plugin with a CA in a folder.
 func launch(t testing.TB, folder string, env ...string) *host.Plugin {
 	t.Helper()
-	path, err := os.Executable()
-	must(t, err)
 	p, err := host.Launch(t.Context(), host.Config{
-		Name: "issuer", Path: path, Unpinned: true, Env: append(env, "FOLDER="+folder),
+		Name: "issuer", Path: program(t), Unpinned: true, Env: append(env, "FOLDER="+folder),
 		Logger: slog.New(slog.DiscardHandler), Backoff: time.Millisecond, Restarts: 1000,
 	})
 	must(t, err)

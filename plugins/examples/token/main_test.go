@@ -4,8 +4,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -43,13 +45,19 @@ func (r *records) WithGroup(string) slog.Handler            { return r }
 // A plugin without its token says what is wrong and ends. With a token it is tested in
 // softhsm-test, TestTokenPlugin.
 func TestWithoutToken(t *testing.T) {
+	folder := t.TempDir() // this program again, copied: who built it may have let a group write to it
 	path, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
+	code, err := os.ReadFile(path)
+	path = filepath.Join(folder, "conclave-plugin-token")
+	if err = errors.Join(err, os.Chmod(folder, 0o700), os.WriteFile(path, code, 0o700)); err != nil {
+		t.Fatal(err)
+	}
 	r := &records{}
 	p, err := host.Launch(t.Context(), host.Config{
-		Name: "token", Path: path, Unpinned: true, Dir: t.TempDir(), Logger: slog.New(r),
+		Name: "token", Path: path, Unpinned: true, Dir: folder, Logger: slog.New(r),
 		Env: []string{"URI=pkcs11:token=none?module-path=/no/such/module.so&pin-value=1"},
 	})
 	if core.Kind(err) != core.ErrUnavailable {
