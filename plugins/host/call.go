@@ -4,7 +4,9 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -44,7 +46,7 @@ func call[C any, Q proto.Message, A answer](ctx context.Context, p *Plugin, op s
 		return none, p.err(op, broken(ctx, limited, err))
 	}
 	if e := a.GetError(); e != nil {
-		return none, p.err(op, wire.FromError(e))
+		return none, p.err(op, refusal(ctx, limited, e))
 	}
 	return a, nil
 }
@@ -54,7 +56,27 @@ func broken(ctx, limited context.Context, err error) error {
 	if ended := over(ctx, limited, err); ended != nil {
 		return ended
 	}
-	return fmt.Errorf("%w: %w", core.ErrUnavailable, err)
+	return fmt.Errorf("%w: %s", core.ErrUnavailable, wire.Clean(err.Error()))
+}
+
+// refusal is what the plugin answered. That the caller gave up is known here, and not
+// believed of the plugin.
+func refusal(ctx, limited context.Context, e *wire.Error) error {
+	err := wire.FromError(e)
+	if !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	ended := over(ctx, limited, status.Error(codes.DeadlineExceeded, ""))
+	switch kind := core.Kind(err); {
+	case ended == nil && kind == nil:
+		return fmt.Errorf("%w: %s", core.ErrUnavailable, err)
+	case ended == nil:
+		return fmt.Errorf("%w: %s", kind, err)
+	case kind == nil:
+		return ended
+	default:
+		return fmt.Errorf("%w: %w: %s", kind, ended, err)
+	}
 }
 
 // over is the error of the caller's context if that is why a call failed, else nil. The
@@ -77,4 +99,32 @@ func (p *Plugin) lied(op string, err error) error {
 
 func (p *Plugin) err(op string, err error) error {
 	return &core.ProviderError{Provider: "plugin " + p.cfg.Name, Op: op, Err: err}
+}
+
+// isText says whether a name of the plugin's is there, of the right size and printable.
+func isText(s string, size int) bool {
+	return s != "" && len(s) <= size && s == wire.Printable(s)
+}
+
+// areNames says whether a list of algorithms is one.
+func areNames(algs []core.KeyAlgorithm) bool {
+	return len(algs) <= wire.MaxOffers && !slices.ContainsFunc(algs, func(a core.KeyAlgorithm) bool { return !isText(string(a), wire.MaxAlgorithm) })
+}
+
+// sized says whether bytes may be a public key, a signature or another answer of a call
+// that gives bytes.
+func sized(b []byte) bool { return len(b) > 0 && len(b) <= wire.MaxPublic }
+
+// callBytes makes a call whose answer is bytes, which are never none.
+func callBytes[C any, Q proto.Message](ctx context.Context, p *Plugin, op string,
+	client func(grpc.ClientConnInterface) C, method func(C, context.Context, Q, ...grpc.CallOption) (*wire.BytesResponse, error), ask Q,
+) ([]byte, error) {
+	a, err := call(ctx, p, op, client, method, ask)
+	if err != nil {
+		return nil, err
+	}
+	if !sized(a.GetBytes()) {
+		return nil, p.lied(op, fmt.Errorf("an answer of %d bytes", len(a.GetBytes())))
+	}
+	return a.GetBytes(), nil
 }

@@ -3,25 +3,18 @@
 package host
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	plugin "github.com/hashicorp/go-plugin"
-	"github.com/hashicorp/go-plugin/runner"
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/plugins/internal/wire"
@@ -45,6 +38,11 @@ type Config struct {
 	// then it stays core.ErrUnavailable. 0: 10; negative: never.
 	Restarts int
 	Backoff  time.Duration // before the first restart, doubled each time up to 30 seconds; 0: 100 ms
+	// Health is how often the plugin is asked whether it is well, and how long it may take
+	// to answer: one that does not is killed and started again. 0: 10 seconds
+	Health time.Duration
+
+	versions map[int]plugin.PluginSet // of the protocol: all that we have
 }
 
 // steady is how long a plugin must live for its restarts to be counted from 0 again.
@@ -74,7 +72,7 @@ func (c *Config) check() error {
 	for _, d := range []struct {
 		value *time.Duration
 		usual time.Duration
-	}{{&c.StartTimeout, 10 * time.Second}, {&c.CallTimeout, 30 * time.Second}, {&c.Backoff, 100 * time.Millisecond}} {
+	}{{&c.StartTimeout, 10 * time.Second}, {&c.CallTimeout, 30 * time.Second}, {&c.Backoff, 100 * time.Millisecond}, {&c.Health, 10 * time.Second}} {
 		if *d.value <= 0 {
 			*d.value = d.usual
 		}
@@ -82,13 +80,15 @@ func (c *Config) check() error {
 	if c.Restarts == 0 {
 		c.Restarts = 10
 	}
+	if c.versions == nil {
+		c.versions = wire.Versions(nil)
+	}
 	return nil
 }
 
 // A Plugin is a program under supervision. It is safe for concurrent use.
 type Plugin struct {
 	cfg    Config
-	dir    string // private: the sockets are below it
 	offers []*wire.Offer
 
 	stop       context.CancelFunc
@@ -97,14 +97,6 @@ type Plugin struct {
 	mu      sync.Mutex
 	running *process // nil: it is down
 	down    error    // why
-}
-
-// A process is one life of a plugin.
-type process struct {
-	client  *plugin.Client
-	conn    *grpc.ClientConn
-	started time.Time
-	exited  <-chan struct{}
 }
 
 // Launch starts a plugin and asks what it offers. ErrInvalid: the configuration is
@@ -117,18 +109,14 @@ func Launch(ctx context.Context, cfg Config) (*Plugin, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "conclave-plugin-") // nobody else may enter it
+	p := &Plugin{cfg: cfg, supervised: make(chan struct{})}
+	proc, err := p.start(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("plugin %s: %w: %w", cfg.Name, core.ErrUnavailable, err)
-	}
-	p := &Plugin{cfg: cfg, dir: dir, supervised: make(chan struct{})}
-	p.running, p.offers, err = p.start(ctx)
-	if err != nil {
-		_ = os.RemoveAll(dir)
 		return nil, fmt.Errorf("plugin %s: %w", cfg.Name, err)
 	}
+	p.running, p.offers = proc, proc.offers
 	ctx, p.stop = context.WithCancel(context.WithoutCancel(ctx))
-	go p.supervise(ctx, p.running)
+	go p.supervise(ctx, proc)
 	return p, nil
 }
 
@@ -137,113 +125,6 @@ func Launch(ctx context.Context, cfg Config) (*Plugin, error) {
 func (p *Plugin) Close() error {
 	p.stop()
 	<-p.supervised
-	return nil
-}
-
-// start makes one process and asks what it offers.
-func (p *Plugin) start(ctx context.Context) (*process, []*wire.Offer, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, nil, err
-	}
-	path, err := permitted(p.cfg.Path)
-	if err != nil {
-		return nil, nil, err
-	}
-	// Whoever could replace the file from here on is root or we: it may be named by its path.
-	if err := p.pinned(path); err != nil {
-		return nil, nil, err
-	}
-	exited := make(chan struct{})
-	cmd := exec.Command(path, p.cfg.Args...)
-	cmd.Env = slices.Clone(p.cfg.Env)
-	cmd.Dir = p.cfg.Dir
-	config := &plugin.ClientConfig{
-		HandshakeConfig:  wire.Handshake,
-		VersionedPlugins: wire.Versions(nil),
-		RunnerFunc: func(_ hclog.Logger, spec *exec.Cmd, _ string) (runner.Runner, error) {
-			cmd.Env = append(cmd.Env, spec.Env...)
-			return newChild(cmd, exited)
-		},
-		StartTimeout:     p.cfg.StartTimeout,
-		Stderr:           &lines{log: p.cfg.Logger},
-		SyncStdout:       &lines{log: p.cfg.Logger},
-		SyncStderr:       &lines{log: p.cfg.Logger},
-		AllowedProtocols: []plugin.Protocol{plugin.ProtocolGRPC},
-		Logger:           hclog.NewNullLogger(),
-		AutoMTLS:         true,
-		SkipHostEnv:      true,
-		UnixSocketConfig: &plugin.UnixSocketConfig{TempDir: p.dir},
-		GRPCDialOptions: []grpc.DialOption{grpc.WithDefaultCallOptions(
-			grpc.MaxCallRecvMsgSize(wire.MaxFromPlugin), grpc.MaxCallSendMsgSize(wire.MaxToPlugin))},
-	}
-	proc := &process{client: plugin.NewClient(config), started: time.Now(), exited: exited}
-	offers, err := p.greet(ctx, proc)
-	if err != nil {
-		proc.client.Kill()
-		return nil, nil, fmt.Errorf("start: %w: %w", core.ErrUnavailable, err)
-	}
-	return proc, offers, nil
-}
-
-// pinned compares the executable with its checksum.
-func (p *Plugin) pinned(path string) error {
-	if p.cfg.Unpinned {
-		return nil
-	}
-	sum, err := Sum(path)
-	if err != nil {
-		return fmt.Errorf("%w: %w", core.ErrUnavailable, err)
-	}
-	if !bytes.Equal(sum, p.cfg.SHA256) {
-		return fmt.Errorf("its executable is not the one whose SHA-256 is configured: %w", core.ErrDenied)
-	}
-	return nil
-}
-
-// greet connects and asks what the plugin offers.
-func (p *Plugin) greet(ctx context.Context, proc *process) ([]*wire.Offer, error) {
-	client, err := proc.client.Client()
-	if err != nil {
-		return nil, err
-	}
-	conn, err := client.Dispense(wire.Name)
-	if err != nil {
-		return nil, err
-	}
-	proc.conn = conn.(*grpc.ClientConn)
-	ctx, cancel := context.WithTimeout(ctx, p.cfg.StartTimeout)
-	defer cancel()
-	m, err := wire.NewPluginClient(proc.conn).Describe(ctx, &wire.DescribeRequest{})
-	if err != nil {
-		return nil, err
-	}
-	return m.GetOffers(), checkOffers(m.GetOffers())
-}
-
-// checkOffers refuses what does not keep to the protocol.
-func checkOffers(offers []*wire.Offer) error {
-	type name struct {
-		part     wire.Part
-		instance string
-	}
-	seen := map[name]bool{}
-	for _, o := range offers {
-		n := name{o.GetPart(), o.GetInstance()}
-		switch {
-		case n.part < wire.Part_PART_KEYSTORE || n.part > wire.Part_PART_KEY_WRAPPER:
-			return fmt.Errorf("it offers a part that is none: %d", n.part)
-		case n.instance != "" && !wire.IsName(n.instance):
-			return fmt.Errorf("it offers an instance with a bad name: %.40q", n.instance)
-		case seen[n]:
-			return fmt.Errorf("it offers %s %q twice", n.part, n.instance)
-		case n.part == wire.Part_PART_KEY_WRAPPER && o.GetWrapperId() == "":
-			return errors.New("it offers a key wrapper without an ID")
-		}
-		seen[n] = true
-	}
-	if len(seen) == 0 || len(seen) > wire.MaxOffers {
-		return fmt.Errorf("it offers %d instances", len(seen))
-	}
 	return nil
 }
 
@@ -260,29 +141,21 @@ func (p *Plugin) offer(part wire.Part, instance string) (*wire.Offer, error) {
 // supervise starts the plugin again when it dies.
 func (p *Plugin) supervise(ctx context.Context, proc *process) {
 	defer close(p.supervised)
-	defer func() {
-		p.set(nil, core.ErrClosed)
-		if proc != nil {
-			proc.client.Kill()
-		}
-		_ = os.RemoveAll(p.dir)
-	}()
 	stayDown := func(why error) {
 		p.set(nil, why)
 		p.cfg.Logger.Error("plugin stays down", "error", why)
 		<-ctx.Done()
 	}
-	failures := 0
-	for {
+	defer func() { p.set(nil, core.ErrClosed) }()
+	for failures := 0; ; {
 		if proc != nil {
-			select {
-			case <-ctx.Done():
+			why := p.watch(ctx, proc)
+			p.set(nil, why)
+			proc.stop()
+			if ctx.Err() != nil {
 				return
-			case <-proc.exited:
 			}
-			p.set(nil, fmt.Errorf("the plugin has died: %w", core.ErrUnavailable))
-			p.cfg.Logger.Warn("plugin died")
-			proc.client.Kill() // lets go of what belonged to it
+			p.cfg.Logger.Warn("plugin is down", "error", why)
 			if time.Since(proc.started) >= steady {
 				failures = 0
 			}
@@ -297,9 +170,9 @@ func (p *Plugin) supervise(ctx context.Context, proc *process) {
 			return
 		case <-time.After(min(p.cfg.Backoff<<min(failures-1, 16), maxBackoff)):
 		}
-		next, offers, err := p.start(ctx)
-		if err == nil && !sameOffers(offers, p.offers) {
-			next.client.Kill()
+		next, err := p.start(ctx)
+		if err == nil && !sameOffers(next.offers, p.offers) {
+			next.stop()
 			err = errors.New("it offers something else than before")
 		}
 		if errors.Is(err, core.ErrDenied) {
@@ -316,11 +189,30 @@ func (p *Plugin) supervise(ctx context.Context, proc *process) {
 	}
 }
 
-func sameOffers(a, b []*wire.Offer) bool {
-	has := func(all []*wire.Offer, o *wire.Offer) bool {
-		return slices.ContainsFunc(all, func(other *wire.Offer) bool { return proto.Equal(o, other) })
+// watch waits until a process has ended, or answers no more and so is killed, or is to be
+// stopped. It says what calls are told meanwhile.
+func (p *Plugin) watch(ctx context.Context, proc *process) error {
+	tick := time.NewTicker(p.cfg.Health)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return core.ErrClosed
+		case <-proc.child.exited:
+			return fmt.Errorf("the plugin has died: %w", core.ErrUnavailable)
+		case <-tick.C:
+		}
+		limited, cancel := context.WithTimeout(ctx, p.cfg.Health)
+		offers, err := proc.describe(limited)
+		cancel()
+		if err == nil && !sameOffers(offers, p.offers) {
+			err = errors.New("it offers something else than before")
+		}
+		if err != nil && ctx.Err() == nil {
+			_ = proc.child.Kill(ctx)
+			return fmt.Errorf("the plugin is not well: %s: %w", wire.Clean(err.Error()), core.ErrUnavailable)
+		}
 	}
-	return len(a) == len(b) && !slices.ContainsFunc(a, func(o *wire.Offer) bool { return !has(b, o) })
 }
 
 func (p *Plugin) set(running *process, down error) {

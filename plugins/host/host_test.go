@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build unix
+
 package host_test
 
 import (
@@ -19,6 +21,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/coretest"
 	"github.com/conclave-mls/conclave/core/seal"
@@ -35,21 +39,53 @@ func TestMain(m *testing.M) {
 	role := os.Getenv("ROLE")
 	switch role {
 	case "":
-		child := os.Getenv(selfCopy) != ""
-		code := m.Run()
-		if path, _ := self(); !child {
-			_ = os.RemoveAll(filepath.Dir(path))
-		}
-		os.Exit(code)
+		os.Exit(run(m))
 	case "host":
 		beHost()
+	case "stranger":
+		beStranger()
 	default:
+		if be := hostile[role]; be != nil {
+			be()
+			return
+		}
 		var p sdk.Plugin
 		for part := range strings.SplitSeq(role, "+") {
 			add(&p, part)
 		}
 		sdk.Serve(p)
 	}
+}
+
+// run runs the tests, which have to leave nothing behind: no process, no goroutine and no
+// socket.
+func run(m *testing.M) int {
+	tmp, err := os.MkdirTemp("", "host-test-")
+	if err == nil {
+		err = errors.Join(os.Chmod(tmp, 0o755), os.Setenv("TMPDIR", tmp))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer func() { _ = os.RemoveAll(tmp) }()
+	code := m.Run()
+	processes, _ := filepath.Glob("/proc/[0-9]*/exe") // where the system has it
+	for _, p := range processes {
+		if exe, err := os.Readlink(p); err == nil && strings.HasPrefix(exe, tmp) {
+			fmt.Fprintln(os.Stderr, "a process is left:", p)
+			code = 1
+		}
+	}
+	if err := goleak.Find(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	if left, _ := filepath.Glob(filepath.Join(tmp, "plugin-dir*")); len(left) > 0 {
+		fmt.Fprintln(os.Stderr, "sockets are left:", left)
+		code = 1
+	}
+	return code
 }
 
 func add(p *sdk.Plugin, part string) {
@@ -63,6 +99,8 @@ func add(p *sdk.Plugin, part string) {
 			os.Exit(1)
 		}
 		p.Keystore = store
+	case "bad close":
+		p.Keystore = badClose{p.Keystore}
 	case "crash":
 		p.Keystore = crashing{p.Keystore}
 	case "pure":
@@ -89,6 +127,11 @@ func add(p *sdk.Plugin, part string) {
 	}
 }
 
+// badClose cannot be closed.
+type badClose struct{ core.Keystore }
+
+func (badClose) Close() error { return errors.New("the disk is full") }
+
 // crashing ends its process when a record with one of these keys is put.
 type crashing struct{ core.Keystore }
 
@@ -97,6 +140,7 @@ func (c crashing) Apply(ctx context.Context, b core.Batch) error {
 		return slices.ContainsFunc(b.Puts, func(p core.Put) bool { return string(p.Key) == key })
 	}
 	if dies("die before") {
+		fmt.Fprintln(os.Stderr, "last words")
 		os.Exit(3)
 	}
 	err := c.Keystore.Apply(ctx, b)
@@ -121,9 +165,10 @@ var self = sync.OnceValues(func() (path string, sum []byte) {
 	path = os.Getenv(selfCopy)
 	if err == nil && path == "" {
 		var dir string
-		if dir, err = os.MkdirTemp("", "plugins-host-test-"); err == nil {
+		if dir, err = os.MkdirTemp("", "self-"); err == nil {
 			path = filepath.Join(dir, "conclave-plugin-test")
-			err = errors.Join(copyFile(path, original), os.Setenv(selfCopy, path))
+			// Another user may start it.
+			err = errors.Join(os.Chmod(dir, 0o755), copyFile(path, original), os.Setenv(selfCopy, path))
 		}
 	}
 	if err == nil {
@@ -314,8 +359,9 @@ func TestCrashInApply(t *testing.T) {
 
 // A plugin that died too often stays away; while it is down nothing can have happened.
 func TestRestartLimit(t *testing.T) {
+	r := &records{}
 	cfg := config("memory+crash")
-	cfg.Restarts = -1
+	cfg.Restarts, cfg.Logger = -1, slog.New(r)
 	p := launch(t, cfg)
 	store := keystore(t, p)
 	b := core.Batch{Puts: []core.Put{put("die before", "")}}
@@ -335,6 +381,9 @@ func TestRestartLimit(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatalf("apply: %v, want ErrUnavailable", err)
 		}
+	}
+	if !r.has("last words") {
+		t.Error("the plugin's last words are lost")
 	}
 	// What no keystore takes is refused before the plugin is asked.
 	if err := store.Apply(t.Context(), core.Batch{Puts: []core.Put{put("", "")}}); core.Kind(err) != core.ErrInvalid {
@@ -378,7 +427,7 @@ func (r *records) WithGroup(string) slog.Handler            { return r }
 func TestLogAndEnvironment(t *testing.T) {
 	t.Setenv("OF_THE_HOST", "secret")
 	r := &records{}
-	cfg := config("memory+talk+env", "OF_THE_PLUGIN=1")
+	cfg := config("memory+bad close+talk+env", "OF_THE_PLUGIN=1")
 	cfg.Logger = slog.New(r)
 	if err := launch(t, cfg).Close(); err != nil { // all lines are read when it has ended
 		t.Fatal(err)
@@ -387,6 +436,7 @@ func TestLogAndEnvironment(t *testing.T) {
 	defer r.mu.Unlock()
 	for _, want := range []record{
 		{slog.LevelInfo, "plain line"}, {slog.LevelWarn, "a warning said=[n=7]"}, {slog.LevelInfo, "env OF_THE_PLUGIN"},
+		{slog.LevelInfo, `close keystore "": the disk is full`},
 	} {
 		if !slices.Contains(r.all, want) {
 			t.Errorf("no record %v among %v", want, r.all)

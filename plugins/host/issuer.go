@@ -4,6 +4,7 @@ package host
 
 import (
 	"context"
+	"errors"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/plugins/internal/wire"
@@ -31,6 +32,9 @@ func (i *issuer) Describe(ctx context.Context) (core.IssuerInfo, error) {
 		return core.IssuerInfo{}, err
 	}
 	info, err := wire.FromIssuerInfo(a.GetInfo())
+	if err == nil && !areNames(info.Algorithms) {
+		err = errors.New("algorithms that have no names, or too many of them")
+	}
 	if err != nil {
 		return core.IssuerInfo{}, i.p.lied(op, err)
 	}

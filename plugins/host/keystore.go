@@ -91,7 +91,7 @@ func (k *keystore) Read(ctx context.Context, queries []core.Query) ([][]core.Rec
 			return nil, p.err(op, broken(ctx, limited, err))
 		}
 		if e := m.GetError(); e != nil {
-			return nil, p.err(op, wire.FromError(e))
+			return nil, p.err(op, refusal(ctx, limited, e))
 		}
 		for _, r := range m.GetRecords() {
 			if err := g.add(r); err != nil {
@@ -101,12 +101,17 @@ func (k *keystore) Read(ctx context.Context, queries []core.Query) ([][]core.Rec
 	}
 }
 
+// maxRecordsRead keeps tiny records from filling our memory: as core's keys have at least
+// 16 bytes, no honest answer has more.
+const maxRecordsRead = core.MaxBatch / 16
+
 // A gathering is an answer on its way.
 type gathering struct {
 	queries []core.Query
 	answers [][]core.Record
 	at      int // the query that is being answered
 	size    int // bytes of keys and values
+	count   int // records
 }
 
 // add takes the next record if it answers a query, and is the next one of it.
@@ -133,6 +138,9 @@ func (g *gathering) add(m *wire.Record) error {
 		return errors.New("more records than were asked for")
 	case r.Version == core.Version{}:
 		return errors.New("a record without a version")
+	}
+	if g.count++; g.count > maxRecordsRead {
+		return fmt.Errorf("an answer of more than %d records", maxRecordsRead)
 	}
 	if g.size += len(r.Key) + len(r.Value); g.size > core.MaxBatch {
 		return fmt.Errorf("an answer of more than %d bytes", core.MaxBatch)
@@ -176,7 +184,7 @@ func (k *keystore) Apply(ctx context.Context, b core.Batch) error {
 				if a, errAnswer := stream.CloseAndRecv(); errAnswer != nil {
 					return broken(ctx, limited, errAnswer)
 				} else if e := a.GetError(); e != nil {
-					return wire.FromError(e)
+					return refusal(ctx, limited, e)
 				}
 				return broken(ctx, limited, err)
 			}
@@ -208,12 +216,12 @@ func (k *keystore) Apply(ctx context.Context, b core.Batch) error {
 	a, err := stream.CloseAndRecv()
 	if err != nil {
 		if ended := over(ctx, limited, err); ended != nil {
-			err = ended
+			return p.err(op, fmt.Errorf("%w: %w", core.ErrUnknownOutcome, ended))
 		}
-		return p.err(op, fmt.Errorf("%w: %w", core.ErrUnknownOutcome, err))
+		return p.err(op, fmt.Errorf("%w: %s", core.ErrUnknownOutcome, wire.Clean(err.Error())))
 	}
 	if e := a.GetError(); e != nil {
-		return p.err(op, wire.FromError(e))
+		return p.err(op, refusal(ctx, limited, e))
 	}
 	return nil
 }

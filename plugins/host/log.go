@@ -9,16 +9,24 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"time"
+
+	"github.com/conclave-mls/conclave/plugins/internal/wire"
 )
 
 // maxLine is how much of a plugin's line is one record; what follows is the next.
 const maxLine = 16 << 10
 
+// maxRecords is how many lines become records within a second. The others are counted.
+const maxRecords = 1000
+
 // lines makes a record of each line that is written to it, by one goroutine. A line of
 // slog's JSON keeps its level, text and fields; any other is of level Info.
 type lines struct {
-	log  *slog.Logger
-	rest []byte
+	log   *slog.Logger
+	rest  []byte
+	since time.Time // the begin of a second
+	count int       // of lines since then
 }
 
 func (l *lines) Write(b []byte) (int, error) {
@@ -43,7 +51,7 @@ func (l *lines) Write(b []byte) (int, error) {
 
 func (l *lines) record() {
 	defer func() { l.rest = l.rest[:0] }()
-	if len(l.rest) == 0 {
+	if len(l.rest) == 0 || l.flooded() {
 		return
 	}
 	level, text := slog.LevelInfo, string(l.rest)
@@ -61,5 +69,17 @@ func (l *lines) record() {
 			}
 		}
 	}
-	l.log.LogAttrs(context.Background(), level, text, slog.GroupAttrs("said", attrs...))
+	l.log.LogAttrs(context.Background(), level, wire.Printable(text), slog.GroupAttrs("said", attrs...))
+}
+
+// flooded says whether there have been too many lines of late.
+func (l *lines) flooded() bool {
+	if now := time.Now(); now.Sub(l.since) >= time.Second {
+		if l.count > maxRecords {
+			l.log.Warn("plugin writes too much: lines left out", "lines", l.count-maxRecords)
+		}
+		l.since, l.count = now, 0
+	}
+	l.count++
+	return l.count > maxRecords
 }

@@ -3,8 +3,7 @@
 package host
 
 import (
-	"os"
-	"strconv"
+	"context"
 
 	"github.com/conclave-mls/conclave/plugins/internal/wire"
 )
@@ -65,14 +64,7 @@ func (p *Plugin) Version() int {
 func (p *Plugin) Kill() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.running == nil {
-		return
-	}
-	pid, err := strconv.Atoi(p.running.client.ID())
-	if err != nil {
-		return
-	}
-	if process, err := os.FindProcess(pid); err == nil {
-		_ = process.Kill() // an error says that it is dead
+	if p.running != nil {
+		_ = p.running.child.Kill(context.Background()) // an error says that it is dead
 	}
 }

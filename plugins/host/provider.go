@@ -85,12 +85,17 @@ func (c *provider) theirs(op string, ref core.KeyRef) (string, error) {
 }
 
 func (c *provider) Algorithms(ctx context.Context) ([]core.KeyAlgorithm, error) {
+	const op = "algorithms"
 	ask := &wire.AlgorithmsRequest{Instance: c.instance}
-	a, err := call(ctx, c.p, "algorithms", wire.NewCryptoProviderClient, wire.CryptoProviderClient.Algorithms, ask)
+	a, err := call(ctx, c.p, op, wire.NewCryptoProviderClient, wire.CryptoProviderClient.Algorithms, ask)
 	if err != nil {
 		return nil, err
 	}
-	return wire.FromAlgorithms(a.GetAlgorithms()), nil
+	algs := wire.FromAlgorithms(a.GetAlgorithms())
+	if !areNames(algs) {
+		return nil, c.p.lied(op, errors.New("algorithms that have no names, or too many of them"))
+	}
+	return algs, nil
 }
 
 func (c *provider) GenerateKey(ctx context.Context, spec core.KeySpec) (core.PrivateKey, error) {
@@ -154,16 +159,22 @@ func (t attester) AttestKey(ctx context.Context, ref core.KeyRef, nonce []byte) 
 		return nil, err
 	}
 	ask := &wire.AttestKeyRequest{Instance: t.c.instance, Ref: inner, Nonce: nonce}
-	a, err := call(ctx, t.c.p, op, wire.NewCryptoProviderClient, wire.CryptoProviderClient.AttestKey, ask)
-	return a.GetBytes(), err
+	return callBytes(ctx, t.c.p, op, wire.NewCryptoProviderClient, wire.CryptoProviderClient.AttestKey, ask)
 }
 
 // key makes the handle of a key. It keeps the material of a software key, and so needs
 // nothing of the plugin that a restart would lose.
 func (c *provider) key(op string, m *wire.Key, want core.KeyAlgorithm) (core.PrivateKey, error) {
 	alg := core.KeyAlgorithm(m.GetAlgorithm())
-	if m.GetRef() == "" || alg == "" || want != "" && alg != want || len(m.GetPublic()) == 0 {
-		return nil, c.p.lied(op, errors.New("a key without a reference or a public key, or of another algorithm"))
+	switch {
+	case !isText(m.GetRef(), wire.MaxID):
+		return nil, c.p.lied(op, fmt.Errorf("a key whose reference is not 1 to %d bytes of printable text", wire.MaxID))
+	case !areNames([]core.KeyAlgorithm{alg}) || want != "" && alg != want:
+		return nil, c.p.lied(op, fmt.Errorf("a key of the algorithm %.40q", alg))
+	case !sized(m.GetPublic()):
+		return nil, c.p.lied(op, fmt.Errorf("a public key of %d bytes", len(m.GetPublic())))
+	case len(m.GetMaterial()) > wire.MaxPublic:
+		return nil, c.p.lied(op, fmt.Errorf("a private key of %d bytes", len(m.GetMaterial())))
 	}
 	k := &key{c: c, inner: m.GetRef(), algorithm: alg, public: m.GetPublic(), material: core.NewSecret(m.GetMaterial())}
 	software := !k.material.IsZero()
@@ -211,22 +222,21 @@ func (k *key) ask(input []byte) *wire.UseKeyRequest {
 type signKey struct{ *key }
 
 func (k signKey) Sign(ctx context.Context, message []byte) ([]byte, error) {
-	a, err := call(ctx, k.c.p, "sign", wire.NewCryptoProviderClient, wire.CryptoProviderClient.Sign, k.ask(message))
-	return a.GetBytes(), err
+	return callBytes(ctx, k.c.p, "sign", wire.NewCryptoProviderClient, wire.CryptoProviderClient.Sign, k.ask(message))
 }
 
 type agreeKey struct{ *key }
 
 func (k agreeKey) Agree(ctx context.Context, peer []byte) (core.Secret, error) {
-	a, err := call(ctx, k.c.p, "agree", wire.NewCryptoProviderClient, wire.CryptoProviderClient.Agree, k.ask(peer))
-	return core.NewSecret(a.GetBytes()), err
+	b, err := callBytes(ctx, k.c.p, "agree", wire.NewCryptoProviderClient, wire.CryptoProviderClient.Agree, k.ask(peer))
+	return core.NewSecret(b), err
 }
 
 type decapsulateKey struct{ *key }
 
 func (k decapsulateKey) Decapsulate(ctx context.Context, enc []byte) (core.Secret, error) {
-	a, err := call(ctx, k.c.p, "decapsulate", wire.NewCryptoProviderClient, wire.CryptoProviderClient.Decapsulate, k.ask(enc))
-	return core.NewSecret(a.GetBytes()), err
+	b, err := callBytes(ctx, k.c.p, "decapsulate", wire.NewCryptoProviderClient, wire.CryptoProviderClient.Decapsulate, k.ask(enc))
+	return core.NewSecret(b), err
 }
 
 // The same for keys that the plugin does not keep.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"syscall"
 
 	"github.com/conclave-mls/conclave/core"
@@ -20,3 +21,10 @@ func owned(path string, info fs.FileInfo) error {
 	}
 	return nil
 }
+
+// leadGroup has the process be the first of its own group. The keys of a terminal that
+// interrupt us do not reach it: we stop it in order.
+func leadGroup(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} }
+
+// endGroup kills what a process that has ended left behind in its group.
+func endGroup(cmd *exec.Cmd) { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }

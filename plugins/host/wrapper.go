@@ -28,12 +28,11 @@ func (w *wrapper) ID() string { return w.id }
 
 func (w *wrapper) Wrap(ctx context.Context, dek core.Secret, aad []byte) ([]byte, error) {
 	ask := &wire.WrapRequest{Instance: w.instance, Dek: dek.Bytes(), Aad: aad}
-	a, err := call(ctx, w.p, "wrap", wire.NewKeyWrapperClient, wire.KeyWrapperClient.Wrap, ask)
-	return a.GetBytes(), err
+	return callBytes(ctx, w.p, "wrap", wire.NewKeyWrapperClient, wire.KeyWrapperClient.Wrap, ask)
 }
 
 func (w *wrapper) Unwrap(ctx context.Context, blob, aad []byte) (core.Secret, error) {
 	ask := &wire.UnwrapRequest{Instance: w.instance, Blob: blob, Aad: aad}
-	a, err := call(ctx, w.p, "unwrap", wire.NewKeyWrapperClient, wire.KeyWrapperClient.Unwrap, ask)
-	return core.NewSecret(a.GetBytes()), err
+	b, err := callBytes(ctx, w.p, "unwrap", wire.NewKeyWrapperClient, wire.KeyWrapperClient.Unwrap, ask)
+	return core.NewSecret(b), err
 }

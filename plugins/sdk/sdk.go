@@ -10,7 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
+	"sync"
 
 	"github.com/hashicorp/go-hclog"
 	plugin "github.com/hashicorp/go-plugin"
@@ -50,6 +50,9 @@ func Serve(p Plugin) {
 			os.Exit(1)
 		}()
 	}
+	stderr := os.Stderr
+	// go-plugin puts a pipe there that ends before we do: last words would be lost.
+	s.greeted = sync.OnceFunc(func() { os.Stderr = stderr })
 	plugin.Serve(&plugin.ServeConfig{
 		HandshakeConfig:  wire.Handshake,
 		VersionedPlugins: wire.Versions(s.register),
@@ -58,6 +61,7 @@ func Serve(p Plugin) {
 			return grpc.NewServer(append(opts, grpc.MaxRecvMsgSize(wire.MaxToPlugin))...)
 		},
 	})
+	s.greeted()
 	s.close()
 }
 
@@ -74,9 +78,6 @@ func removeSockets() {
 		}
 	}
 	_ = os.Remove(dir) // only if it is empty
-	if above := filepath.Dir(dir); strings.HasPrefix(filepath.Base(above), "conclave-plugin-") {
-		_ = os.Remove(above)
-	}
 }
 
 // A server has the instances of each part by name.
@@ -87,6 +88,7 @@ type server struct {
 	issuers   map[string]core.CredentialIssuer
 	wrappers  map[string]core.KeyWrapper
 	keys      openKeys
+	greeted   func() // called when the host asks what there is
 }
 
 func newServer(p Plugin) (*server, error) {
@@ -187,5 +189,6 @@ type pluginServer struct {
 }
 
 func (s pluginServer) Describe(context.Context, *wire.DescribeRequest) (*wire.DescribeResponse, error) {
+	s.greeted()
 	return &wire.DescribeResponse{Offers: slices.Clone(s.offers)}, nil
 }

@@ -41,7 +41,7 @@ func ToError(err error) *Error {
 	if err == nil {
 		return nil
 	}
-	e := &Error{Text: clean(err.Error())}
+	e := &Error{Text: Clean(err.Error())}
 	for _, c := range table {
 		if errors.Is(err, c.sentinel) {
 			e.Codes = append(e.Codes, c.code)
@@ -51,12 +51,13 @@ func ToError(err error) *Error {
 }
 
 // FromError is the error that ToError was given, as far as errors.Is and its text show.
-// Codes that this version does not know are left out. Of nil it is nil.
+// Codes that this version does not know are left out; one that has no others is
+// core.ErrUnavailable. Of nil it is nil.
 func FromError(e *Error) error {
 	if e == nil {
 		return nil
 	}
-	r := &remoteError{text: clean(e.Text)}
+	r := &remoteError{text: Clean(e.Text)}
 	for _, c := range table {
 		for _, code := range e.Codes {
 			if code == c.code {
@@ -64,6 +65,9 @@ func FromError(e *Error) error {
 				break
 			}
 		}
+	}
+	if len(e.Codes) > 0 && len(r.is) == 0 {
+		r.is = []error{core.ErrUnavailable}
 	}
 	if r.text == "" {
 		r.text = "an error without a text"
@@ -79,16 +83,10 @@ type remoteError struct {
 func (e *remoteError) Error() string   { return e.text }
 func (e *remoteError) Unwrap() []error { return e.is }
 
-// clean makes a text of the other side fit for a log: what is not printable becomes a
-// space, and it ends after maxErrorText bytes.
-func clean(text string) string {
-	text = text[:min(len(text), maxErrorText+utf8.UTFMax)]
-	text = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) || r == utf8.RuneError {
-			return ' '
-		}
-		return r
-	}, text)
+// Clean makes a text of the other side fit for an error: it is printable, and it ends
+// after maxErrorText bytes.
+func Clean(text string) string {
+	text = Printable(text[:min(len(text), maxErrorText+utf8.UTFMax)])
 	if len(text) <= maxErrorText {
 		return text
 	}
@@ -97,4 +95,15 @@ func clean(text string) string {
 		end--
 	}
 	return text[:end]
+}
+
+// Printable has a space for each thing that is not printable, such as the control
+// sequences of a terminal.
+func Printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) || r == utf8.RuneError {
+			return ' '
+		}
+		return r
+	}, text)
 }

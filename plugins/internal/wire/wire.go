@@ -22,10 +22,13 @@ const (
 	Overhead = 64
 )
 
-// MaxOffers and MaxName limit what a plugin may say of itself.
+// What a plugin may say of itself and its keys. All but MaxOffers are in bytes.
 const (
-	MaxOffers = 256
-	MaxName   = 32
+	MaxOffers    = 256      // and of algorithms
+	MaxName      = 32       // of a plugin or an instance
+	MaxAlgorithm = 64       // of the name of an algorithm
+	MaxID        = 1024     // of the ID of a wrapping key or the reference of a key
+	MaxPublic    = 64 << 10 // of a key, a signature, or what else a call gives as bytes
 )
 
 // Handshake is what host and plugin tell each other before they speak the protocol. It
