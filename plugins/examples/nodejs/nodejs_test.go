@@ -240,6 +240,30 @@ func TestTornFile(t *testing.T) {
 	}
 }
 
+// What is overwritten does not stay in the file for good.
+func TestFileIsWrittenAnew(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	life(t, folder, func(store core.Keystore) {
+		p := core.Put{Table: 1, Key: []byte("a"), Value: make([]byte, 1<<20)}
+		for range 30 {
+			p.Version = core.NewVersion()
+			if err := store.Apply(t.Context(), core.Batch{Puts: []core.Put{p}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		put(t, store, "b")
+		if n := len(read(t, filepath.Join(folder, "store"))); n > 20<<20 {
+			t.Errorf("the file of a record of 1 MiB has %d bytes", n)
+		}
+	})
+	life(t, folder, func(store core.Keystore) {
+		if answers, err := store.Read(t.Context(), []core.Query{{Table: 1}}); err != nil || len(answers[0]) != 2 {
+			t.Errorf("%d records, %v", len(answers[0]), err)
+		}
+	})
+}
+
 func read(t testing.TB, file string) []byte {
 	t.Helper()
 	b, err := os.ReadFile(file)

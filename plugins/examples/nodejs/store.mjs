@@ -6,7 +6,7 @@
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import {
-  appendFileSync, closeSync, fdatasyncSync, fstatSync, fsyncSync, ftruncateSync, openSync, readSync, renameSync,
+  appendFileSync, closeSync, fdatasyncSync, fstatSync, fsyncSync, openSync, readSync, renameSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
 import { deserialize, serialize } from 'node:v8';
@@ -15,7 +15,7 @@ import { Refusal, named, refused } from './errors.mjs';
 const HEAD = 40; // of an entry: the length of its body, the SHA-256 of that, and of these a part of their own
 const MAX_ANSWER = 64 << 20; // bytes of keys and values
 const PIECE = 1 << 20; // how much of an answer goes into one message
-const GARBAGE = 64 << 20; // how much longer the file may be than twice its records
+const GARBAGE = 16 << 20; // how much longer the file may be than twice its records
 
 const sha256 = (bytes) => createHash('sha256').update(bytes).digest();
 
@@ -76,9 +76,7 @@ export class Store {
       this.#damage = new Refusal('DAMAGED', `${path}, the entry at byte ${at}: ${e.message}`);
       return;
     }
-    if (at < size) ftruncateSync(this.#file, at); // its batch was never answered
-    this.#size = at;
-    this.#rewrite();
+    this.#rewrite(); // without what is not whole: its batch was never answered
   }
 
   // entry is the body of the one that begins at a place, nothing if it is not whole.
