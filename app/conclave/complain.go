@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/conclave-mls/conclave/app/config"
 	"github.com/conclave-mls/conclave/app/messenger"
 	"github.com/conclave-mls/conclave/app/modules"
 	"github.com/conclave-mls/conclave/core"
@@ -74,6 +75,7 @@ var hints = []struct {
 	{proteus.ErrExhausted, "wait for a message of the other side, or open the session again by a prekey: conclave proteus encrypt SESSION --replace --prekey BUNDLE"},
 	{mls.ErrPendingProposals, "proposals wait to be committed first, try again"},
 	{modules.ErrNoKeyFile, noKey},
+	{config.ErrNoTable, "conclave plugin verify PATH prints the table of a plugin, for the end of conclave.toml"},
 	{seal.ErrMoved, "the client was moved to another database, and conclave.toml does not name that; if the move was interrupted: conclave keystore copy --to URI again"},
 	{core.ErrWrongKey, "the database is sealed with another key; nothing was changed. If it is another client's, which shares the database: conclave init ID --tenant NAME"},
 	{core.ErrUnknownOutcome, "it is not known whether that happened; nothing is lost, and your next command in the conversation finds out. If you are not sure: conclave chat info NAME"},
@@ -100,7 +102,7 @@ func hintOf(err error) string {
 		return own.hint
 	}
 	if e := (*core.ProviderError)(nil); errors.As(err, &e) && e.Provider == "pure" && e.Op == "open key" && errors.Is(err, core.ErrDenied) {
-		return "this signature key is in a token, and crypto = in conclave.toml, or --crypto, is not: give the URI of the token there"
+		return "this signature key is in a token or a plugin: crypto = in conclave.toml, or --crypto, has to be the URI of the token, and a plugin needs its table"
 	} else if e != nil && e.Provider == "postgres" {
 		switch {
 		case errors.Is(err, core.ErrUnavailable):
@@ -119,6 +121,9 @@ func hintOf(err error) string {
 		return h
 	}
 	if h := tokenHint(err); h != "" {
+		return h
+	}
+	if h := pluginHint(err); h != "" {
 		return h
 	}
 	for _, h := range hints {
@@ -147,7 +152,7 @@ func issuerHint(err error) string {
 }
 
 // ownCommand is one that has to do with a home.
-var ownCommand = regexp.MustCompile(`\bconclave (chat|doctor|identity|init|keys|keystore|proteus|recover|hsm (?:list|unlatch))\b( --help)?`)
+var ownCommand = regexp.MustCompile(`\bconclave (chat|doctor|identity|init|keys|keystore|plugin (?:list|verify)|proteus|recover|hsm (?:list|unlatch))\b( --help)?`)
 
 // here has the commands in a hint say which home is meant, if --home did.
 func (p *program) here(hint string) string {

@@ -32,7 +32,7 @@ func (p *program) doctor() *cobra.Command {
 		Use:   "doctor",
 		Short: "Look for what is wrong, and say what to do about it",
 		Long: `Look at everything that an identity needs: the home folder and its files, who can
-read them, PKCS#11 tokens, whether the key opens the database, what is in it, the
+read them, plugins, PKCS#11 tokens, whether the key opens the database, what is in it, the
 delivery service and its clock, key packages, what waits in conversations, and Proteus if
 it is used. Nothing is changed.
 
@@ -44,13 +44,7 @@ do. The exit code is 1 if one is fail. With --json a line has "check", "status",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d := &doctor{program: p}
 			d.examine(cmd.Context())
-			if err := errors.Join(cmd.Context().Err(), d.err); err != nil {
-				return err
-			}
-			if d.failed {
-				return errTold
-			}
-			return nil
+			return d.end(cmd.Context())
 		},
 	}
 }
@@ -58,6 +52,7 @@ do. The exit code is 1 if one is fail. With --json a line has "check", "status",
 // A doctor examines a home folder.
 type doctor struct {
 	program *program
+	prefix  string // of each line
 	failed  bool
 	err     error // of printing
 }
@@ -72,9 +67,9 @@ type finding struct {
 
 func (d *doctor) tell(f finding) {
 	f.Do = d.program.here(f.Do)
-	words := fmt.Sprintf("%-4s  %-13s %s\n", f.Status, f.Check, plain(f.Detail))
+	words := fmt.Sprintf("%s%-4s  %-13s %s\n", d.prefix, f.Status, f.Check, plain(f.Detail))
 	if f.Do != "" {
-		words += fmt.Sprintf("      %-13s %s\n", "", plain(f.Do))
+		words += fmt.Sprintf("%s      %-13s %s\n", d.prefix, "", plain(f.Do))
 	}
 	d.err = errors.Join(d.err, d.program.result(f, "%s", words))
 }
@@ -90,6 +85,17 @@ func (d *doctor) warn(check, do, format string, args ...any) {
 func (d *doctor) fail(check, do, format string, args ...any) {
 	d.failed = true
 	d.tell(finding{check, "fail", fmt.Sprintf(format, args...), do})
+}
+
+// end is the error of an examination.
+func (d *doctor) end(ctx context.Context) error {
+	if err := errors.Join(ctx.Err(), d.err); err != nil {
+		return err
+	}
+	if d.failed {
+		return errTold
+	}
+	return nil
 }
 
 func (d *doctor) examine(ctx context.Context) {
@@ -126,7 +132,8 @@ func (d *doctor) examine(ctx context.Context) {
 		}
 	}
 	key, store, log := d.key(c), d.store(c), d.audit(c)
-	if tokens := d.tokens(ctx, c); key && store && log && tokens {
+	plugins := d.plugins(ctx, c)
+	if tokens := d.tokens(ctx, c); key && store && log && tokens && plugins {
 		d.inside(ctx, c)
 	} else if service, err := dial(c); err == nil {
 		d.reach(ctx, c, service)

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -39,7 +40,8 @@ passphrase is asked for each time, or read from --passphrase-file, which is enou
 
 With --crypto and the URI of a PKCS#11 token, private signature keys are made and stay in
 the token; with --kek and the URI of a key in one, that seals the database. See
-conclave hsm.
+conclave hsm. --keystore, --crypto, --kek and --issuer also take "plugin:NAME", if
+conclave.toml is there and has a table of that plugin: see conclave plugin.
 
 With --issuer the identity gets a certificate, by which others see that you are verified:
 see conclave identity. --trust is the PEM file of the root CA above it. If somebody has to
@@ -143,6 +145,9 @@ func (p *program) certify(ctx context.Context, h *holder, c config.Config, id co
 		return err
 	}
 	got, err := h.Enroll(ctx, client.IssueParams{ClientID: id, Handle: e.handle, DisplayName: e.name}, e.answers(h).answer)
+	if errors.Is(err, messenger.ErrNobody) { // a plugin that is no more than basic
+		return nil
+	}
 	if err != nil {
 		return p.untilLater(err)
 	}
@@ -164,14 +169,21 @@ func (p *program) noHome() bool {
 
 // inNewHome runs f with the messenger of a home that is made if it is missing.
 func (p *program) inNewHome(ctx context.Context, c config.Config, ask, extractable bool, f func(context.Context, config.Config, *messenger.Messenger) error, more ...fx.Option) error {
-	opened, fresh := false, p.noHome()
-	defer func() {
-		if !opened && fresh {
-			_ = os.Remove(filepath.Join(p.home, configName)) // what it says does not work: the next attempt may say something else
+	opened := false
+	file := filepath.Join(p.home, configName)
+	before, err := os.ReadFile(file)
+	fresh := errors.Is(err, fs.ErrNotExist)
+	defer func() { // what it says does not work: the next attempt may say something else
+		switch now, err := os.ReadFile(file); {
+		case opened || err != nil:
+		case fresh:
+			_ = os.Remove(file)
+		case !bytes.Equal(now, before):
+			_ = os.WriteFile(file, before, 0o600)
 		}
 	}()
 	p.confirm = true
-	c, err := p.prepare(ctx, c, ask, extractable)
+	c, err = p.prepare(ctx, c, ask, extractable)
 	if err != nil {
 		return err
 	}
@@ -194,15 +206,20 @@ func (p *program) prepare(ctx context.Context, c config.Config, ask, extractable
 	if err != nil {
 		return config.Config{}, err
 	}
-	c = config.Default(p.home).Over(c).Over(flags)
+	given := c.Over(flags)
+	c = config.Default(p.home).Over(given)
 	c.Listen = "" // of a service only
 	file := filepath.Join(p.home, configName)
-	if err := c.Save(file); err != nil && !errors.Is(err, core.ErrConflict) {
+	err = c.Save(file)
+	if errors.Is(err, core.ErrConflict) {
+		err = p.fill(file, given)
+	}
+	if err != nil {
 		return config.Config{}, err
 	}
 	asked := c
 	if c, err = config.Load(file); err != nil {
-		return config.Config{}, hint(err, mendFile)
+		return config.Config{}, mend(err)
 	}
 	differs := func(given bool, have, want string) bool { return given && !same(c, have, want) }
 	if chosen && c.Suite != asked.Suite || named && c.Tenant != asked.Tenant || differs(ask || flags.Key != "", c.Key, asked.Key) ||
@@ -229,6 +246,20 @@ func (p *program) prepare(ctx context.Context, c config.Config, ask, extractable
 		return config.Config{}, err
 	}
 	return c, nil
+}
+
+// fill adds what was given to a configuration that was written before, if that does not say
+// it, and if there is no database yet, for which it would have been something else.
+func (p *program) fill(file string, given config.Config) error {
+	c, err := config.Read(file)
+	if err != nil {
+		return mend(err)
+	}
+	c = config.Default(p.home).Over(given).Over(c)
+	if database, _, err := fileOf(c, c.Keystore, "sqlite"); database != "" && err == nil {
+		return nil
+	}
+	return config.Fill(file, given)
 }
 
 // same says that two URIs of a configuration name the same.

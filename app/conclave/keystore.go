@@ -45,17 +45,21 @@ type sealedKeystore struct {
 	raw    core.Keystore
 	key    core.KeyWrapper
 	tenant string
+	// plugins are those that are in use: two stores of one plugin are in the same process.
+	plugins fx.Option
 }
 
 // keystoreOf runs f with the keystore that a configuration names, without a client.
-func (p *program) keystoreOf(ctx context.Context, c config.Config, f func(context.Context, sealedKeystore) error) error {
+func (p *program) keystoreOf(ctx context.Context, c config.Config, f func(context.Context, sealedKeystore) error, more ...fx.Option) error {
 	var raw core.Keystore
 	var key core.KeyWrapper
 	var log modules.AuditLog
 	var tenant modules.Tenant
-	options := append([]fx.Option{fx.Replace(modules.Passphrase(p.passphrase)), fx.Populate(&raw, &key, &log, &tenant)}, p.options...)
+	var plugins *modules.Plugins
+	options := append([]fx.Option{fx.Replace(modules.Passphrase(p.passphrase)), fx.Populate(&raw, &key, &log, &tenant, &plugins)}, p.options...)
+	options = append(options, more...)
 	return wrongKey(c, app.Run(ctx, app.New(c, options...), func(ctx context.Context) error {
-		return f(ctx, sealedKeystore{c, raw, audit.KeyWrapper(key, log.Logger), string(tenant)})
+		return f(ctx, sealedKeystore{c, raw, audit.KeyWrapper(key, log.Logger), string(tenant), fx.Replace(plugins)})
 	}))
 }
 
@@ -305,11 +309,11 @@ on from one state would use the same keys. If it is interrupted, run it again.`,
 			return p.keystoreOf(cmd.Context(), c, func(ctx context.Context, from sealedKeystore) error {
 				return p.keystoreOf(ctx, c.Over(there), func(ctx context.Context, to sealedKeystore) error {
 					return p.moveTo(ctx, from, to)
-				})
+				}, from.plugins)
 			})
 		},
 	}
-	cmd.Flags().StringVar(&target, "to", "", "URI of the other database: sqlite:FILE, postgres://...")
+	cmd.Flags().StringVar(&target, "to", "", "URI of the other database: sqlite:FILE, postgres://..., plugin:NAME")
 	_ = cmd.MarkFlagRequired("to")
 	return cmd
 }

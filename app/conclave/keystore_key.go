@@ -28,8 +28,8 @@ func (p *program) keystoreChangeKey() *cobra.Command {
 		Use:   "change-key --to URI",
 		Short: "Put the database under another key: a key in a token, a key file, a passphrase",
 		Long: `Put the database under another key, and use that from now on: conclave.toml will say so.
-The other key is one in a token, which is there (conclave hsm generate --kek), a file
-that is made, or a passphrase. If it is interrupted, run it again.
+The other key is one in a token, which is there (conclave hsm generate --kek), one in a
+plugin, a file that is made, or a passphrase. If it is interrupted, run it again.
 
 Older copies of the database, backups among them, open with the old key only. Whoever
 had that can have the data key, too: conclave keystore rotate-key makes a new one.`,
@@ -64,7 +64,7 @@ had that can have the data key, too: conclave keystore rotate-key makes a new on
 			return p.changeKey(cmd.Context(), c, to)
 		},
 	}
-	cmd.Flags().StringVar(&target, "to", "", "URI of the other key: pkcs11:..., file:FILE or passphrase:")
+	cmd.Flags().StringVar(&target, "to", "", "URI of the other key: pkcs11:..., plugin:NAME, file:FILE or passphrase:")
 	cmd.Flags().BoolVar(&extractable, "extractable", false, extractableFlag)
 	_ = cmd.MarkFlagRequired("to")
 	return cmd
@@ -78,7 +78,7 @@ func (p *program) changeKey(ctx context.Context, c, to config.Config) error {
 		}
 	}
 	p.confirm = strings.HasPrefix(to.Key, "passphrase:")
-	err = p.wrapper(ctx, to, func(ctx context.Context, fresh core.KeyWrapper) error {
+	err = p.wrapper(ctx, to, func(ctx context.Context, fresh core.KeyWrapper, plugins fx.Option) error {
 		p.confirm = false
 		return p.keystoreOf(ctx, c, func(ctx context.Context, k sealedKeystore) error {
 			if _, err := present(ctx, c)(k.raw, modules.Tenant(k.tenant)); err != nil {
@@ -95,7 +95,7 @@ func (p *program) changeKey(ctx context.Context, c, to config.Config) error {
 				return err
 			}
 			return errors.Join(store.Rewrap(ctx, k.key, fresh), store.Close())
-		})
+		}, plugins)
 	})
 	if err != nil {
 		return err
@@ -113,12 +113,14 @@ type keyName struct {
 	Key string `json:"key"`
 }
 
-// wrapper runs f with the key of a configuration.
-func (p *program) wrapper(ctx context.Context, c config.Config, f func(context.Context, core.KeyWrapper) error) error {
+// wrapper runs f with the key of a configuration, and what has another application use the
+// same plugins.
+func (p *program) wrapper(ctx context.Context, c config.Config, f func(context.Context, core.KeyWrapper, fx.Option) error) error {
 	var key core.KeyWrapper
+	var plugins *modules.Plugins
 	var log modules.AuditLog
-	options := append([]fx.Option{fx.Replace(modules.Passphrase(p.passphrase)), fx.Populate(&key, &log)}, p.options...)
+	options := append([]fx.Option{fx.Replace(modules.Passphrase(p.passphrase)), fx.Populate(&key, &log, &plugins)}, p.options...)
 	return app.Run(ctx, app.New(c, options...), func(ctx context.Context) error {
-		return f(ctx, audit.KeyWrapper(key, log.Logger))
+		return f(ctx, audit.KeyWrapper(key, log.Logger), fx.Replace(plugins))
 	})
 }

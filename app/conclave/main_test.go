@@ -32,7 +32,9 @@ func TestMain(m *testing.M) {
 		beDemoPlugin(role)
 		return
 	}
-	testscript.Main(m, map[string]func(){"conclave": main})
+	testscript.Main(m, map[string]func(){
+		"conclave": main, "conclave-plugin-store": bePlugin, "conclave-plugin-vault": bePlugin, "conclave-plugin-ca": bePlugin,
+	})
 }
 
 func TestScripts(t *testing.T) {

@@ -108,7 +108,7 @@ error has "error", "kind" and mostly "hint", one of Proteus its "code"; a remark
 	f.StringVar(&p.flags.Key, "key", "", "URI of the key that seals the keystore, instead of the configuration's")
 	f.StringVar(&p.flags.Crypto, "crypto", "", "URI of the crypto provider, instead of the configuration's")
 	f.StringVar(&p.flags.Delivery, "delivery", "", "URI of the delivery service, instead of the configuration's")
-	root.AddCommand(p.init(), p.chat(), p.identity(), p.keys(), p.keystore(), p.hsm(), p.proteus(), p.recover(), p.doctor(), p.delivery(), p.demo(), p.demoMember(), p.demoCiphertext(), p.demoOpen(),
+	root.AddCommand(p.init(), p.chat(), p.identity(), p.keys(), p.keystore(), p.hsm(), p.plugin(), p.proteus(), p.recover(), p.doctor(), p.delivery(), p.demo(), p.demoMember(), p.demoCiphertext(), p.demoOpen(),
 		p.vectors(), p.interopServer(), p.drive(), p.version())
 	withUsage(root)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
@@ -222,6 +222,14 @@ func (p *program) findHome() error {
 // mendFile is what to do about a configuration that cannot be read.
 const mendFile = "mend the file: the README and app/config/examples show what it has"
 
+// mend says what to do about an error of a configuration.
+func mend(err error) error {
+	if errors.Is(err, config.ErrNoTable) {
+		return err // which has a hint of its own
+	}
+	return hint(err, mendFile)
+}
+
 // configuration is that of the home folder with what the flags say.
 func (p *program) configuration() (config.Config, error) {
 	c, err := config.Load(filepath.Join(p.home, configName))
@@ -229,7 +237,7 @@ func (p *program) configuration() (config.Config, error) {
 		return config.Config{}, hint(err, "make an identity with conclave init ID, or say with --home where it is")
 	}
 	if err != nil {
-		return config.Config{}, hint(err, mendFile)
+		return config.Config{}, mend(err)
 	}
 	flags, err := fromHere(p.flags)
 	return c.Over(flags), err

@@ -232,13 +232,14 @@ func isToken(err error) bool {
 	return errors.As(err, new(*hsm.Error)) && !errors.Is(err, core.ErrClosed)
 }
 
-// softwareKeys are those keys in software that were opened beside a token, by their public
-// halves.
+// softwareKeys are those keys in software that were opened beside a token or a plugin, by
+// their public halves.
 type softwareKeys map[string]bool
 
-// beside has one who chooses between a token and others tell of them.
-func (s softwareKeys) beside(keys core.CryptoProvider) core.CryptoProvider {
-	if _, several := keys.(core.KeyChooser); several {
+// beside has one who chooses between a token, or a plugin, and others tell of them.
+func (s softwareKeys) beside(c config.Config, keys core.CryptoProvider) core.CryptoProvider {
+	u, err := c.URI(c.Crypto)
+	if _, several := keys.(core.KeyChooser); several && err == nil && u.Scheme != "pure" {
 		return watched{keys, s}
 	}
 	return keys
@@ -251,7 +252,7 @@ type watched struct {
 
 func (w watched) OpenKey(ctx context.Context, ref core.KeyRef, material core.Secret) (core.PrivateKey, error) {
 	key, err := w.CryptoProvider.OpenKey(ctx, ref, material)
-	if err == nil && ref.Scheme() != hsm.Scheme {
+	if err == nil && ref.Scheme() == "pure" {
 		w.opened[string(key.Public())] = true
 	}
 	return key, err
@@ -262,15 +263,15 @@ func (w watched) Provider(ref core.KeyRef) core.CryptoProvider {
 	return core.ProviderOf(w.CryptoProvider, ref)
 }
 
-// signatureKeys looks for keys in software where a token is to have them.
+// signatureKeys looks for keys in software where a token or a plugin is to have them.
 func (d *doctor) signatureKeys(h messenger.Health, software softwareKeys) {
 	if software[string(h.Key)] {
-		d.warn("signature key", "conclave keys rotate makes one in the token", "it is in software; crypto in %s says a token", configName)
+		d.warn("signature key", "conclave keys rotate makes one there", "it is in software; crypto in %s says a token or a plugin", configName)
 		return
 	}
 	for _, w := range h.Chats {
 		if software[string(w.Key)] {
-			d.warn("signature key", "conclave keys rotate", "%s: it is in software there; crypto in %s says a token", w.ID, configName)
+			d.warn("signature key", "conclave keys rotate", "%s: it is in software there; crypto in %s says a token or a plugin", w.ID, configName)
 		}
 	}
 }

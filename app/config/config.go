@@ -31,7 +31,7 @@ type Config struct {
 	// ListNetworks are those of which revocation lists may be fetched beside public ones, such
 	// as "10.0.0.0/8 192.168.0.0/16".
 	ListNetworks string       `toml:"crl_networks,omitempty"`
-	Suite        core.SuiteID `toml:"suite,omitempty"` // of new conversations and credentials
+	Suite        core.SuiteID `toml:"suite,omitzero"` // of new conversations and credentials
 
 	// Of a delivery service only, which has a keystore besides.
 	Listen      string `toml:"listen,omitempty"`      // "unix:PATH" or "HOST:PORT"
@@ -66,26 +66,9 @@ func Default(folder string) Config {
 
 // Over returns c with the fields that are set in o.
 func (c Config) Over(o Config) Config {
-	for _, f := range []struct {
-		to   *string
-		from string
-	}{
-		{&c.Keystore, o.Keystore},
-		{&c.Tenant, o.Tenant},
-		{&c.Key, o.Key},
-		{&c.Crypto, o.Crypto},
-		{&c.Audit, o.Audit},
-		{&c.Issuer, o.Issuer},
-		{&c.Delivery, o.Delivery},
-		{&c.ListNetworks, o.ListNetworks},
-		{&c.Listen, o.Listen},
-		{&c.Certificate, o.Certificate},
-		{&c.PrivateKey, o.PrivateKey},
-		{&c.PluginFolder, o.PluginFolder},
-		{&c.Folder, o.Folder},
-	} {
-		if f.from != "" {
-			*f.to = f.from
+	for i, given := range o.texts() {
+		if *given != "" {
+			*c.texts()[i] = *given
 		}
 	}
 	if o.Suite != 0 {
@@ -95,6 +78,14 @@ func (c Config) Over(o Config) Config {
 		c.Plugins = o.Plugins
 	}
 	return c
+}
+
+// texts are the fields that are text.
+func (c *Config) texts() []*string {
+	return []*string{
+		&c.Keystore, &c.Tenant, &c.Key, &c.Crypto, &c.Audit, &c.Issuer, &c.Delivery, &c.ListNetworks,
+		&c.Listen, &c.Certificate, &c.PrivateKey, &c.PluginFolder, &c.Folder,
+	}
 }
 
 // Load reads a file over the defaults of its folder. core.ErrNotFound: there is
@@ -177,11 +168,50 @@ func change(file, name, value string, set func(*Config)) error {
 	}
 	old := regexp.MustCompile(`(?m)^[ \t]*` + name + `[ \t]*=[^\n]*$`)
 	changed := append(old.ReplaceAllLiteral(text[:top], []byte(name+" = "+strconv.Quote(value))), text[top:]...)
+	return rewrite(file, changed, c)
+}
+
+// Fill adds to a file what it leaves out and given says, but for plugins, and leaves the rest
+// of the file as it is where that can be done.
+func Fill(file string, given Config) error {
+	read, err := Read(file)
+	if err != nil {
+		return err
+	}
+	for i, has := range read.texts() {
+		if *has != "" {
+			*given.texts()[i] = ""
+		}
+	}
+	if read.Suite != 0 {
+		given.Suite = 0
+	}
+	given.Plugins = nil
+	var text bytes.Buffer
+	if err := toml.NewEncoder(&text).Encode(given); err != nil {
+		return fmt.Errorf("configuration %s: %w", file, err)
+	}
+	if text.Len() == 0 {
+		return nil
+	}
+	c := Default(read.Folder).Over(given).Over(read)
+	if err := c.checkPlugins(); err != nil {
+		return fmt.Errorf("configuration %s: %w", file, err)
+	}
+	was, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	return rewrite(file, append(text.Bytes(), was...), c)
+}
+
+// rewrite replaces a file by a text, if that says what it has to.
+func rewrite(file string, text []byte, c Config) error {
 	var is Config
-	if _, err := toml.Decode(string(changed), &is); err != nil || !reflect.DeepEqual(Default(filepath.Dir(file)).Over(is), c) {
+	if _, err := toml.Decode(string(text), &is); err != nil || !reflect.DeepEqual(Default(filepath.Dir(file)).Over(is), c) {
 		return c.Replace(file)
 	}
-	return replace(file, func(fresh string) error { return write(fresh, changed) })
+	return replace(file, func(fresh string) error { return write(fresh, text) })
 }
 
 // Replace writes the configuration over a file, as Save would have written it.

@@ -311,3 +311,33 @@ func TestPluginOf(t *testing.T) {
 		t.Errorf("folder %q", c.PluginFolder)
 	}
 }
+
+// What a file leaves out is added, and the rest stays as it is.
+func TestFill(t *testing.T) {
+	t.Parallel()
+	const table = "# a comment\n[plugin.a]\nunpinned = true # for now\n[plugin.a.env]\nkeystore = \"its own\"\n"
+	given := config.Config{Keystore: "plugin:a", Crypto: "plugin:a/b", Suite: 2}
+	for name, c := range map[string]struct{ before, after string }{
+		"all of it":     {table, "keystore = \"plugin:a\"\ncrypto = \"plugin:a/b\"\nsuite = 2\n" + table},
+		"some of it":    {"crypto = \"pure:\"\nsuite = 1\n" + table, "keystore = \"plugin:a\"\ncrypto = \"pure:\"\nsuite = 1\n" + table},
+		"nothing of it": {"keystore = \"memory:\"\ncrypto = \"pure:\"\nsuite = 1\n" + table, "keystore = \"memory:\"\ncrypto = \"pure:\"\nsuite = 1\n" + table},
+	} {
+		file := write(t, c.before)
+		if err := config.Fill(file, given); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if text, err := os.ReadFile(file); err != nil || string(text) != c.after {
+			t.Errorf("%s: %v, %s", name, err, text)
+		}
+	}
+	file := write(t, "tenant = \"x\"\n")
+	if err := config.Fill(file, given); !errors.Is(err, config.ErrNoTable) {
+		t.Errorf("a plugin without a table: %v", err)
+	}
+	if text, err := os.ReadFile(file); err != nil || string(text) != "tenant = \"x\"\n" {
+		t.Errorf("%s, %v", text, err)
+	}
+	if err := config.Fill(filepath.Join(t.TempDir(), "none"), given); !errors.Is(err, core.ErrNotFound) {
+		t.Errorf("no file: %v", err)
+	}
+}

@@ -34,15 +34,18 @@ var (
 	isPluginURI = regexp.MustCompile(`^(?i:plugin):(` + pluginName + `)(?:/(` + pluginName + `))?$`)
 )
 
+// ErrNoTable: a URI names a plugin that the configuration does not have.
+var ErrNoTable = fmt.Errorf("the configuration has no such table: %w", core.ErrInvalid)
+
 // PluginOf is the plugin that a URI names, and which instance of it. core.ErrInvalid: the
-// URI names none, or the configuration has no table for it.
+// URI names none. ErrNoTable: the configuration has no table for it.
 func (c Config) PluginOf(u URI) (name, instance string, err error) {
 	m := isPluginURI.FindStringSubmatch(u.text)
 	if m == nil {
 		return "", "", fmt.Errorf(`%q: write "plugin:NAME" or "plugin:NAME/INSTANCE", of 1 to 32 of a-z, 0-9 and -: %w`, u, core.ErrInvalid)
 	}
 	if _, ok := c.Plugins[m[1]]; !ok {
-		return "", "", fmt.Errorf("%q: the configuration has no table [plugin.%s]: %w", u, m[1], core.ErrInvalid)
+		return "", "", fmt.Errorf("%q: [plugin.%s]: %w", u, m[1], ErrNoTable)
 	}
 	return m[1], m[2], nil
 }

@@ -6,11 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"maps"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 
@@ -87,7 +84,8 @@ func (p *Plugins) Launch(ctx context.Context, name string) (*host.Plugin, error)
 }
 
 // HostConfig is how the plugin of a name is launched. core.ErrDenied: the configuration has
-// no table of it; core.ErrNotFound: its executable is not in the plugin folder.
+// no table of it, or others may write where it is; core.ErrNotFound: its executable is not in
+// the plugin folder.
 func HostConfig(c config.Config, name string) (host.Config, error) {
 	plugin, ok := c.Plugins[name]
 	if !ok {
@@ -95,9 +93,9 @@ func HostConfig(c config.Config, name string) (host.Config, error) {
 	}
 	path := c.File(plugin.Path)
 	if plugin.Path == "" {
-		path = filepath.Join(c.File(c.PluginFolder), "conclave-plugin-"+name)
-		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-			return host.Config{}, fmt.Errorf("plugin %s: no %s: %w", name, path, core.ErrNotFound)
+		var err error
+		if path, err = host.Find(c.File(c.PluginFolder), name); err != nil {
+			return host.Config{}, err
 		}
 	}
 	return host.Config{

@@ -106,7 +106,7 @@ func withPlugin(t *testing.T) config.Config {
 	t.Helper()
 	c := config.Default(t.TempDir())
 	env := func(name string) map[string]string {
-		return map[string]string{"PLUGIN": c.File(name + ".journal"), "FILE": c.File(name + ".db")}
+		return map[string]string{"PLUGIN": name + ".journal", "FILE": name + ".db"} // it runs in the folder
 	}
 	c.Keystore, c.Key = "plugin:all", "plugin:all"
 	c.Plugins = map[string]config.Plugin{

@@ -83,6 +83,19 @@ func Sum(path string) ([]byte, error) {
 	return h.Sum(nil), nil
 }
 
+// Check says whether only root and we can write to an executable and to what is above it, as
+// Launch demands. ErrNotFound: there is none. ErrDenied: somebody else can.
+func Check(path string) error {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return fmt.Errorf("executable: %w: %w", core.ErrUnavailable, err)
+	}
+	if _, err = permitted(path); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("no %s: %w", path, core.ErrNotFound)
+	}
+	return err
+}
+
 func checkName(name string) error {
 	if !wire.IsName(name) {
 		return fmt.Errorf("name %.40q of a plugin: 1 to %d of a-z, 0-9 and -: %w", name, wire.MaxName, core.ErrInvalid)
