@@ -134,13 +134,17 @@ func TestPageNamesAll(t *testing.T) {
 
 func TestPageHasTheLimits(t *testing.T) {
 	size := func(n int) string {
-		switch {
-		case n%(1<<20) == 0:
-			return fmt.Sprintf("%d MiB", n>>20)
-		case n > 1<<20 && n%(1<<10) == 0:
-			return fmt.Sprintf("%d MiB and %d KiB", n>>20, n%(1<<20)>>10)
+		var parts []string
+		for _, unit := range []struct {
+			shift int
+			name  string
+		}{{20, "MiB"}, {10, "KiB"}, {0, "bytes"}} {
+			if n>>unit.shift > 0 {
+				parts = append(parts, fmt.Sprint(n>>unit.shift, " ", unit.name))
+			}
+			n %= 1 << unit.shift
 		}
-		return fmt.Sprintf("%d bytes", n)
+		return strings.Join(parts, " and ")
 	}
 	limits := map[string]string{}
 	for _, row := range rows(t, page(t), "what | limit") {
@@ -154,9 +158,12 @@ func TestPageHasTheLimits(t *testing.T) {
 		"a key, a prefix, `after`":                          size(core.MaxKey),
 		"a value":                                           size(core.MaxValue),
 		"the keys, prefixes and values of a batch; the keys and values of an answer to `Read`": size(core.MaxBatch),
-		"the text of an error": size(maxErrorText),
+		"the name of an algorithm":                                     size(MaxAlgorithm),
+		"the reference of a key, the ID of a wrapping key":             size(MaxID),
+		"a public key, material, and what else is answered as `bytes`": size(MaxPublic),
+		"the text of an error":                                         size(maxErrorText),
 	} {
-		if got := limits[what]; got != want && !strings.HasPrefix(got, want+":") && !strings.HasPrefix(got, want+";") {
+		if got := limits[what]; got != want && !strings.HasPrefix(got, want+":") && !strings.HasPrefix(got, want+";") && !strings.HasPrefix(got, want+" of ") {
 			t.Errorf("PROTOCOL.md has %q for %s, want %s", got, what, want)
 		}
 	}
