@@ -118,9 +118,18 @@ func runSection(t *testing.T, title string, setup ...func(folder string)) (out s
 	}
 	_, section, found := strings.Cut(string(readme), "\n## "+title+"\n")
 	section, _, ended := strings.Cut(section, "\n## ")
-	blocks := regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(section, -1)
-	if !found || !ended || len(blocks) == 0 {
-		t.Fatalf("README.md has no commands below %q", title)
+	if !found || !ended {
+		t.Fatalf("README.md has nothing below %q", title)
+	}
+	return runCommands(t, section, setup...)
+}
+
+// runCommands runs those that a text has.
+func runCommands(t *testing.T, text string, setup ...func(folder string)) (out string) {
+	t.Helper()
+	blocks := regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(text, -1)
+	if len(blocks) == 0 {
+		t.Fatal("there are no commands")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -140,11 +149,11 @@ func runSection(t *testing.T, title string, setup ...func(folder string)) (out s
 	script.WriteString("wait\n")
 	cmd := exec.CommandContext(ctx, "bash", "-c", script.String())
 	cmd.Dir = folder
-	text, err := cmd.CombinedOutput()
+	said, err := cmd.CombinedOutput()
 	if err != nil {
-		t.Fatalf("%v\n%s", err, text)
+		t.Fatalf("%v\n%s", err, said)
 	}
-	return string(text)
+	return string(said)
 }
 
 func TestReadmeScript(t *testing.T) {
