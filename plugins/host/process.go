@@ -76,6 +76,7 @@ func (p *Plugin) start(ctx context.Context) (*process, error) {
 		GRPCDialOptions: []grpc.DialOption{
 			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(wire.MaxFromPlugin), grpc.MaxCallSendMsgSize(wire.MaxToPlugin)),
 			grpc.WithMaxHeaderListSize(maxHeaders),
+			grpc.WithInitialWindowSize(wire.Window), grpc.WithInitialConnWindowSize(wire.Window),
 			grpc.WithStreamInterceptor(proc.stream),
 		},
 	})

@@ -58,7 +58,8 @@ func Serve(p Plugin) {
 		VersionedPlugins: wire.Versions(s.register),
 		Logger:           hclog.NewNullLogger(),
 		GRPCServer: func(opts []grpc.ServerOption) *grpc.Server {
-			return grpc.NewServer(append(opts, grpc.MaxRecvMsgSize(wire.MaxToPlugin))...)
+			return grpc.NewServer(append(opts, grpc.MaxRecvMsgSize(wire.MaxToPlugin),
+				grpc.InitialWindowSize(wire.Window), grpc.InitialConnWindowSize(wire.Window))...)
 		},
 	})
 	s.greeted()

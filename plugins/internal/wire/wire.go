@@ -18,6 +18,9 @@ const (
 	// Piece is how much of a batch or an answer is put into one message: when it is
 	// reached, the next record goes into the next message.
 	Piece = 1 << 20
+	// Window is how many bytes may be on their way before the other side has taken them.
+	// gRPC's own 64 KiB make a batch or an answer of some records wait for acknowledgements.
+	Window = 4 << 20
 	// Overhead is what a record takes in a message besides its key and value, at most.
 	Overhead = 64
 )
