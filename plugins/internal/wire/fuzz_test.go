@@ -3,10 +3,15 @@
 package wire
 
 import (
+	"encoding/json"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/conclave-mls/conclave/core"
 )
@@ -144,3 +149,104 @@ func TestMalformed(t *testing.T) {
 
 func last[T any](_ T, err error) error          { return err }
 func third[T, U any](_ T, _ U, err error) error { return err }
+
+// What a message of the other side says is taken whole or refused: what was taken goes
+// over again unchanged.
+func FuzzMessages(f *testing.F) {
+	for _, m := range []proto.Message{
+		&Step{State: []byte("state"), Need: &Step_Done{&Issued{Credential: &Credential{Type: 2, Certificates: [][]byte{{1}, nil}}, Carry: []byte("c")}}},
+		&Step{Need: &Step_Call{&CallNeed{Kind: "k", Args: map[string]string{"a": "b", "": ""}}}},
+		&IssueRequest{Action: 257, ClientId: []byte("c"), Previous: &Credential{Identity: []byte("i")}, Extra: map[string]string{"x": "y"}},
+		&IssuerInfo{Name: "n", Type: 1, Actions: []uint32{1, 300}, Algorithms: []string{"a"}},
+		&Put{Table: 255, Key: []byte("k"), Version: make([]byte, 16)},
+		&Query{Table: 256, Limit: -1},
+	} {
+		b, err := proto.Marshal(m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		again(t, "step", b, &Step{}, FromStep, func(s *core.Step) *Step {
+			m, err := ToStep(s)
+			if err != nil {
+				t.Fatalf("a step was taken that is none: %v", err)
+			}
+			return m
+		})
+		again(t, "issue request", b, &IssueRequest{}, FromIssueRequest, ToIssueRequest)
+		again(t, "issuer info", b, &IssuerInfo{}, FromIssuerInfo, ToIssuerInfo)
+		again(t, "credential", b, &Credential{}, FromCredential, ToCredential)
+		again(t, "input", b, &Input{}, func(m *Input) (core.Input, error) { return FromInput(m), nil }, ToInput)
+		again(t, "key spec", b, &KeySpec{}, FromKeySpec, ToKeySpec)
+		again(t, "query", b, &Query{}, FromQuery, ToQuery)
+		again(t, "expectation", b, &Expectation{}, FromExpectation, ToExpectation)
+		again(t, "range", b, &Range{}, FromRange, ToRange)
+		again(t, "put", b, &Put{}, FromPut, ToPut)
+		again(t, "record", b, &Record{}, func(m *Record) (core.Record, error) {
+			_, r, err := FromRecord(m)
+			return r, err
+		}, func(r *core.Record) *Record { return ToRecord(0, r) })
+	})
+}
+
+// again translates a message, and what it became.
+func again[M proto.Message, T any](t *testing.T, what string, b []byte, m M, from func(M) (T, error), to func(*T) M) {
+	t.Helper()
+	if proto.Unmarshal(b, m) != nil {
+		return
+	}
+	first, err := from(m)
+	if err != nil {
+		if core.Kind(err) != core.ErrInvalid {
+			t.Errorf("%s: %v, want ErrInvalid", what, err)
+		}
+		return
+	}
+	second, err := from(to(&first))
+	if err != nil {
+		t.Errorf("%s: was taken, and then refused: %v", what, err)
+	}
+	if !reflect.DeepEqual(first, second) && plain(first) != plain(second) {
+		t.Errorf("%s: became %s, then %s", what, plain(first), plain(second))
+	}
+}
+
+// plain prints a value with all it points to; nil and empty are the same.
+func plain(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return strings.NewReplacer(`""`, "null", "[]", "null", "{}", "null").Replace(string(b))
+}
+
+// An error of the other side is of known kinds and has a text that is fit for a log.
+func FuzzError(f *testing.F) {
+	for _, e := range []*Error{
+		{Codes: []ErrorCode{ErrorCode_ERROR_CODE_CONFLICT, 1000, -1}, Text: "a\nb\x1b[31m"},
+		{Codes: []ErrorCode{1000}}, {Text: strings.Repeat("é", maxErrorText)},
+	} {
+		b, err := proto.Marshal(e)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		e := &Error{}
+		if proto.Unmarshal(b, e) != nil {
+			return
+		}
+		err := FromError(e)
+		text := err.Error()
+		if text == "" || len(text) > maxErrorText || text != Printable(text) || !utf8.ValidString(text) {
+			t.Errorf("a text of %d bytes: %.40q", len(text), text)
+		}
+		second := FromError(ToError(err))
+		if second.Error() != text || core.Kind(second) != core.Kind(err) {
+			t.Errorf("%q (%v) becomes %q (%v)", text, core.Kind(err), second, core.Kind(second))
+		}
+	})
+}
