@@ -77,7 +77,7 @@ type tokenPlugin struct {
 func (x tokenPlugin) config(t testing.TB, k *softhsmtest.Token, env ...string) host.Config {
 	return host.Config{
 		Name: "token", Path: x.path, SHA256: x.sum, Dir: t.TempDir(),
-		Env:    slices.Concat(k.Env(), []string{"URI=" + k.URI()}, env),
+		Env:    slices.Concat(k.Env(), []string{"URI=" + k.URI(), "LATCH=latch"}, env),
 		Logger: slog.New(slog.DiscardHandler), Backoff: 10 * time.Millisecond,
 	}
 }
@@ -182,7 +182,7 @@ func (x tokenPlugin) refuses(t *testing.T) {
 			r := &records{}
 			cfg := x.config(t, k, c.env...)
 			cfg.Dir, cfg.Logger = dir, slog.New(r)
-			cfg.Env = slices.Concat(k.Env(), spy.Env(), []string{"URI=" + c.k.URI()}, c.env)
+			cfg.Env = slices.Concat(k.Env(), spy.Env(), []string{"URI=" + c.k.URI(), "LATCH=latch"}, c.env)
 			p, err := host.Launch(t.Context(), cfg)
 			if core.Kind(err) != core.ErrUnavailable {
 				t.Errorf("%s: %v", name, err)

@@ -6,13 +6,13 @@
 // core.ErrUnavailable, nothing has happened, and this plugin is started again.
 //
 //	go build -o plugins/conclave-plugin-token ./plugins/examples/token   # with cgo
-//	conclave plugin test plugins/conclave-plugin-token --env URI=...
+//	conclave plugin test plugins/conclave-plugin-token --env URI=... --env LATCH=$PWD/latch
 //
 // It is configured by its environment:
 //
 //	URI    the token by RFC 7512, with its module and the source of the PIN
 //	KEK    the wrapping key on it, such as pkcs11:object=kek; "": the plugin offers none
-//	LATCH  the folder where it is remembered that the token has refused a PIN; "": latch
+//	LATCH  the folder where it is remembered that the token has refused a PIN
 //
 // and what the module reads of it has to be there as well, as nothing else is:
 //
@@ -21,15 +21,15 @@
 //
 //	[plugin.token]
 //	sha256 = "..." # what conclave plugin verify prints
-//	env = { URI = "pkcs11:token=corp?module-path=/opt/vendor/libp11.so&pin-source=file:/etc/corp/pin", KEK = "pkcs11:object=kek" }
+//	env = { URI = "pkcs11:token=corp?module-path=/opt/vendor/libp11.so&pin-source=file:/etc/corp/pin", KEK = "pkcs11:object=kek", LATCH = "latch" }
 //
-// The folder of LATCH, by default that of the client, must outlive the process: a plugin that dies is started again, and a
+// The folder of LATCH must outlive the process: a plugin that dies is started again, and a
 // PIN that is wrong would be tried until the token locks. Who is killed inside of a login
-// leaves the PIN latched too; conclave hsm unlatch lets it be tried again.
+// leaves the PIN latched too; conclave hsm unlatch lets it be tried again, if LATCH is, as
+// above, the folder that the client has for its own tokens.
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +37,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/hsm"
 	"github.com/conclave-mls/conclave/plugins/sdk"
 )
@@ -49,12 +50,16 @@ func main() {
 }
 
 func serve() (err error) {
+	latch := os.Getenv("LATCH")
+	if latch == "" {
+		return fmt.Errorf("LATCH names no folder: %w", core.ErrInvalid)
+	}
 	// The host waits for ten seconds unless it is told otherwise.
 	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Second)
 	defer cancel()
 	token, err := hsm.Open(ctx, hsm.Config{
 		URI:    os.Getenv("URI"),
-		Latch:  cmp.Or(os.Getenv("LATCH"), "latch"),
+		Latch:  latch,
 		Logger: slog.New(slog.NewJSONHandler(os.Stderr, nil)), // whose level and text the host keeps
 	})
 	if err != nil {

@@ -55,20 +55,25 @@ func TestWithoutToken(t *testing.T) {
 	if err = errors.Join(err, os.Chmod(folder, 0o700), os.WriteFile(path, code, 0o700)); err != nil {
 		t.Fatal(err)
 	}
-	r := &records{}
-	p, err := host.Launch(t.Context(), host.Config{
-		Name: "token", Path: path, Unpinned: true, Dir: folder, Logger: slog.New(r),
-		Env: []string{"URI=pkcs11:token=none?module-path=/no/such/module.so&pin-value=1"},
-	})
-	if core.Kind(err) != core.ErrUnavailable {
-		t.Errorf("%v, want ErrUnavailable", err)
-	}
-	if err == nil {
-		_ = p.Close()
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if all := strings.Join(r.all, "\n"); !strings.Contains(strings.ReplaceAll(all, "#", ""), "PKCS11") {
-		t.Errorf("it says %q", all)
+	uri := "URI=pkcs11:token=none?module-path=/no/such/module.so&pin-value=1"
+	for says, env := range map[string][]string{
+		"LATCH names no folder": {uri},
+		"PKCS":                  {uri, "LATCH=latch"}, // no module, or a program that was built for none
+	} {
+		r := &records{}
+		p, err := host.Launch(t.Context(), host.Config{
+			Name: "token", Path: path, Unpinned: true, Dir: folder, Logger: slog.New(r), Env: env,
+		})
+		if core.Kind(err) != core.ErrUnavailable {
+			t.Errorf("%v, want ErrUnavailable", err)
+		}
+		if err == nil {
+			_ = p.Close()
+		}
+		r.mu.Lock()
+		if all := strings.Join(r.all, "\n"); !strings.Contains(all, says) {
+			t.Errorf("it says %q, want %q", all, says)
+		}
+		r.mu.Unlock()
 	}
 }
