@@ -27,7 +27,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: demo setup setup-soak postgres tokens tokens-soak token peer ca test check unit scale race bench bench-proteus bench-plugins bench-all fuzz soak soak-race soak-fuzz soak-interop build clean
+.PHONY: demo setup setup-soak postgres tokens tokens-soak token peer ca test check unit scale race bench bench-proteus bench-plugins bench-all fuzz soak soak-race soak-fuzz soak-interop build plugins clean
 
 DIRS := $(wildcard core providers storage hsm plugins app softhsm-test)
 PKGS := $(DIRS:%=./%/...)
@@ -46,6 +46,11 @@ build:
 	@mkdir -p bin
 	go build -trimpath -o bin/conclave ./app/conclave
 	@[ "$$(go env CGO_ENABLED)" = 1 ] || echo "without PKCS#11: there is no C compiler, or CGO_ENABLED=0"
+
+# The plugins of plugins/examples, as the plugin folder of a home has them.
+plugins:
+	@mkdir -p bin/plugins
+	for name in filestore issuer token; do go build -trimpath -o bin/plugins/conclave-plugin-$$name ./plugins/examples/$$name || exit; done
 
 demo: build
 	bin/conclave demo

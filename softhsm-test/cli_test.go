@@ -29,6 +29,12 @@ func TestCommandLine(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	for _, name := range []string{"filestore", "issuer", "token"} { // make plugins
+		plugin := exec.Command("go", "build", "-o", filepath.Join(folder, "plugins", "conclave-plugin-"+name), "../plugins/examples/"+name)
+		if out, err := plugin.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
 	scripts, err := filepath.Glob("testdata/cli/*.txtar")
 	if err != nil || len(scripts) == 0 {
 		t.Fatal("no scripts", err)
@@ -36,7 +42,28 @@ func TestCommandLine(t *testing.T) {
 	t.Run("README", func(t *testing.T) {
 		t.Parallel()
 		softhsmtest.New(t) // or the test is skipped
-		readme(t, folder)
+		out := readme(t, folder, "Keys in an HSM")
+		for _, want := range []string{
+			"\n  Ed25519 ", "returns CKR_ATTRIBUTE_SENSITIVE\n           sensitive: yes", "\nalice is ready, ", "\nok    token         key: pkcs11:",
+			"\nok    KEK ", "\nok    load ",
+		} {
+			if !strings.Contains(out, want) {
+				t.Errorf("nothing of %q in\n%s", want, out)
+			}
+		}
+	})
+	t.Run("README, plugins", func(t *testing.T) {
+		t.Parallel()
+		softhsmtest.New(t)
+		out := readme(t, folder, "Plugins")
+		for _, want := range []string{
+			"\n12 passed, 0 failed, 0 skipped\n", "\n  offers   crypto provider (deletes keys)\n", "\ncertificate 1 for alice", "\nalice is ready, ",
+			"\nalice: Hello Bob!\n", "\nalice  valid\nbob    basic\n", "\nok    plugin        filestore starts, and offers keystore\n", "\nok    certificate ",
+		} {
+			if !strings.Contains(out, want) {
+				t.Errorf("nothing of %q in\n%s", want, out)
+			}
+		}
 	})
 	for _, script := range scripts {
 		t.Run(strings.TrimSuffix(filepath.Base(script), ".txtar"), func(t *testing.T) {
@@ -79,17 +106,17 @@ func TestCommandLine(t *testing.T) {
 	}
 }
 
-// The commands of the README, as they stand there, in an empty folder.
-func readme(t *testing.T, programs string) {
+// The commands of a section of the README, as they stand there, in an empty folder.
+func readme(t *testing.T, programs, title string) string {
 	text, err := os.ReadFile("../README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, section, _ := strings.Cut(string(text), "\n## Keys in an HSM\n")
+	_, section, _ := strings.Cut(string(text), "\n## "+title+"\n")
 	section, _, _ = strings.Cut(section, "\n## ")
 	block := regexp.MustCompile("(?s)```sh\n(.*?)```").FindStringSubmatch(section)
 	if block == nil {
-		t.Fatal("the README has no commands for an HSM")
+		t.Fatalf("the README has no commands below %q", title)
 	}
 	folder, err := os.MkdirTemp("", "readme") // short, for the socket's path
 	if err != nil {
@@ -100,22 +127,16 @@ func readme(t *testing.T, programs string) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-c", "set -euo pipefail -m\n"+block[1]+"wait\n")
 	cmd.Dir = folder
-	cmd.Env = append(os.Environ(), "PATH="+programs+string(os.PathListSeparator)+os.Getenv("PATH"), "HOME="+folder)
+	cmd.Env = append(os.Environ(), "PATH="+programs+string(os.PathListSeparator)+os.Getenv("PATH"), "HOME="+folder,
+		"PLUGINS="+filepath.Join(programs, "plugins"))
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, want := range []string{
-		"\n  Ed25519 ", "returns CKR_ATTRIBUTE_SENSITIVE\n           sensitive: yes", "\nalice is ready, ", "\nok    token         key: pkcs11:",
-		"\nok    KEK ", "\nok    load ",
-	} {
-		if !strings.Contains(string(out), want) {
-			t.Errorf("nothing of %q in\n%s", want, out)
-		}
-	}
 	if strings.Contains(string(out), "12345678") || regexp.MustCompile("(?m)^fail").Match(out) {
 		t.Errorf("%s", out)
 	}
+	return string(out)
 }
 
 // waitfor PATH waits until something listens on the Unix socket.

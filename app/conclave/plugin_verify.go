@@ -201,7 +201,7 @@ func (p *program) verifyPath(ctx context.Context, c config.Config, path string, 
 	encoder := toml.NewEncoder(&text)
 	encoder.Indent = ""
 	err = encoder.Encode(map[string]map[string]config.Plugin{"plugin": {cfg.Name: table}})
-	lines := strings.TrimPrefix(text.String(), "[plugin]\n") // what follows says it, too
+	lines := strings.TrimPrefix(text.String(), "[plugin]\n") + "\n" // what follows says it, too
 	if err != nil {
 		return err
 	}
