@@ -205,7 +205,7 @@ bench-proteus: peer
 	go test -run '^$$' -bench '^BenchmarkProteus$$' -benchtime 1x -timeout 10m ./app/drive
 
 bench-plugins:
-	go test -run '^$$' -bench '^Benchmark(Sign|Apply|Read1000)$$' ./plugins/host
+	go test -run '^$$' -bench '^BenchmarkCall$$' ./plugins/host
 	go test -run '^$$' -bench '^BenchmarkPlugins$$' -benchtime 1x ./core/client
 
 bench-all: peer

@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -237,12 +238,17 @@ func TestReplacedWhileRunning(t *testing.T) {
 	}
 }
 
-func TestWorkingDirectory(t *testing.T) {
+// An unpinned plugin works, in the folder that it is given, and the log says that it is one.
+func TestUnpinnedInAFolder(t *testing.T) {
 	t.Parallel()
+	r := &records{}
 	cfg := config("sqlite", "FILE=store")
-	cfg.Dir = t.TempDir()
+	cfg.Dir, cfg.Logger, cfg.SHA256, cfg.Unpinned = t.TempDir(), slog.New(r), nil, true
 	must(t, keystore(t, launch(t, cfg)).Apply(t.Context(), core.Batch{Puts: []core.Put{put("key", "")}}))
 	if _, err := os.Stat(filepath.Join(cfg.Dir, "store")); err != nil {
 		t.Error(err)
+	}
+	if !r.has("plugin is not pinned") {
+		t.Error("the log does not say that it is not pinned")
 	}
 }

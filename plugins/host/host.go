@@ -109,6 +109,9 @@ func Launch(ctx context.Context, cfg Config) (*Plugin, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
+	if cfg.Unpinned {
+		cfg.Logger.Warn("plugin is not pinned: any executable at its path is started", "path", cfg.Path)
+	}
 	p := &Plugin{cfg: cfg, supervised: make(chan struct{})}
 	proc, err := p.start(ctx)
 	if err != nil {

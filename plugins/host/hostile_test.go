@@ -7,8 +7,15 @@ package host_test
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/binary"
 	"fmt"
+	"math/big"
 	"net"
 	"os"
 	"os/exec"
@@ -23,6 +30,7 @@ import (
 	plugin "github.com/hashicorp/go-plugin"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
@@ -53,6 +61,27 @@ var hostile = map[string]func(){
 	"net/rpc":         func() { speak("1|1|unix|%s|netrpc|", ownSocket()) },
 	"no TLS":          func() { speak("1|1|unix|%s|grpc|", ownSocket()) },
 	"bad certificate": func() { speak("1|1|unix|%s|grpc|%s", ownSocket(), strings.Repeat("A", 100)) },
+	"plain": func() { // all that a plugin should, but without TLS
+		l, err := net.Listen("unix", filepath.Join(os.Getenv(plugin.EnvUnixSocketDir), "s"))
+		if err != nil {
+			panic(err)
+		}
+		g := grpc.NewServer()
+		wire.RegisterPluginServer(g, offering(func() []*wire.Offer { return everything[:1] }))
+		go func() { _ = g.Serve(l) }()
+		speak("1|1|unix|%s|grpc|", l.Addr())
+	},
+	"another certificate": func() { // than the one it has the key of
+		l, err := net.Listen("unix", filepath.Join(os.Getenv(plugin.EnvUnixSocketDir), "s"))
+		if err != nil {
+			panic(err)
+		}
+		said, served := ownCertificate(), ownCertificate()
+		g := grpc.NewServer(grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{served}})))
+		wire.RegisterPluginServer(g, offering(func() []*wire.Offer { return everything[:1] }))
+		go func() { _ = g.Serve(l) }()
+		speak("1|1|unix|%s|grpc|%s", l.Addr(), base64.RawStdEncoding.EncodeToString(said.Certificate[0]))
+	},
 	"floods before": func() {
 		go flood(os.Stdout)
 		flood(os.Stderr)
@@ -159,6 +188,23 @@ func listen(network, addr string) string {
 		}
 	}()
 	return l.Addr().String()
+}
+
+// ownCertificate is as good as the host's or a plugin's, but one that nobody was told of.
+func ownCertificate() tls.Certificate {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"}, NotAfter: time.Now().Add(time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}, IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		panic(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
 func ownSocket() string {

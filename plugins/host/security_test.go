@@ -6,15 +6,10 @@ package host_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/big"
 	"net"
 	"os"
 	"os/exec"
@@ -43,7 +38,7 @@ func TestBadGreetings(t *testing.T) {
 		"silent": "not ready within 500ms", "ends": "it ended: exit status 3", "garbage": "hello, this is no handshake  [31m", "a long line": "Unrecognized",
 		"no numbers": "version", "tcp": "it listens at tcp", "elsewhere": "it listens at unix", "climbing": "it listens at unix",
 		"net/rpc": "netrpc", "no TLS": "not ready within 500ms", "bad certificate": "cert", "floods before": "Unrecognized",
-		"offers too much": "more than 256",
+		"offers too much": "more than 256", "plain": "does not look like a TLS handshake", "another certificate": "failed to verify certificate",
 	} {
 		t.Run(role, func(t *testing.T) {
 			t.Parallel()
@@ -410,7 +405,7 @@ func TestStranger(t *testing.T) {
 	for name, creds := range map[string]credentials.TransportCredentials{
 		"no TLS":              insecure.NewCredentials(),
 		"no certificate":      credentials.NewTLS(&tls.Config{InsecureSkipVerify: true}),
-		"another certificate": credentials.NewTLS(&tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{ownCertificate(t)}}),
+		"another certificate": credentials.NewTLS(&tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{ownCertificate()}}),
 	} {
 		conn, err := grpc.NewClient("unix:"+sockets[0], grpc.WithTransportCredentials(creds))
 		must(t, err)
@@ -421,6 +416,24 @@ func TestStranger(t *testing.T) {
 	}
 	if _, err := keystore(t, p).Read(t.Context(), nil); err != nil {
 		t.Error(err)
+	}
+}
+
+// Without the host's certificate a plugin would have to serve anybody: it serves nobody.
+func TestPluginWithoutHost(t *testing.T) {
+	t.Parallel()
+	path, _ := self()
+	for want, env := range map[string]string{
+		"the host has no certificate": wire.Handshake.MagicCookieKey + "=" + wire.Handshake.MagicCookieValue,
+		"This binary is a plugin":     "PLUGIN_CLIENT_CERT=x",
+	} {
+		cmd := exec.Command(path)
+		cmd.Env = []string{"ROLE=memory", env}
+		out, err := cmd.CombinedOutput()
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(string(out), want) {
+			t.Errorf("%q, %v, want status 1 and %q", out, err, want)
+		}
 	}
 }
 
@@ -441,20 +454,6 @@ func errno(err error) error {
 		return n
 	}
 	return err
-}
-
-// ownCertificate is as good as the host's, but not the one the plugin was told of.
-func ownCertificate(t *testing.T) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	must(t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"}, NotAfter: time.Now().Add(time.Hour),
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	must(t, err)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
 // Host and plugin take the highest version that both have; without one they say which

@@ -41,9 +41,14 @@ func Serve(p Plugin) {
 		fmt.Fprintln(os.Stderr, "plugin:", err)
 		os.Exit(1)
 	}
-	// The other end of standard input is open for as long as the host lives, however it
-	// ends. (A signal at the death of the parent comes when the thread ends, not the process.)
+	// go-plugin itself says what is wrong without the cookie.
 	if os.Getenv(wire.Handshake.MagicCookieKey) == wire.Handshake.MagicCookieValue {
+		if os.Getenv(hostCertificate) == "" {
+			fmt.Fprintln(os.Stderr, "plugin: the host has no certificate")
+			os.Exit(1) // else go-plugin would serve anybody
+		}
+		// The other end of standard input is open for as long as the host lives, however it
+		// ends. (A signal at the death of the parent comes when the thread ends, not the process.)
 		go func() {
 			_, _ = io.Copy(io.Discard, os.Stdin)
 			removeSockets()
@@ -65,6 +70,9 @@ func Serve(p Plugin) {
 	s.greeted()
 	s.close()
 }
+
+// hostCertificate names the variable where go-plugin has the certificate of the host.
+const hostCertificate = "PLUGIN_CLIENT_CERT"
 
 // removeSockets tidies the folder that the host made and cannot remove any more.
 func removeSockets() {
