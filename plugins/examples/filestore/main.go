@@ -24,7 +24,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
+	"log/slog"
 	"os"
 	"time"
 
@@ -33,6 +33,8 @@ import (
 )
 
 func main() {
+	// Lines of JSON on standard error are log records of the host, with their level.
+	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, nil)))
 	// A plugin whose host was killed may have the lock for a moment still.
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
@@ -43,7 +45,7 @@ func main() {
 		// again. So it starts, and says what is the matter.
 		sdk.Serve(sdk.Plugin{Keystore: damaged{err}})
 	case err != nil:
-		fmt.Fprintln(os.Stderr, err) // a log record of the host
+		slog.Error(err.Error())
 		os.Exit(1)
 	default:
 		sdk.Serve(sdk.Plugin{Keystore: store})

@@ -31,6 +31,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 	"time"
@@ -41,9 +42,11 @@ import (
 )
 
 func main() {
+	// Lines of JSON on standard error are log records of the host, with their level.
+	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, nil)))
 	issuer, err := open(cmp.Or(os.Getenv("FOLDER"), "."), os.Getenv("SUFFIX"), os.Getenv("LIFETIME"))
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err) // a log record of the host
+		slog.Error(err.Error())
 		os.Exit(1)
 	}
 	sdk.Serve(sdk.Plugin{Issuer: issuer})

@@ -43,8 +43,10 @@ import (
 )
 
 func main() {
+	// Lines of JSON on standard error are log records of the host, with their level.
+	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, nil)))
 	if err := serve(); err != nil {
-		fmt.Fprintln(os.Stderr, err) // a log record of the host
+		slog.Error(err.Error())
 		os.Exit(1)
 	}
 }
@@ -60,7 +62,7 @@ func serve() (err error) {
 	token, err := hsm.Open(ctx, hsm.Config{
 		URI:    os.Getenv("URI"),
 		Latch:  latch,
-		Logger: slog.New(slog.NewJSONHandler(os.Stderr, nil)), // whose level and text the host keeps
+		Logger: slog.Default(),
 	})
 	if err != nil {
 		return err
