@@ -63,14 +63,18 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// here ends a test that cannot be done.
+func here(t testing.TB) {
+	t.Helper()
+	if errInstalled != nil {
+		coretest.Lacking(t, errInstalled.Error())
+	}
+}
+
 // launch starts the plugin on a folder of its own.
 func launch(ctx context.Context, t testing.TB, folder string) (*host.Plugin, error) {
 	t.Helper()
-	if _, required := os.LookupEnv("CONCLAVE_SHARED"); errInstalled != nil && !required {
-		t.Skip(errInstalled)
-	} else if errInstalled != nil {
-		t.Fatal(errInstalled)
-	}
+	here(t)
 	node, err := exec.LookPath("node")
 	if err != nil {
 		t.Fatal(err)
@@ -343,5 +347,16 @@ func TestStranger(t *testing.T) {
 	}
 	if err == nil || !strings.Contains(err.Error(), "certificate required") {
 		t.Errorf("without a certificate: %v", err)
+	}
+}
+
+// Somebody who starts it by hand is told what it is.
+func TestStartedByHand(t *testing.T) {
+	t.Parallel()
+	here(t)
+	cmd := exec.Command("node", filepath.Join(installed, "plugin.mjs"))
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState.ExitCode() != 1 || !strings.Contains(string(out), "This is a plugin of Conclave") {
+		t.Errorf("%v: %s", err, out)
 	}
 }

@@ -31,18 +31,17 @@ if (env.CONCLAVE_PLUGIN !== 'a plugin of Conclave is started by Conclave') {
   process.exit(1);
 }
 
-// The end of standard input is the end of the host. An interrupt from the terminal is for
-// the host, which stops the plugin when it is done with it.
+// The end of standard input is the end of the host.
 const socket = join(env.PLUGIN_UNIX_SOCKET_DIR, 'plugin');
 process.on('exit', () => rmSync(socket, { force: true }));
-process.on('SIGINT', () => {});
 process.stdin.resume().on('end', () => {
   rmSync(env.PLUGIN_UNIX_SOCKET_DIR, { recursive: true, force: true }); // the host cannot
   process.exit(1);
 });
 
 // A plugin whose host was killed a moment ago may not be at its end yet. The name (one of
-// Linux, which is no file) belongs to a process, and is free when that is gone.
+// Linux, which is no file) belongs to a process, and is free when that is gone. Another user
+// could take it, to no other end than that the plugin does not start.
 async function alone(folder) {
   const name = `\0conclave-plugin-nodejs-${createHash('sha256').update(folder).digest('hex')}`;
   for (let tries = 0; tries < 10; tries++) {
