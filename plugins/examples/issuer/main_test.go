@@ -158,6 +158,25 @@ func TestClient(t *testing.T) {
 	}
 }
 
+// Whoever has the id of a client of Wire's gets no handle and no name of somebody else.
+func TestNoNames(t *testing.T) {
+	t.Parallel()
+	public, private, err := ed25519.GenerateKey(nil)
+	must(t, err)
+	ca, err := open(t.TempDir(), "", "")
+	must(t, err)
+	step, err := ca.Begin(t.Context(), core.IssueRequest{
+		Action: core.ActionIssue, ClientID: "ffffffff-5c01-422f-baa1-d75546b92aa7:1@example.com", Handle: "boss", Display: "The Boss",
+		Algorithm: core.Ed25519, PublicKey: public,
+	})
+	must(t, err)
+	step, err = ca.Advance(t.Context(), step.State, core.Input{Signature: ed25519.Sign(private, step.Need.Sign.Message)})
+	must(t, err)
+	if der := step.Need.Done.Credential.Certificates[0]; bytes.Contains(bytes.ToLower(der), []byte("boss")) {
+		t.Errorf("the certificate has a name: %q", der)
+	}
+}
+
 // The CA is made once, and what is wrong with one that is there is an error that changes
 // nothing.
 func TestCA(t *testing.T) {
