@@ -26,7 +26,7 @@ const VERSIONS = [1]; // of the protocol, the highest first
 const MAX_MESSAGE = (64 << 20) + (64 << 10);
 
 const { env } = process;
-if (env.CONCLAVE_PLUGIN !== 'a plugin of Conclave is started by Conclave') {
+if (env.CONCLAVE_PLUGIN !== 'a plugin of Conclave is started by Conclave' || !env.PLUGIN_CLIENT_CERT) {
   console.error('This is a plugin of Conclave, which starts it.');
   process.exit(1);
 }
