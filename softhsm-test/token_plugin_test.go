@@ -210,7 +210,9 @@ type records struct {
 func (r *records) Handle(_ context.Context, rec slog.Record) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.all = append(r.all, rec.Message)
+	text := rec.Message
+	rec.Attrs(func(a slog.Attr) bool { text += " " + a.String(); return true })
+	r.all = append(r.all, text)
 	return nil
 }
 func (r *records) Enabled(context.Context, slog.Level) bool { return true }
@@ -246,7 +248,7 @@ func (x tokenPlugin) crashes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	deaths := func() int { return strings.Count(r.text(), "plugin died") }
+	deaths := func() int { return strings.Count(r.text(), "plugin is down") }
 
 	w := wrapperOf(t, p)
 	dek := random(32)

@@ -57,9 +57,10 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// open does not wait for a process that has the file: here nobody is about to leave it.
+// open waits less than the plugin does. It waits because a process that another test is
+// starting has all our locks for a moment, between fork and exec.
 func open(ctx context.Context, folder string) (core.Keystore, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Millisecond)
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	s, err := Open(ctx, filepath.Join(folder, "store"))
 	if err != nil {
