@@ -125,8 +125,9 @@ func readme(t *testing.T, programs, title string) string {
 	t.Cleanup(func() { _ = os.RemoveAll(folder) })
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "bash", "-c", "set -euo pipefail -m\n"+block[1]+"wait\n")
+	cmd := exec.CommandContext(ctx, "bash", "-c", "set -euo pipefail -m\ntrap 'kill $(jobs -p) 2>/dev/null || :' EXIT\n"+block[1]+"wait\n")
 	cmd.Dir = folder
+	cmd.WaitDelay = 5 * time.Second // for what holds its output open
 	cmd.Env = append(os.Environ(), "PATH="+programs+string(os.PathListSeparator)+os.Getenv("PATH"), "HOME="+folder,
 		"PLUGINS="+filepath.Join(programs, "plugins"))
 	out, err := cmd.CombinedOutput()

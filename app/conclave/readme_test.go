@@ -142,13 +142,16 @@ func runCommands(t *testing.T, text string, setup ...func(folder string)) (out s
 		f(folder)
 	}
 	var script strings.Builder
-	script.WriteString("set -euo pipefail -m\n")
+	script.WriteString("set -euo pipefail -m\ntrap 'kill $(jobs -p) 2>/dev/null || :' EXIT\n") // where one fails, too
 	for _, b := range blocks {
 		script.WriteString(b[1])
 	}
 	script.WriteString("wait\n")
 	cmd := exec.CommandContext(ctx, "bash", "-c", script.String())
 	cmd.Dir = folder
+	cmd.Env = append(os.Environ(), "CONCLAVE_HOME="+filepath.Join(folder, ".conclave")) // not that of who runs the test
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 5 * time.Second // for what holds its output open
 	said, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, said)
