@@ -24,9 +24,9 @@ var pluginRuns = flag.Uint64("plugin-runs", 4, "how many random runs TestPlugins
 // takes to come back.
 func TestPluginsKilledAtRandom(t *testing.T) {
 	t.Parallel()
-	runs := *pluginRuns
+	runs, deeds := *pluginRuns, 100
 	if testing.Short() {
-		runs = 1
+		runs, deeds = 1, 60
 	}
 	for seed := range runs {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -36,7 +36,7 @@ func TestPluginsKilledAtRandom(t *testing.T) {
 				s := newShelf(t, t.TempDir(), roleStore, roleKeys, roleWrapper, roleIssuer)
 				d.enter(&actor{id: id, store: s.store(), shelf: s, lost: map[client.IdempotencyKey]bool{}})
 			}
-			d.play(100)
+			d.play(deeds)
 			lives := 0
 			for _, a := range d.actors {
 				for role := range a.shelf.plugins {
