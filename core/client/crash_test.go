@@ -187,6 +187,7 @@ func noOrphans(t testing.TB, folder string) {
 		for _, pid := range s.pids(t, role) {
 			for end := time.Now().Add(20 * time.Second); alive(pid); time.Sleep(time.Millisecond) {
 				if time.Now().After(end) {
+					_ = syscall.Kill(pid, syscall.SIGKILL)
 					t.Fatalf("the plugin %s outlives its client", role)
 				}
 			}
