@@ -176,7 +176,8 @@ func (m *Messenger) Update(ctx context.Context, name string) error {
 
 // commit commits changes and whatever is proposed.
 func (m *Messenger) commit(ctx context.Context, id core.ConversationID, changes client.Changes) error {
-	return m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+	accepted := false
+	err := m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
 		c, err := tx.Conversation(ctx, id)
 		if err != nil {
 			return err
@@ -185,11 +186,22 @@ func (m *Messenger) commit(ctx context.Context, id core.ConversationID, changes 
 		if err != nil {
 			return err
 		}
+		accepted = true // and durable
 		if err := took(ctx, tx, id, result, 0); err != nil || !changes.Update {
 			return err
 		}
 		return edit(ctx, tx, func(n *note) { n.chat(id).Reused = false })
 	})
+	return halfway(accepted, err)
+}
+
+// halfway is for a commit that was accepted while the keystore went away, before what
+// follows from it was written: who is told that it is unavailable alone would commit again.
+func halfway(accepted bool, err error) error {
+	if accepted && errors.Is(err, core.ErrUnavailable) {
+		return fmt.Errorf("the commit was accepted, and what follows from it is not written down: %w: %w", core.ErrUnknownOutcome, err)
+	}
+	return err
 }
 
 // Send sends a text. It is delivered, once, when Send returns; with ErrKept, which

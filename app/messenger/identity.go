@@ -290,7 +290,7 @@ func (m *Messenger) rotate(ctx context.Context, id core.ConversationID) (epoch u
 		}
 		return edit(ctx, tx, func(n *note) { n.chat(id).Reused = false })
 	})
-	return epoch, err
+	return epoch, halfway(epoch != 0, err)
 }
 
 // retire removes what rotations have left: key packages of old credentials, then the

@@ -37,16 +37,19 @@ func (m *Messenger) Join(ctx context.Context, id core.ConversationID) error {
 	if err != nil {
 		return err
 	}
-	return m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+	accepted := false
+	err = m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
 		c, result, err := tx.JoinByExternalCommit(ctx, info, client.JoinConfig{Credential: kind})
 		if err != nil {
 			return err
 		}
+		accepted = true
 		if err := took(ctx, tx, c.ID(), result, 0); err != nil {
 			return err
 		}
 		return edit(ctx, tx, func(n *note) { n.inside(c.ID()) })
 	})
+	return halfway(accepted, err)
 }
 
 // Rejoin is [Messenger.Join] for a conversation that is known here, by its name, and
@@ -71,7 +74,7 @@ func (m *Messenger) rejoin(ctx context.Context, id core.ConversationID, cfg clie
 	if err != nil {
 		return err
 	}
-	return m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
+	return halfway(true, m.client.Transaction(ctx, func(ctx context.Context, tx *client.Transaction) error {
 		if err := took(ctx, tx, id, result, 0); err != nil {
 			return err
 		}
@@ -79,7 +82,7 @@ func (m *Messenger) rejoin(ctx context.Context, id core.ConversationID, cfg clie
 			n.inside(id)
 			n.chat(id).Reused = false
 		})
-	})
+	}))
 }
 
 // A Rotation is what became of one conversation.

@@ -84,7 +84,9 @@ func (c *Conversation) CommitPendingProposals(ctx context.Context) (*CommitResul
 // wins, the changes that are left are committed again, a few times, then it is
 // [ErrCommitLost]. Where the service or the store fails while the commit waits, it
 // stays and the error is core.ErrUnknownOutcome with the cause: [Client.Settle], or
-// the next commit here, finds out. A service that says no is a [RefusedError].
+// the next commit here, finds out. If there is a result as well, it was accepted: what
+// was buffered could not be read, see [Conversation.Replay]. A service that says no is a
+// [RefusedError].
 func (c *Conversation) Commit(ctx context.Context, changes Changes) (*CommitResult, error) {
 	leave, err := c.tx.enter(ctx)
 	if err != nil {
@@ -270,8 +272,14 @@ func (t *Transaction) commitHeld(ctx context.Context, h *held, in intention, aga
 }
 
 // replayAfter tries what was buffered for the new epoch, in the open segment: its
-// results are the application's to keep or to abort.
+// results are the application's to keep or to abort. If the store has gone away, nobody
+// must take that for a commit that did not happen.
 func (t *Transaction) replayAfter(ctx context.Context, id core.ConversationID, result *CommitResult) (err error) {
+	defer func() {
+		if errors.Is(err, core.ErrUnavailable) {
+			err = fmt.Errorf("the commit was accepted, and what was buffered for its epoch cannot be read: %w: %w", core.ErrUnknownOutcome, err)
+		}
+	}()
 	defer t.whole(&err)()
 	h, err := t.hold(ctx, id)
 	if err != nil {

@@ -308,6 +308,9 @@ func (s *stage) check(o outcomes, gist string, err error) {
 	rest := s.rest()
 	switch {
 	case rest == o.restWith:
+		if err != nil && !unknown && !died && !o.local && !s.op.compound && rest != o.restWithout {
+			s.Fatalf("it is said not to have happened (%v), and did", err)
+		}
 	case err == nil:
 		s.Fatalf("it is said to have happened:\nnow   %s\nafter %s", rest, o.restWith)
 	case rest == o.restWithout && !o.local:
