@@ -82,9 +82,9 @@ conclave.toml is started to ask for that, if it may be; others are not.`,
 		Example: "  conclave plugin list\n  conclave plugin list --json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := p.configured()
-			if err != nil {
-				return err
+			c, problem := p.configured()
+			if problem != nil { // it is told at the end
+				c = config.Default(p.home)
 			}
 			folder := c.File(c.PluginFolder)
 			there, err := host.List(folder)
@@ -102,6 +102,9 @@ conclave.toml is started to ask for that, if it may be; others are not.`,
 					return err
 				}
 			}
+			if problem != nil {
+				return problem
+			}
 			if len(names) == 0 {
 				p.notice("there is none: no table [plugin.NAME] in %s, and no %s", configName, filepath.Join(folder, "conclave-plugin-NAME"))
 			}
@@ -114,7 +117,7 @@ conclave.toml is started to ask for that, if it may be; others are not.`,
 func (p *program) listed(ctx context.Context, c config.Config, name string, found host.Found) error {
 	e := examined{name: name, path: found.Path, err: found.Err}
 	table, configured := c.Plugins[name]
-	pin, may := "none, and no table in "+configName+": it is not started", "no"
+	pin, how, may := "none", "none, and no table in "+configName+": it is not started", "no"
 	if configured {
 		cfg, err := modules.HostConfig(c, name)
 		if cfg.Path != "" {
@@ -126,13 +129,13 @@ func (p *program) listed(ctx context.Context, c config.Config, name string, foun
 		}
 		switch {
 		case table.Unpinned:
-			pin = "none: unpinned"
+			pin, how = "unpinned", "none: unpinned"
 		case e.step == stepPlace:
-			pin = "sha256, not compared"
+			pin, how = "unknown", "sha256, not compared"
 		case e.step == stepChecksum:
-			pin = "another program than the pinned one"
+			pin, how = "differs", "another program than the pinned one"
 		default:
-			pin = "sha256, as it should be"
+			pin, how = "matches", "sha256, as it should be"
 		}
 		if e.err == nil {
 			may = "yes"
@@ -143,7 +146,7 @@ func (p *program) listed(ctx context.Context, c config.Config, name string, foun
 		wrong, kind = e.err.Error(), kindOf(e.err)
 	}
 	used := uses(c, name)
-	text := fmt.Sprintf("%s\n  file     %s\n  starts   %s\n  pin      %s\n", plain(name), plain(e.path), may, pin)
+	text := fmt.Sprintf("%s\n  file     %s\n  starts   %s\n  pin      %s\n", plain(name), plain(e.path), may, how)
 	for _, line := range []struct{ what, text string }{
 		{"used     ", strings.Join(used, ", ")}, {"offers   ", allOffered(e.offers)}, {"wrong    ", wrong}, {"said     ", strings.Join(e.said, "\n           ")},
 	} {

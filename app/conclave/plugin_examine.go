@@ -77,11 +77,13 @@ func (e examined) do() string {
 	case e.err == nil:
 		return ""
 	case e.step == stepPlace && errors.Is(e.err, core.ErrNotFound) && e.given:
-		return "give its PATH, or its NAME: conclave plugin list has those that there are"
+		return "give the PATH of the program, or a NAME: conclave plugin list has those that there are"
 	case e.step == stepPlace && errors.Is(e.err, core.ErrNotFound):
 		return fmt.Sprintf("put it there, or say in [plugin.%s] of %s where it is: path = \"...\"", e.name, configName)
+	case e.step == stepPlace && !errors.Is(e.err, core.ErrDenied):
+		return "give yourself access to it"
 	case e.step == stepPlace:
-		return "then nobody else can put another program in its place"
+		return "it has to be an executable file (chmod 700) of your own or of root's, and nobody else may be able to put another one in its place"
 	case e.step == stepChecksum:
 		return fmt.Sprintf("if you have replaced it, and trust the new one: sha256 = %q in [plugin.%s] of %s. If you have not, find out who did", e.sum, e.name, configName)
 	case errors.Is(e.err, core.ErrUnsupported):
@@ -203,6 +205,9 @@ func (s *said) Write(line []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	text := plain(strings.TrimSuffix(string(line[:min(len(line), saidBytes)]), "\n"))
+	if strings.Contains(text, ` msg="plugin is not pinned`) { // by the host, of all that are examined before they have a pin
+		return len(line), nil
+	}
 	if s.lines = append(s.lines, text); len(s.lines) > saidLines {
 		s.lines = slices.Delete(s.lines, 0, 1)
 	}

@@ -60,7 +60,13 @@ const checkTime = 2 * time.Minute
 // testPlugin makes the checks of all that a plugin offers, or only those of some names.
 func (p *program) testPlugin(ctx context.Context, cfg host.Config, only []string) error {
 	b := &bench{cfg: cfg}
+	if err := host.Check(cfg.Path); errors.Is(err, core.ErrNotFound) {
+		return hint(err, "give the PATH of the program; a NAME is not enough, as what has a table in %s may be in use", configName)
+	}
 	offers, err := b.offers(ctx)
+	if used := (*usedError)(nil); errors.As(err, &used) {
+		return hint(err, "nothing was written. Have its state where {folder} is, in --env and ARGS, or in its working directory")
+	}
 	if err != nil {
 		for _, line := range b.words.take() {
 			p.notice("it says: %s", line)
@@ -77,10 +83,10 @@ func (p *program) testPlugin(ctx context.Context, cfg host.Config, only []string
 			return len(only) > 0 && !slices.Contains(only, c.Name)
 		})
 		if !p.json && len(checks) > 0 {
-			p.printf("%s\n", offered(o))
+			p.printf("%s\n", plain(offered(o)))
 		}
 		for i, c := range checks {
-			p.progress.at(offered(o), i, len(checks))
+			p.progress.at(plain(offered(o)), i, len(checks))
 			r := b.run(ctx, c)
 			if ctx.Err() != nil {
 				return ctx.Err()
@@ -102,7 +108,15 @@ func (p *program) testPlugin(ctx context.Context, cfg host.Config, only []string
 		}
 	}
 	if count.Passed+count.Failed+count.Skipped == 0 {
-		return fmt.Errorf("no check is called %s: %w", strings.Join(only, ", or "), core.ErrNotFound)
+		var names []string
+		for _, o := range offers {
+			for _, c := range b.checks(o, offers) {
+				if !slices.Contains(names, c.Name) {
+					names = append(names, c.Name)
+				}
+			}
+		}
+		return hint(fmt.Errorf("no check is called %s: %w", strings.Join(only, ", or "), core.ErrNotFound), "there are: %s", strings.Join(names, ", "))
 	}
 	if err := p.result(count, "\n%d passed, %d failed, %d skipped\n", count.Passed, count.Failed, count.Skipped); err != nil {
 		return err
@@ -157,7 +171,28 @@ type bench struct {
 	at      map[string]*host.Plugin // those that a check may share, by folder
 }
 
-// offers starts the plugin once, to ask what there is to test.
+// A usedError says that a store has records where it should have none: it may be in use, and
+// the checks delete what they find.
+type usedError struct{ offer host.Offer }
+
+func (e *usedError) Error() string {
+	return plain(offered(e.offer)) + ": there are records, though it was started in an empty folder: " + core.ErrDenied.Error()
+}
+
+func (e *usedError) Unwrap() error { return core.ErrDenied }
+
+// empty reads whether any table has a record.
+func empty(ctx context.Context, store core.Keystore) (bool, error) {
+	var queries []core.Query
+	for table := range 256 {
+		queries = append(queries, core.Query{Table: core.Table(table), KeysOnly: true, Limit: 1})
+	}
+	answers, err := store.Read(ctx, queries)
+	return !slices.ContainsFunc(answers, func(a []core.Record) bool { return len(a) > 0 }), err
+}
+
+// offers starts the plugin once, to ask what there is to test, and looks whether its stores
+// are empty.
 func (b *bench) offers(ctx context.Context) ([]host.Offer, error) {
 	folder, err := os.MkdirTemp("", "conclave-test-")
 	if err != nil {
@@ -167,6 +202,18 @@ func (b *bench) offers(ctx context.Context) ([]host.Offer, error) {
 	p, err := b.launch(ctx, folder)
 	if err != nil {
 		return nil, err
+	}
+	for _, o := range p.Offers() {
+		if o.Part != host.PartKeystore {
+			continue
+		}
+		store, err := p.Keystore(o.Instance)
+		if err != nil {
+			return nil, errors.Join(err, p.Close())
+		}
+		if none, err := empty(ctx, store); err == nil && !none { // an error is for the checks
+			return nil, errors.Join(&usedError{o}, p.Close())
+		}
 	}
 	return p.Offers(), p.Close()
 }

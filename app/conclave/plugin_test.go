@@ -279,6 +279,15 @@ func TestPluginTest(t *testing.T) {
 			t.Errorf("%s: exit code %d: %+v", gives, code, lines)
 		}
 	}
+	used := filepath.Join(folder, "used.db")
+	store, err := sqlite.Open(t.Context(), used)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := core.Put{Table: 200, Key: []byte("key"), Value: []byte("value"), Version: core.NewVersion()}
+	if err := errors.Join(store.Apply(t.Context(), core.Batch{Puts: []core.Put{kept}}), store.Close()); err != nil {
+		t.Fatal(err)
+	}
 	// For a person, and without what would change the terminal.
 	out, _, code := output(t, "plugin", "test", plugin, "--check", "issues", "--check", "describes itself", "--", "issuer", "visit", "keys", "truncates")
 	if want := "issuer\n  ok    describes itself\n  skip  issues\n          this issuer wants"; code != 0 || !strings.HasPrefix(out, want) ||
@@ -290,10 +299,12 @@ func TestPluginTest(t *testing.T) {
 		says string
 	}{
 		"no such check":      {[]string{plugin, "--check", "everything", "--", "keys"}, "no check is called everything"},
+		"which checks":       {[]string{plugin, "--check", "everything", "--", "keys"}, "there are: lists its algorithms, makes the keys it lists, "},
 		"it does not start":  {[]string{plugin, "--", "fails"}, `it says: level=INFO msg="no licence for this machine`},
 		"it offers nothing":  {[]string{plugin}, `it says: level=INFO msg="plugin: it offers nothing"`},
 		"no plugin":          {[]string{"/bin/sh"}, "conclave plugin verify says more"},
-		"no file":            {[]string{filepath.Join(folder, "none")}, "none"},
+		"no file":            {[]string{filepath.Join(folder, "none")}, "none: not found"},
+		"a store in use":     {[]string{plugin, "--env", "FILE=" + used, "--", "store"}, "there are records, though it was started in an empty folder: denied"},
 		"no variable":        {[]string{plugin, "--env", "FILE"}, "is not NAME=VALUE"},
 		"no name of one":     {[]string{plugin, "--env", "=x"}, "is not NAME=VALUE"},
 		"no path of program": {nil, "it is called so: conclave plugin test PATH"},

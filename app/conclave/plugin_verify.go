@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -42,20 +41,23 @@ that it is the same one from now on.`,
   conclave plugin verify ./conclave-plugin-store --env FILE=alice.store >> ~/.conclave/conclave.toml`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := p.configured()
-			if err != nil {
-				return err
-			}
+			c, problem := p.configured()
 			path := args[0]
+			name := !strings.ContainsRune(path, filepath.Separator) // a file that is here is ./FILE
+			if problem != nil {                                     // it may be that the table is what it lacks
+				p.notice("%s", plain(problem.Error()))
+				c = config.Default(p.home)
+			}
 			if _, configured := c.Plugins[path]; configured {
 				if len(args) > 1 || len(env) > 0 {
 					return hint(fmt.Errorf("--env and ARGS are for a PATH: %w", core.ErrInvalid), "%s has them in [plugin.%s]", configName, args[0])
 				}
 				return p.verifyName(cmd.Context(), c, args[0])
 			}
-			if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) { // the name of one that has no table yet
-				if usual, err := host.Find(c.File(c.PluginFolder), path); err == nil {
-					path = usual
+			if name { // of one that has no table yet
+				var err error
+				if path, err = host.Find(c.File(c.PluginFolder), path); err != nil {
+					return hint(err, "conclave plugin list has those that there are; a file that is here is ./%s", args[0])
 				}
 			}
 			return p.verifyPath(cmd.Context(), c, path, args[1:], env)
@@ -64,7 +66,7 @@ that it is the same one from now on.`,
 			if p.findHome() != nil || len(args) > 0 { // the flags were read after the first time
 				return nil, cobra.ShellCompDirectiveDefault
 			}
-			c, _ := p.configured()
+			c, _ := p.configured() // with an error it has none
 			return slices.Sorted(maps.Keys(c.Plugins)), cobra.ShellCompDirectiveDefault
 		},
 	}
@@ -182,6 +184,9 @@ func (p *program) verifyPath(ctx context.Context, c config.Config, path string, 
 	e := examine(ctx, cfg, nil)
 	e.given = true
 	d := &doctor{program: p, prefix: "# "}
+	if e.err != nil && !p.json { // what is printed is meant for a file
+		d = &doctor{program: &program{out: p.err, err: p.err, homeGiven: p.homeGiven}}
+	}
 	d.verdicts(e, config.Config{})
 	if e.err != nil {
 		return d.end(ctx)

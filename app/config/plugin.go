@@ -45,7 +45,11 @@ func (c Config) PluginOf(u URI) (name, instance string, err error) {
 		return "", "", fmt.Errorf(`%q: write "plugin:NAME" or "plugin:NAME/INSTANCE", of 1 to 32 of a-z, 0-9 and -: %w`, u, core.ErrInvalid)
 	}
 	if _, ok := c.Plugins[m[1]]; !ok {
-		return "", "", fmt.Errorf("%q: [plugin.%s]: %w", u, m[1], ErrNoTable)
+		there := "" // one of those may be meant
+		if len(c.Plugins) > 0 {
+			there = fmt.Sprintf(" (there is %s)", strings.Join(slices.Sorted(maps.Keys(c.Plugins)), ", "))
+		}
+		return "", "", fmt.Errorf("%q: [plugin.%s]%s: %w", u, m[1], there, ErrNoTable)
 	}
 	return m[1], m[2], nil
 }
