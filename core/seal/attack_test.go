@@ -61,10 +61,12 @@ func TestReceiptsOfTomorrow(t *testing.T) {
 	}
 }
 
-// A rolledBackStore loses a batch, and says from then on that the store is rolled back.
+// A rolledBackStore loses a batch, and says from then on that the store is rolled back, or
+// something else that does not pass.
 type rolledBackStore struct {
 	core.Keystore
 	when int // 0 never, 1 the next batch is lost, 2 now
+	err  error
 }
 
 func (s *rolledBackStore) Apply(ctx context.Context, b core.Batch) error {
@@ -75,26 +77,29 @@ func (s *rolledBackStore) Apply(ctx context.Context, b core.Batch) error {
 		s.when = 2
 		return core.ErrUnknownOutcome
 	}
-	return core.ErrRolledBack
+	return s.err
 }
 
-// A batch that is lost in a failover is not looked for for ever, nor are later ones.
+// A batch that is lost in a failover, or with a plugin that may not start again, is not
+// looked for for ever, nor are later ones.
 func TestLostInAnAccident(t *testing.T) {
 	t.Parallel()
-	ks := &rolledBackStore{Keystore: memory.New()}
-	s := open(t, ks)
-	ks.when = 1
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-	defer cancel()
-	_, err := s.Apply(ctx, puts(put(1, "g", "a", "1")))
-	if !errors.Is(err, core.ErrUnknownOutcome) || !errors.Is(err, core.ErrRolledBack) {
-		t.Errorf("got error %v", err)
+	for _, sentinel := range []error{core.ErrRolledBack, core.ErrDenied} {
+		ks := &rolledBackStore{Keystore: memory.New(), err: sentinel}
+		s := open(t, ks)
+		ks.when = 1
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		_, err := s.Apply(ctx, puts(put(1, "g", "a", "1")))
+		if !errors.Is(err, core.ErrUnknownOutcome) || !errors.Is(err, sentinel) {
+			t.Errorf("got error %v", err)
+		}
+		if _, err := s.Apply(ctx, puts(put(1, "g", "a", "2"))); !errors.Is(err, sentinel) || errors.Is(err, core.ErrUnknownOutcome) {
+			t.Errorf("the next one: got error %v", err)
+		}
+		ks.when = 0
+		apply(t, s, puts(put(1, "g", "a", "3")))
 	}
-	if _, err := s.Apply(ctx, puts(put(1, "g", "a", "2"))); !errors.Is(err, core.ErrRolledBack) || errors.Is(err, core.ErrUnknownOutcome) {
-		t.Errorf("the next one: got error %v", err)
-	}
-	ks.when = 0
-	apply(t, s, puts(put(1, "g", "a", "3")))
 }
 
 // A rotation may begin at any read of a backup, also where no state can be held: what is

@@ -162,6 +162,8 @@ func (s *Store) settle(ctx context.Context) error {
 			return fmt.Errorf("seal: an earlier batch is lost: %w (%w)", core.ErrUnavailable, ctx.Err())
 		case errors.Is(err, core.ErrRolledBack):
 			return fmt.Errorf("seal: an earlier batch is lost: %w", core.ErrRolledBack)
+		case errors.Is(err, core.ErrDenied):
+			return fmt.Errorf("seal: an earlier batch is lost: %w", core.ErrDenied)
 		case s.isClosing():
 			return core.ErrClosed
 		}
@@ -178,7 +180,8 @@ func (s *Store) isClosing() bool {
 }
 
 // resolve finds out what became of the batch that was to bring a receipt from
-// x.version to lost. nil: it was applied. ErrRolledBack, besides: nobody can say here.
+// x.version to lost. nil: it was applied. ErrRolledBack or ErrDenied, besides: nobody can
+// say here.
 func (s *Store) resolve(ctx context.Context, x *slot, lost core.Version, cause error) error {
 	instead := core.NewVersion() // the same for each try: one of them may be lost too
 	for delay := time.Millisecond; ; delay = min(2*delay, time.Second) {
@@ -195,7 +198,7 @@ func (s *Store) resolve(ctx context.Context, x *slot, lost core.Version, cause e
 		case errors.Is(err, core.ErrClosed):
 			s.giveUpSlot(x)
 			return cause
-		case errors.Is(err, core.ErrRolledBack): // and will be
+		case errors.Is(err, core.ErrRolledBack), errors.Is(err, core.ErrDenied): // and will be, as a plugin whose executable was replaced
 			s.lose(x, lost)
 			return fmt.Errorf("%w (%w)", cause, err)
 		case err != nil: // try again

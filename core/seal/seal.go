@@ -291,8 +291,8 @@ func conflictIfOutdated(err error) error {
 // Apply seals and applies a batch, and returns the versions of its puts in their
 // order. ErrConflict: an expectation failed, nothing changed. ErrUnavailable: it
 // did not happen, and a later try may succeed. ErrUnknownOutcome is left only
-// where the context ends, or the store is closed, before the outcome of a batch
-// that was lost on its way is found out; later batches of this Store wait until it
+// where the context ends, or the store is closed or denies us, before the outcome of a
+// batch that was lost on its way is found out; later batches of this Store wait until it
 // is. ErrInvalid: table 0, or a key that is put twice. ErrTooLarge: a key over
 // MaxKey, a value over MaxValue, or a batch over core.MaxBatch. ErrMoved.
 func (s *Store) Apply(ctx context.Context, b Batch) ([]core.Version, error) {
