@@ -1,5 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// log writes a record for the host's log.
+export function log(level, msg) {
+  console.error(JSON.stringify({ level, msg }));
+}
+
+// end is how this program ends itself; the next one may find things in order.
+export function end(msg) {
+  log('ERROR', msg);
+  process.exit(1);
+}
+
 // A Refusal is an answer of a part that says no, with the code that tells the host what
 // to do next. Anything else that is thrown is a fault of this program.
 export class Refusal extends Error {
@@ -20,7 +31,7 @@ export function unary(answer) {
       if (e instanceof Refusal) {
         done(null, { error: refused(e) });
       } else {
-        console.error(e.stack);
+        log('ERROR', e.stack);
         done({ code: 13, details: 'a fault of the plugin: see its log' }); // INTERNAL
       }
     }

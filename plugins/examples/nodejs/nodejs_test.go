@@ -217,6 +217,8 @@ func TestTornFile(t *testing.T) {
 		"no body":                    {whole[:size+40], true},
 		"a part of the body":         {whole[:len(whole)-1], true},
 		"the body's last byte":       {flipped(len(whole) - 1), true},
+		"zeros":                      {append(bytes.Clone(first), make([]byte, 100)...), true},
+		"zeros before a batch":       {append(append(bytes.Clone(first), make([]byte, 100)...), first...), false},
 		"the length of the last":     {flipped(size), false},
 		"the length of the first":    {flipped(0), false},
 		"a byte in the first's body": {flipped(size - 1), false},

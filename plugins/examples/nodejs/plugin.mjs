@@ -11,14 +11,15 @@
 // parts are in store.mjs and keys.mjs.
 
 import { createHash } from 'node:crypto';
-import { rmSync } from 'node:fs';
+import { realpathSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
-import { dirname, join, resolve } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import grpc from '@grpc/grpc-js';
 import { loadSync } from '@grpc/proto-loader';
 import { makeCertificate, pem } from './certificate.mjs';
+import { end } from './errors.mjs';
 import { cryptoProvider, keyWrapper, masterKey } from './keys.mjs';
 import { Store, keystore } from './store.mjs';
 
@@ -30,6 +31,8 @@ if (env.CONCLAVE_PLUGIN !== 'a plugin of Conclave is started by Conclave' || !en
   console.error('This is a plugin of Conclave, which starts it.');
   process.exit(1);
 }
+
+process.on('uncaughtException', (e) => end(e.stack));
 
 // The end of standard input is the end of the host.
 const socket = join(env.PLUGIN_UNIX_SOCKET_DIR, 'plugin');
@@ -51,8 +54,7 @@ async function alone(folder) {
     })) return;
     await setTimeout(50);
   }
-  console.error(`another process uses ${folder}`);
-  process.exit(1);
+  end(`another process uses ${folder}`);
 }
 
 function load(file) {
@@ -60,7 +62,7 @@ function load(file) {
   return grpc.loadPackageDefinition(loadSync(path, { keepCase: true, longs: Number, enums: String, defaults: true }));
 }
 
-const folder = resolve(env.FOLDER ?? '.');
+const folder = realpathSync(env.FOLDER ?? '.'); // one name for one folder
 await alone(folder);
 const master = masterKey(join(folder, 'master.key'));
 const wrapper = keyWrapper(master);
