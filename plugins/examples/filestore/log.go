@@ -23,8 +23,10 @@ import (
 //	body     a core.Batch without expectations, by encoding/gob
 //
 // A frame that the file is too short for is one that was being written, by a process that
-// was killed: nobody was told that it is durable. What is long enough and wrong is damage,
-// at the end too, as somebody may have been told. Therefore the length has a sum of its own.
+// was killed: nobody was told that it is durable. Nor of one that is all zeros to the end of
+// the file: after a loss of power a file may have its length and not its bytes. What else
+// is wrong is damage, at the end too, as somebody may have been told. Therefore the length
+// has a sum of its own.
 const (
 	magic     = "conclave filestore 1\n"
 	headerLen = 4 + sha256.Size + 4
@@ -59,6 +61,9 @@ func replay(text []byte, records core.Keystore) (size int64, err error) {
 	for len(rest) >= headerLen {
 		at := len(text) - len(rest)
 		header := rest[:headerLen]
+		if len(bytes.Trim(header, "\x00")) == 0 && len(bytes.Trim(rest, "\x00")) == 0 {
+			break
+		}
 		if crc32.ChecksumIEEE(header[:headerLen-4]) != binary.BigEndian.Uint32(header[headerLen-4:]) {
 			return 0, fmt.Errorf("at byte %d: %w", at, core.ErrDamaged)
 		}

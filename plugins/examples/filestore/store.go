@@ -34,6 +34,9 @@ type Store struct {
 // process has the file it waits until the context ends, and is then core.ErrUnavailable.
 // core.ErrDamaged: somebody else has written to the file.
 func Open(ctx context.Context, file string) (*Store, error) {
+	if real, err := filepath.EvalSymlinks(file); err == nil { // else a link would have a lock of its own, and be replaced
+		file = real
+	}
 	s := &Store{records: memory.New(), file: file}
 	if err := s.open(ctx); err != nil {
 		if s.log != nil {
@@ -61,6 +64,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	_ = os.Remove(s.file + ".new") // of who was killed while he wrote it
 	text, err := os.ReadFile(s.file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s.rewrite()
@@ -151,7 +155,7 @@ func (s *Store) rewrite() error {
 		err = os.Rename(s.file+".new", s.file)
 	}
 	if err != nil {
-		return errors.Join(err, log.Close())
+		return errors.Join(err, log.Close(), os.Remove(s.file+".new")) // the old one may need the room
 	}
 	if s.log != nil {
 		_ = s.log.Close()

@@ -13,6 +13,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -193,6 +194,23 @@ func TestEveryByte(t *testing.T) {
 			t.Errorf("byte %d changed: the damaged file was changed as well (%v)", i, err)
 		}
 	}
+	// Zeros at the end are what a loss of power leaves; before something else they are damage.
+	for _, tail := range []string{"\x00", strings.Repeat("\x00", headerLen), strings.Repeat("\x00", 5000)} {
+		must(t, os.WriteFile(filepath.Join(folder, "store"), append(bytes.Clone(text), tail...), 0o600))
+		s, err := open(t.Context(), folder)
+		must(t, err)
+		if got := dump(t, s); !maps.Equal(got, held[len(held)-1]) {
+			t.Errorf("%d zeros: %v", len(tail), got)
+		}
+		must(t, s.Close())
+		if now, err := os.ReadFile(filepath.Join(folder, "store")); err != nil || !bytes.Equal(now, text) {
+			t.Errorf("%d zeros are in the file still (%v)", len(tail), err)
+		}
+		must(t, os.WriteFile(filepath.Join(folder, "store"), append(bytes.Clone(text), tail+strings.Repeat("x", headerLen)...), 0o600))
+		if _, err := open(t.Context(), folder); core.Kind(err) != core.ErrDamaged {
+			t.Errorf("%d zeros and something else: %v", len(tail), err)
+		}
+	}
 	for n := range len(magic) {
 		must(t, os.WriteFile(filepath.Join(folder, "store"), text[:n], 0o600))
 		if _, err := open(t.Context(), folder); core.Kind(err) != core.ErrDamaged {
@@ -295,7 +313,7 @@ func TestWritingFails(t *testing.T) {
 	must(t, again.Close())
 
 	// Where no new file can be made, the old one goes on.
-	must(t, os.Mkdir(filepath.Join(folder, "store.new"), 0o700))
+	must(t, os.MkdirAll(filepath.Join(folder, "store.new", "in the way"), 0o700))
 	again, err = open(t.Context(), folder)
 	must(t, err)
 	must(t, again.Apply(t.Context(), core.Batch{Puts: []core.Put{put("d", "")}}))
@@ -307,9 +325,60 @@ func TestWritingFails(t *testing.T) {
 		t.Errorf("%v, want %v", got, want)
 	}
 	must(t, again.Close())
+	must(t, os.RemoveAll(filepath.Join(folder, "store.new")))
+
+	// Half of a new file does not stay: the disk may be full of it.
+	must(t, os.WriteFile(filepath.Join(folder, "store.new"), []byte("half of it"), 0o600))
+	store, err = open(t.Context(), folder)
+	must(t, err)
+	s = store.(*Store)
+	if _, err := os.Stat(filepath.Join(folder, "store.new")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what another life has left is there still: %v", err)
+	}
+	records := s.records
+	s.records = memory.New()
+	must(t, s.records.Close()) // it cannot be read
+	if err := s.rewrite(); err == nil {
+		t.Error("a file of a store that cannot be read")
+	}
+	if _, err := os.Stat(filepath.Join(folder, "store.new")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what failed is there still: %v", err)
+	}
+	s.records = records
+	must(t, s.Apply(t.Context(), core.Batch{Puts: []core.Put{put("e", "")}}))
+	must(t, s.Close())
 	if _, err := open(t.Context(), filepath.Join(folder, "none")); core.Kind(err) != core.ErrUnavailable {
 		t.Errorf("no such folder: %v", err)
 	}
+}
+
+// A link is the file that it leads to: one process has it, by whatever name, and it is the
+// one that is written anew.
+func TestLink(t *testing.T) {
+	t.Parallel()
+	folder, other := t.TempDir(), t.TempDir()
+	link := filepath.Join(other, "store")
+	s, err := open(t.Context(), folder)
+	must(t, err)
+	must(t, os.Symlink(filepath.Join(folder, "store"), link))
+	if _, err := open(t.Context(), other); core.Kind(err) != core.ErrUnavailable {
+		t.Errorf("by the link: %v", err)
+	}
+	must(t, s.Close())
+	s, err = open(t.Context(), other)
+	must(t, err)
+	must(t, s.Apply(t.Context(), core.Batch{Puts: []core.Put{put("a", "")}})) // after an opening this writes a new file
+	want := dump(t, s)
+	must(t, s.Close())
+	if info, err := os.Lstat(link); err != nil || info.Mode()&os.ModeSymlink == 0 {
+		t.Errorf("the link is gone: %v", err)
+	}
+	s, err = open(t.Context(), folder)
+	must(t, err)
+	if got := dump(t, s); !maps.Equal(got, want) {
+		t.Errorf("by its own name it has %v, want %v", got, want)
+	}
+	must(t, s.Close())
 }
 
 // Whatever is in a file, it is read as a state, of which a new file can be made, or refused.
