@@ -124,5 +124,12 @@ func write(file, kind string, der []byte) error {
 	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
 		err = os.Link(f.Name(), file)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	folder, err := os.Open(filepath.Dir(file)) // which a loss of power must not take back
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
 }
