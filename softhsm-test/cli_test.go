@@ -57,7 +57,7 @@ func TestCommandLine(t *testing.T) {
 		softhsmtest.New(t)
 		out := readme(t, folder, "Plugins")
 		for _, want := range []string{
-			"\n12 passed, 0 failed, 0 skipped\n", "\n  offers   crypto provider (deletes keys)\n", "\ncertificate 1 for alice", "\nalice is ready, ",
+			"\n13 passed, 0 failed, 0 skipped\n", "\n  offers   crypto provider (deletes keys)\n", "\ncertificate 1 for alice", "\nalice is ready, ",
 			"\nalice: Hello Bob!\n", "\nalice  valid\nbob    basic\n", "\nok    plugin        filestore starts, and offers keystore\n", "\nok    certificate ",
 		} {
 			if !strings.Contains(out, want) {

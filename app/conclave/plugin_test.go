@@ -249,10 +249,10 @@ func TestPluginTest(t *testing.T) {
 		gives, check, failure, said string
 	}{
 		{"store half", "a failed batch changes nothing", "changed the store", ""},
-		{"store forgets", "expectations", "got error <nil>, want conflict", ""},
+		{"store forgets", "expectations", "got error <nil>, want core.ErrConflict", ""},
 		{"store dies", "order", "unknown outcome", "panic: out of paper"},
 		{"memory", "reopened", "record 6b657074 of table 1 is missing", ""},
-		{"memory", "killed", "there are 0, 0 and 0 records", ""},
+		{"memory", "killed", "and now there are 0, 0 and 0", ""},
 		{"memory", "open twice", "", ""},
 		{"keys truncates", "signs", "does not verify", ""},
 		{"issuer repeats", "issues", "no end after 100 steps", ""},

@@ -51,6 +51,7 @@ var issuerChecks = []check[core.CredentialIssuer]{
 	{"renews and revokes if it says so", checkRenew},
 	{"refuses other actions and algorithms", checkIssueUnsupported},
 	{"refuses states and answers that do not fit", checkForeignState},
+	{"believes no wrong signature", checkWrongSignature},
 	{"ends when a need cannot be met", checkUnmetNeed},
 	{"neither keeps nor changes slices", checkIssuerSlices},
 	{"works concurrently", checkIssuerConcurrency},
@@ -396,6 +397,43 @@ func checkForeignState(t testing.TB, open func() core.CredentialIssuer) {
 	}
 	e.vouches(e.finish(always(issuer), step))
 	invalid("an answer after the end", step.State, core.Input{Result: []byte("result")})
+}
+
+// checkWrongSignature has what is to be signed signed by another key, and another message by the
+// right one: neither may lead to a credential.
+func checkWrongSignature(t testing.TB, open func() core.CredentialIssuer) {
+	issuer := open()
+	e := enrolments(t, open, "alice/laptop")[0]
+	_, stranger := signerFor(t, nil, e.req.Algorithm)
+	for what, sign := range map[string]func([]byte) []byte{
+		"a signature by another key":      stranger,
+		"a signature of another message":  func(message []byte) []byte { return e.sign(append(bytes.Clone(message), '!')) },
+		"a signature that is not one":     func([]byte) []byte { return []byte("signature") },
+		"a signature of a part of it all": func(message []byte) []byte { return e.sign(message[:len(message)/2]) },
+	} {
+		step := e.begin(issuer)
+		wrong := false
+		for range maxSteps {
+			if step.Need.Done != nil || step.Need.Refused != nil {
+				break
+			}
+			var in core.Input
+			if step.Need.Sign != nil {
+				in, wrong = core.Input{Signature: sign(step.Need.Sign.Message)}, true
+			} else {
+				in = e.answer(issuer, step.Need)
+			}
+			next, err := issuer.Advance(t.Context(), step.State, in)
+			if err != nil {
+				step = core.Step{} // as it should be
+				break
+			}
+			step = next
+		}
+		if wrong && step.Need.Done != nil {
+			t.Errorf("%s has led to a credential", what)
+		}
+	}
 }
 
 func checkUnmetNeed(t testing.TB, open func() core.CredentialIssuer) {

@@ -91,6 +91,18 @@ func (patient) Advance(ctx context.Context, state []byte, in core.Input) (core.S
 	return s.step()
 }
 
+// believing takes any signature.
+type believing struct{ patient }
+
+func (b believing) Advance(ctx context.Context, state []byte, in core.Input) (core.Step, error) {
+	var s patientState
+	if json.Unmarshal(state, &s) == nil && s.Patient && s.Round == 0 && in.Signature != nil {
+		s.Round++
+		return s.step()
+	}
+	return b.patient.Advance(ctx, state, in)
+}
+
 // Answer makes it a coretest.Answerer.
 func (patient) Answer(_ context.Context, need core.Need) (core.Input, error) {
 	switch {
@@ -266,6 +278,7 @@ func TestWrongIssuersAreCaught(t *testing.T) {
 			[]string{"goes on after a restart", "takes the same answer twice"}},
 		"knows one order at a time": {func() core.CredentialIssuer { return &forgetful{last: true} },
 			[]string{"keeps enrolments apart", "works concurrently"}},
+		"believes any signature": {func() core.CredentialIssuer { return believing{} }, []string{"believes no wrong signature"}},
 		"renews what it does not say": {func() core.CredentialIssuer { return unsaid{} },
 			[]string{"refuses other actions and algorithms"}},
 		"takes any algorithm and client": {func() core.CredentialIssuer {
@@ -362,7 +375,7 @@ func TestIssuerChecksOutsideATest(t *testing.T) {
 			if len(r.Failures) > 0 {
 				t.Errorf("%s: %+v", name, r)
 			}
-			finishes := !slices.Contains([]string{"describes itself", "refuses other actions and algorithms"}, check.Name)
+			finishes := !slices.Contains([]string{"describes itself", "refuses other actions and algorithms", "believes no wrong signature"}, check.Name)
 			if (r.Skipped != "") != (c.skips && finishes) {
 				t.Errorf("%s: %+v", name, r)
 			}

@@ -34,6 +34,7 @@ var keystoreChecks = []check[core.Keystore]{
 	{"a failed batch changes nothing", keystoreAtomic},
 	{"random batches", keystoreModel},
 	{"readers see whole batches", keystoreSnapshots},
+	{"batches of many megabytes are whole", keystoreBigBatches},
 	{"a sealed value is sealed anew", keystoreResealed},
 	{"expectations twice", keystoreExpectTwice},
 	{"no update is lost", keystoreCounter},
@@ -111,7 +112,7 @@ func (k *kit) refused(name string, want error, b core.Batch) {
 	before := k.dump()
 	err := k.store.Apply(k.Context(), b)
 	if !errors.Is(err, want) {
-		k.Errorf("%s: got error %v, want %v", name, err, want)
+		k.Errorf("%s: got error %v, want %s", name, err, sentinel(want))
 	}
 	if err != nil && errors.Is(err, core.ErrUnknownOutcome) && want != core.ErrUnknownOutcome {
 		k.Errorf("%s: %v is also ErrUnknownOutcome, though nothing can have happened", name, err)
@@ -119,6 +120,16 @@ func (k *kit) refused(name string, want error, b core.Batch) {
 	if after := k.dump(); !maps.Equal(before, after) {
 		k.Errorf("%s: the refused batch changed the store", name)
 	}
+}
+
+// sentinel is what an error is called in Go.
+func sentinel(err error) string {
+	for name, is := range map[string]error{"core.ErrConflict": core.ErrConflict, "core.ErrInvalid": core.ErrInvalid, "core.ErrTooLarge": core.ErrTooLarge} {
+		if err == is {
+			return name
+		}
+	}
+	return err.Error()
 }
 
 func (k *kit) read(queries ...core.Query) [][]core.Record {

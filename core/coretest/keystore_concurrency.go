@@ -17,6 +17,55 @@ import (
 	"github.com/conclave-mls/conclave/core"
 )
 
+// keystoreBigBatches has batches that do not fit into one message or page. All records of one
+// have the same version, so that a reader need not read them.
+func keystoreBigBatches(t testing.TB, open func() core.Keystore) {
+	k := newKit(t, open)
+	const records, batches = 6, 6
+	value := bytes.Repeat([]byte("big "), 225_000)
+	write := func() error {
+		b := core.Batch{}
+		for i := range records {
+			p := put(1, fmt.Sprint(i), "")
+			p.Value = value
+			if i > 0 {
+				p.Version = b.Puts[0].Version
+			}
+			b.Puts = append(b.Puts, p)
+		}
+		return k.store.Apply(t.Context(), b)
+	}
+	if err := write(); err != nil {
+		t.Fatalf("apply: %v", err)
+	}
+	var done atomic.Bool
+	var reader sync.WaitGroup
+	reader.Go(func() {
+		for !done.Load() {
+			answers, err := k.store.Read(t.Context(), []core.Query{{Table: 1, KeysOnly: true}})
+			if err != nil {
+				t.Errorf("read: %v", err)
+				return
+			}
+			for _, r := range answers[0] {
+				if len(answers[0]) != records || r.Version != answers[0][0].Version {
+					t.Errorf("a reader saw parts of two batches, or %d records, want the %d of one batch", len(answers[0]), records)
+					return
+				}
+			}
+			runtime.Gosched()
+		}
+	})
+	for range batches {
+		if err := write(); err != nil {
+			t.Errorf("apply: %v", err)
+			break
+		}
+	}
+	done.Store(true)
+	reader.Wait()
+}
+
 // keystoreSnapshots has readers compare records that one writer always changes
 // together, over two tables and several queries.
 func keystoreSnapshots(t testing.TB, open func() core.Keystore) {

@@ -227,7 +227,7 @@ func keystoreKilled(t testing.TB, open OpenAt, location string, kill func(during
 		k := &kit{TB: t, store: openAt(t, open, location)}
 		n, err := wholeBatch(t.Context(), k.store)
 		if err != nil {
-			t.Fatalf("round %d: %v", round, err)
+			t.Fatalf("round %d: after the process was killed: %v", round, err)
 		}
 		if err := k.store.Close(); err != nil {
 			t.Fatalf("round %d: close: %v", round, err)
@@ -247,7 +247,8 @@ func wholeBatch(ctx context.Context, store core.Keystore) (int, error) {
 		return 0, fmt.Errorf("read: %w", err)
 	}
 	if len(answers[0]) != 1 || len(answers[1]) != killedRows/2 || len(answers[2]) != killedRows/2 {
-		return 0, fmt.Errorf("there are %d, %d and %d records", len(answers[0]), len(answers[1]), len(answers[2]))
+		return 0, fmt.Errorf("batches were applied, each with 1, %d and %d records in the tables 1, 2 and 3, and now there are %d, %d and %d",
+			killedRows/2, killedRows/2, len(answers[0]), len(answers[1]), len(answers[2]))
 	}
 	head := string(answers[0][0].Value)
 	for _, r := range append(answers[1], answers[2]...) {

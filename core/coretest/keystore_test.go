@@ -64,6 +64,7 @@ func TestKeystoreCatchesWrong(t *testing.T) {
 		{"wipes its inputs", "slices are neither kept nor changed"},
 		{"each query its own state", "readers see whole batches"},
 		{"batches in pieces", "readers see whole batches"},
+		{"batches in pieces", "batches of many megabytes are whole"},
 		{"errors as text", "expectations"},
 		{"everything unknown", "expectations"},
 		{"small values only", "limits of a record"},
@@ -104,7 +105,7 @@ func TestKeystoreCatchesWrong(t *testing.T) {
 		{"close waits for snapshots", "snapshots"},
 		{"snapshots are empty after close", "snapshots"},
 	} {
-		t.Run(c.wrong, func(t *testing.T) {
+		t.Run(c.wrong+", "+c.check, func(t *testing.T) {
 			t.Parallel()
 			// The others would only take time: many wrong stores fail most of them.
 			only := slices.DeleteFunc(slices.Clone(keystoreChecks), func(k keystoreCheck) bool { return k.name != c.check })

@@ -194,15 +194,17 @@ func outlives[T any](name string, open Open[T], crash func(), run func(t testing
 func providerOutlives(t testing.TB, l life[core.CryptoProvider]) {
 	k := &provider{t, l.first, t.Context()}
 	var keys []core.PrivateKey
+	var specs []core.KeySpec
 	for _, alg := range k.algorithms() {
-		key, err := k.GenerateKey(k.ctx, keySpec(alg))
+		spec := keySpec(alg)
+		key, err := k.GenerateKey(k.ctx, spec)
 		if err != nil {
 			t.Fatalf("GenerateKey(%s): %v", alg, err)
 		}
-		keys = append(keys, key)
+		keys, specs = append(keys, key), append(specs, spec)
 	}
 	k.CryptoProvider = l.reopen()
-	for _, key := range keys {
+	for i, key := range keys {
 		again, err := k.OpenKey(k.ctx, key.Ref(), material(key))
 		if err != nil {
 			t.Errorf("%s: OpenKey of a key that was made before the crash: %v", key.Algorithm(), err)
@@ -210,6 +212,18 @@ func providerOutlives(t testing.TB, l life[core.CryptoProvider]) {
 		}
 		k.forget(again)
 		k.works(again, key.Public())
+		if _, software := key.(core.SoftwareKey); software {
+			continue // which nobody keeps
+		}
+		same, err := k.GenerateKey(k.ctx, specs[i])
+		if err != nil {
+			t.Errorf("%s: GenerateKey with the id of a key from before the crash: %v", key.Algorithm(), err)
+			continue
+		}
+		if same.Ref() != key.Ref() || !bytes.Equal(same.Public(), key.Public()) {
+			k.forget(same)
+			t.Errorf("%s: GenerateKey with the id of a key from before the crash gave another one, %s, want %s", key.Algorithm(), same.Ref(), key.Ref())
+		}
 	}
 }
 

@@ -416,6 +416,14 @@ func TestProviderChecksOutsideATest(t *testing.T) {
 	}{
 		"all is well": {func(k *keeper) *keeper { return k }, nil},
 		"forgets":     {func(*keeper) *keeper { return newKeeper() }, []string{"keys outlive a crash"}},
+		"forgets which id they were for": {func(k *keeper) *keeper {
+			other := newKeeper()
+			for id, key := range k.keys {
+				id[0] ^= 1
+				other.keys[id] = key
+			}
+			return other
+		}, []string{"keys outlive a crash"}},
 	} {
 		kept := newKeeper()
 		open := func(context.Context, string) (core.CryptoProvider, error) { return kept, nil }
