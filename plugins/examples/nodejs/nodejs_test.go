@@ -75,12 +75,17 @@ func here(t testing.TB) {
 func launch(ctx context.Context, t testing.TB, folder string) (*host.Plugin, error) {
 	t.Helper()
 	here(t)
+	return launchAt(ctx, t, filepath.Join(installed, "plugin.mjs"), folder)
+}
+
+func launchAt(ctx context.Context, t testing.TB, path, folder string) (*host.Plugin, error) {
+	t.Helper()
 	node, err := exec.LookPath("node")
 	if err != nil {
 		t.Fatal(err)
 	}
 	return host.Launch(ctx, host.Config{
-		Name: "nodejs", Path: filepath.Join(installed, "plugin.mjs"), Unpinned: true, StartTimeout: time.Minute,
+		Name: "nodejs", Path: path, Unpinned: true, StartTimeout: time.Minute,
 		Env:    []string{"PATH=" + filepath.Dir(node), "FOLDER=" + folder},
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Backoff: time.Hour,
 	})
@@ -266,6 +271,62 @@ func TestFileIsWrittenAnew(t *testing.T) {
 	life(t, folder, func(store core.Keystore) {
 		if answers, err := store.Read(t.Context(), []core.Query{{Table: 1}}); err != nil || len(answers[0]) != 2 {
 			t.Errorf("%d records, %v", len(answers[0]), err)
+		}
+	})
+}
+
+// A batch for which there is no room is refused, and leaves nothing behind.
+func TestFullDisk(t *testing.T) {
+	t.Parallel()
+	here(t)
+	folder := t.TempDir()
+	limited := filepath.Join(folder, "limited")
+	script := "#!/bin/sh\nulimit -f 4096 && exec " + filepath.Join(installed, "plugin.mjs") + "\n" // 2 MiB
+	if err := os.WriteFile(limited, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	p, err := launchAt(t.Context(), t, limited, folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := p.Keystore("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, store, "a")
+	large := core.Batch{Puts: []core.Put{
+		{Table: 1, Key: []byte("b"), Value: make([]byte, 1<<20), Version: core.NewVersion()},
+		{Table: 1, Key: []byte("c"), Value: make([]byte, 1<<20), Version: core.NewVersion()},
+	}}
+	if err := store.Apply(t.Context(), large); core.Kind(err) != core.ErrUnavailable {
+		t.Errorf("%v, want ErrUnavailable", err)
+	}
+	put(t, store, "d")
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	life(t, folder, func(store core.Keystore) {
+		answers, err := store.Read(t.Context(), []core.Query{{Table: 1}})
+		if err != nil || len(answers[0]) != 2 || string(answers[0][1].Key) != "d" {
+			t.Errorf("%v, %v", answers, err)
+		}
+	})
+}
+
+// A file that cannot be written anew, as on a disk that is full, is used as it is.
+func TestFileThatStays(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	file := filepath.Join(folder, "store")
+	life(t, folder, func(store core.Keystore) { put(t, store, "a") })
+	torn := append(read(t, file), 1, 2, 3)
+	if err := errors.Join(os.WriteFile(file, torn, 0o600), os.Mkdir(file+".new", 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	life(t, folder, func(store core.Keystore) { put(t, store, "b") })
+	life(t, folder, func(store core.Keystore) {
+		if answers, err := store.Read(t.Context(), []core.Query{{Table: 1}}); err != nil || len(answers[0]) != 2 {
+			t.Errorf("%v, %v", answers, err)
 		}
 	})
 }

@@ -6,11 +6,11 @@
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import {
-  appendFileSync, closeSync, fdatasyncSync, fstatSync, fsyncSync, openSync, readSync, renameSync,
+  appendFileSync, closeSync, fdatasyncSync, fstatSync, fsyncSync, ftruncateSync, openSync, readSync, renameSync, rmSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
 import { deserialize, serialize } from 'node:v8';
-import { Refusal, end, named, refused } from './errors.mjs';
+import { Refusal, end, log, named, refused } from './errors.mjs';
 
 const HEAD = 40; // of an entry: the length of its body, the SHA-256 of that, and of these a part of their own
 const MAX_ANSWER = 64 << 20; // bytes of keys and values
@@ -36,6 +36,23 @@ function first(list, holds) {
   return from;
 }
 
+// append writes an entry, and gives its length.
+function append(file, change) {
+  const body = serialize(change);
+  const head = Buffer.concat([Buffer.alloc(4), sha256(body)]);
+  head.writeUInt32BE(body.length);
+  appendFileSync(file, Buffer.concat([head, sha256(head).subarray(0, 4), body]));
+  return HEAD + body.length;
+}
+
+function syncFolder(path) {
+  const folder = openSync(path);
+  fsyncSync(folder);
+  closeSync(folder);
+}
+
+// orEnd does something that must not fail: if it does, nobody knows what is in the file. The
+// next start of the plugin will look, and until then the host has no answer.
 function orEnd(f) {
   try {
     f();
@@ -75,7 +92,10 @@ export class Store {
       this.#damage = new Refusal('DAMAGED', `${path}, the entry at byte ${at}: ${e.message}`);
       return;
     }
-    this.#rewrite(); // without what is not whole: its batch was never answered
+    if (at < size) ftruncateSync(this.#file, at); // its batch was never answered
+    this.#size = at;
+    syncFolder(dirname(path)); // the file may be new
+    this.#rewrite();
   }
 
   // entry is the body of the one that begins at a place, nothing if it is not whole.
@@ -97,37 +117,32 @@ export class Store {
     if (at < size) throw new Error('its body is another');
   }
 
-  // write appends an entry, and sync brings what is written to the disk. If that fails
-  // nobody knows what is in the file: the next start will look, and until then the host
-  // has no answer.
-  #write(file, change) {
-    const body = serialize(change);
-    const head = Buffer.concat([Buffer.alloc(4), sha256(body)]);
-    head.writeUInt32BE(body.length);
-    orEnd(() => appendFileSync(file, Buffer.concat([head, sha256(head).subarray(0, 4), body])));
-    return HEAD + body.length;
-  }
-
-  #sync(file) {
-    orEnd(() => fdatasyncSync(file));
-  }
-
-  // rewrite leaves out what was overwritten and deleted.
+  // rewrite leaves out what was overwritten and deleted. Where it fails, as on a disk that is
+  // full, the file stays as it is.
   #rewrite() {
-    const fresh = openSync(`${this.#path}.new`, 'w', 0o600);
+    this.#longest = 2 * this.#size + GARBAGE;
+    const name = `${this.#path}.new`;
+    let fresh;
     let size = 0;
-    this.#tables.forEach((t, table) => {
-      for (const r of t.records.values()) size += this.#write(fresh, { dels: [], puts: [{ table, ...r }] });
-    });
-    this.#sync(fresh);
-    renameSync(`${this.#path}.new`, this.#path);
-    const folder = openSync(dirname(this.#path));
-    fsyncSync(folder);
-    closeSync(folder);
+    try {
+      rmSync(name, { force: true });
+      fresh = openSync(name, 'a+', 0o600);
+      this.#tables.forEach((t, table) => {
+        for (const r of t.records.values()) size += append(fresh, { dels: [], puts: [{ table, ...r }] });
+      });
+      fdatasyncSync(fresh);
+      renameSync(name, this.#path);
+    } catch (e) {
+      log('WARN', `${this.#path} is not written anew: ${e.message}`);
+      if (fresh !== undefined) {
+        closeSync(fresh);
+        rmSync(name, { force: true });
+      }
+      return;
+    }
     closeSync(this.#file);
-    this.#file = fresh;
-    this.#size = size;
-    this.#longest = 2 * size + GARBAGE;
+    [this.#file, this.#size, this.#longest] = [fresh, size, 2 * size + GARBAGE];
+    orEnd(() => syncFolder(dirname(this.#path)));
   }
 
   // read answers from one state: nothing else runs until it returns, and what it returns
@@ -161,8 +176,13 @@ export class Store {
       const version = this.#tables[e.table].records.get(name(e.key))?.version ?? absent;
       if (!version.equals(e.version)) throw new Refusal('CONFLICT', 'a record has another version than expected');
     }
-    this.#size += this.#write(this.#file, { dels, puts });
-    this.#sync(this.#file);
+    try {
+      this.#size += append(this.#file, { dels, puts });
+    } catch (e) { // a full disk: half of an entry is undone
+      orEnd(() => ftruncateSync(this.#file, this.#size));
+      throw new Refusal('UNAVAILABLE', e.message);
+    }
+    orEnd(() => fdatasyncSync(this.#file));
     this.#change({ dels, puts });
     if (this.#size > this.#longest) this.#rewrite();
   }
