@@ -12,9 +12,9 @@
 #              each of its real implementations, 50000 of it beside a model; four
 #              processes of a client on one PostgreSQL, killed ones on a SQLite file, and
 #              200 goroutines on two sessions of tokens, for SCALE_TIME (ten minutes)
-#              each; plugins killed at each call of every operation, and in 1000 random
-#              runs; 1000 processes killed while they use a token; and two tokens more, a
-#              TPM in software and opencryptoki
+#              each; plugins killed at each call of every operation, in 1000 random
+#              runs and 20 demonstrations; 1000 processes killed while they use a token;
+#              and two tokens more, a TPM in software and opencryptoki
 # make soak-race, soak-fuzz   the tests again and again; fuzzing for 10 minutes each
 # make soak-interop   every scenario with every assignment of actors, and long random ones
 # make token   the tests of PKCS#11 tokens on one of yours, whose URI is HSM
@@ -235,6 +235,7 @@ soak: setup-soak
 	go test -count 1 -timeout 0 -v -run '^TestScaleOut$$' ./core/client -scale $(SCALE_TIME)
 	go test -count 1 -timeout 0 -run '^TestPluginKilled$$' ./core/client -everything
 	go test -count 1 -timeout 0 -run '^TestPluginsKilledAtRandom$$' ./core/client -plugin-runs 1000
+	go test -count 1 -timeout 0 -run '^TestDemoWithPlugins$$' ./app/conclave -demo-runs 20
 	go test -count 1 -timeout 0 -run '^TestProteusHistories$$' ./app/drive -histories 10000
 	CONCLAVE_SOAK=$(SCALE_TIME) go test -count 1 -timeout 0 -run 'FileAlone|ManyProcesses' ./storage/sqlite
 	go test -count 1 -timeout 0 -v -run '^TestManyGoroutines$$' ./softhsm-test -load $(SCALE_TIME)
