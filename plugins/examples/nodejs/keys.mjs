@@ -6,18 +6,23 @@
 import {
   createCipheriv, createDecipheriv, createPrivateKey, createPublicKey, generateKeyPairSync, hkdfSync, randomBytes, sign,
 } from 'node:crypto';
-import { closeSync, existsSync, fsyncSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { Refusal, unary } from './errors.mjs';
+import { syncFolder } from './store.mjs';
 
 const SIGN = 1; // KeySpec.use
 
-// masterKey reads the key of a file, which it makes if there is none.
+// masterKey reads the key of a file, which it makes if there is none: it is there whole
+// before anything depends on it.
 export function masterKey(path) {
   if (!existsSync(path)) {
-    const file = openSync(path, 'wx', 0o600);
+    const file = openSync(`${path}.new`, 'w', 0o600);
     writeSync(file, randomBytes(32));
     fsyncSync(file);
     closeSync(file);
+    renameSync(`${path}.new`, path);
+    syncFolder(dirname(path));
   }
   const key = readFileSync(path);
   if (key.length !== 32) throw new Error(`${path} has no 32 bytes`);

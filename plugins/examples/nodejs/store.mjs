@@ -45,7 +45,7 @@ function append(file, change) {
   return HEAD + body.length;
 }
 
-function syncFolder(path) {
+export function syncFolder(path) {
   const folder = openSync(path);
   fsyncSync(folder);
   closeSync(folder);
