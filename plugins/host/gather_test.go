@@ -57,6 +57,17 @@ func TestGatheringRefuses(t *testing.T) {
 	}
 }
 
+// Tiny records are few bytes each, and would fill the memory all the same.
+func TestGatheringIsBounded(t *testing.T) {
+	g := gathering{queries: []core.Query{{Table: 1}}, answers: make([][]core.Record, 1), count: maxRecordsRead - 1}
+	id := bytes.Repeat([]byte{1}, 16)
+	for i, want := range []bool{true, false} {
+		if err := g.add(&wire.Record{Key: []byte{byte(i)}, Version: id}); (err == nil) != want {
+			t.Errorf("record %d: %v", maxRecordsRead+i, err)
+		}
+	}
+}
+
 func TestOffersAreChecked(t *testing.T) {
 	store, wrapper := wire.Part_PART_KEYSTORE, wire.Part_PART_KEY_WRAPPER
 	for name, offers := range map[string][]*wire.Offer{

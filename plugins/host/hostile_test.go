@@ -82,6 +82,26 @@ var hostile = map[string]func(){
 		go func() { _ = g.Serve(l) }()
 		speak("1|1|unix|%s|grpc|%s", l.Addr(), base64.RawStdEncoding.EncodeToString(said.Certificate[0]))
 	},
+	"bare": func() { // the least that a plugin may have; it says what else it is asked for
+		l, err := net.Listen("unix", filepath.Join(os.Getenv(plugin.EnvUnixSocketDir), "s"))
+		if err != nil {
+			panic(err)
+		}
+		roots := x509.NewCertPool()
+		roots.AppendCertsFromPEM([]byte(os.Getenv("PLUGIN_CLIENT_CERT")))
+		own := ownCertificate()
+		g := grpc.NewServer(grpc.Creds(credentials.NewTLS(&tls.Config{
+			Certificates: []tls.Certificate{own}, ClientCAs: roots, ClientAuth: tls.RequireAndVerifyClientCert,
+		})), grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
+			method, _ := grpc.MethodFromServerStream(stream)
+			fmt.Fprintln(os.Stderr, "asked for", method)
+			return status.Error(codes.Unimplemented, "")
+		}))
+		wire.RegisterPluginServer(g, offering(func() []*wire.Offer { return everything[:1] }))
+		wire.RegisterKeystoreServer(g, lyingStore{})
+		go func() { _ = g.Serve(l) }()
+		speak("1|1|unix|%s|grpc|%s", l.Addr(), base64.RawStdEncoding.EncodeToString(own.Certificate[0]))
+	},
 	"floods before": func() {
 		go flood(os.Stdout)
 		flood(os.Stderr)

@@ -229,8 +229,11 @@ func TestChangedOffers(t *testing.T) {
 	t.Parallel()
 	r := &records{}
 	cfg := config("offers another thing later")
-	cfg.Health, cfg.Logger, cfg.Restarts = 20*time.Millisecond, slog.New(r), 1000
+	cfg.Health, cfg.Logger, cfg.Restarts = 100*time.Millisecond, slog.New(r), 1000
 	store := keystore(t, launch(t, cfg))
+	until(t, "it is not found out", func() bool {
+		return r.has("plugin is down error=the plugin is not well: it offers something else than before")
+	})
 	until(t, "it is not started again", func() bool { return r.has("plugin started again") })
 	again(t, func() error { _, err := store.Read(t.Context(), []core.Query{{Table: honest}}); return err })
 
@@ -361,6 +364,23 @@ func TestForcedStop(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A plugin of another language needs TLS and the services of the protocol. It is never
+// asked for the broker of go-plugin, by which it could ask for connections without end.
+func TestBarePlugin(t *testing.T) {
+	t.Parallel()
+	r := &records{}
+	cfg := config("bare")
+	cfg.Logger = slog.New(r)
+	p := launch(t, cfg)
+	if _, err := keystore(t, p).Read(t.Context(), []core.Query{{Table: honest}}); err != nil {
+		t.Error(err)
+	}
+	closed(t, p)
+	if !r.has("asked for /plugin.GRPCController/Shutdown") || r.has("asked for /plugin.GRPCBroker/") {
+		t.Errorf("the log has %v", r.all)
 	}
 }
 
