@@ -145,8 +145,8 @@ func (p *program) certify(ctx context.Context, h *holder, c config.Config, id co
 		return err
 	}
 	got, err := h.Enroll(ctx, client.IssueParams{ClientID: id, Handle: e.handle, DisplayName: e.name}, e.answers(h).answer)
-	if errors.Is(err, messenger.ErrNobody) { // a plugin that is no more than basic
-		return nil
+	if errors.Is(err, messenger.ErrNobody) { // who is named would not be asked
+		return hint(err, "nobody is asked for a basic credential: name an issuer of certificates, or write issuer = \"basic:\" into %s", configName)
 	}
 	if err != nil {
 		return p.untilLater(err)

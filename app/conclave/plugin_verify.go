@@ -77,9 +77,24 @@ that it is the same one from now on.`,
 func (p *program) verifyName(ctx context.Context, c config.Config, name string) error {
 	cfg, err := modules.HostConfig(c, name)
 	cfg.Name = name
-	d := &doctor{program: p}
-	d.verdicts(examine(ctx, cfg, err), c)
+	e := examine(ctx, cfg, err)
+	d := p.reportOn(e, !isTerminal(p.out))
+	d.verdicts(e, c)
 	return d.end(ctx)
+}
+
+// reportOn is who tells of a plugin: in comments where the output may go into a configuration,
+// and to a person where something is wrong.
+func (p *program) reportOn(e examined, comments bool) *doctor {
+	switch {
+	case p.json:
+		return &doctor{program: p}
+	case e.err != nil:
+		return &doctor{program: &program{out: p.err, err: p.err, homeGiven: p.homeGiven}}
+	case comments:
+		return &doctor{program: p, prefix: "# "}
+	}
+	return &doctor{program: p}
 }
 
 // verdicts has a line for each step.
@@ -183,10 +198,7 @@ func (p *program) verifyPath(ctx context.Context, c config.Config, path string, 
 	}
 	e := examine(ctx, cfg, nil)
 	e.given = true
-	d := &doctor{program: p, prefix: "# "}
-	if e.err != nil && !p.json { // what is printed is meant for a file
-		d = &doctor{program: &program{out: p.err, err: p.err, homeGiven: p.homeGiven}}
-	}
+	d := p.reportOn(e, true)
 	d.verdicts(e, config.Config{})
 	if e.err != nil {
 		return d.end(ctx)

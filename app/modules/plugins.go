@@ -26,8 +26,14 @@ type Plugins struct {
 	config config.Config
 	log    *slog.Logger
 
-	mu      sync.Mutex
-	running map[string]*host.Plugin // nil once it is closed
+	mu  sync.Mutex
+	all map[string]*launched // nil once it is closed
+}
+
+// A launched plugin is one that was asked for.
+type launched struct {
+	turn   chan struct{} // has one element while somebody launches it, or closes it
+	plugin *host.Plugin  // nil if that has not worked; to read with the turn
 }
 
 // A PluginError says that a plugin of the configuration cannot be used.
@@ -43,7 +49,7 @@ func (e *PluginError) Unwrap() error { return e.Err }
 // application where one has two.
 func SharedPlugins() fx.Option {
 	return fx.Module("plugins", fx.Provide(func(c config.Config, log *slog.Logger, lc fx.Lifecycle) *Plugins {
-		p := &Plugins{config: c, log: log, running: map[string]*host.Plugin{}}
+		p := &Plugins{config: c, log: log, all: map[string]*launched{}}
 		lc.Append(fx.StopHook(p.close))
 		return p
 	}))
@@ -51,24 +57,49 @@ func SharedPlugins() fx.Option {
 
 func (p *Plugins) close() (err error) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, plugin := range p.running {
-		err = errors.Join(err, plugin.Close())
+	all := p.all
+	p.all = nil
+	p.mu.Unlock()
+	for _, l := range all {
+		l.turn <- struct{}{}
+		if l.plugin != nil {
+			err = errors.Join(err, l.plugin.Close())
+		}
 	}
-	p.running = nil
 	return err
+}
+
+// named finds a plugin, which may not be launched yet.
+func (p *Plugins) named(name string) (*launched, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.all == nil {
+		return nil, fmt.Errorf("plugin %s: %w", name, core.ErrClosed)
+	}
+	if p.all[name] == nil {
+		p.all[name] = &launched{turn: make(chan struct{}, 1)}
+	}
+	return p.all[name], nil
 }
 
 // Launch gives the plugin of a name. core.ErrDenied: the configuration does not have it, or
 // it is not the executable that it has; core.ErrNotFound: there is no such executable.
 func (p *Plugins) Launch(ctx context.Context, name string) (*host.Plugin, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if plugin, ok := p.running[name]; ok {
-		return plugin, nil
+	l, err := p.named(name)
+	if err != nil {
+		return nil, err
 	}
-	if p.running == nil {
-		return nil, fmt.Errorf("plugin %s: %w", name, core.ErrClosed)
+	select {
+	case l.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, &PluginError{name, fmt.Errorf("plugin %s: %w", name, ctx.Err())}
+	}
+	defer func() { <-l.turn }()
+	if l.plugin != nil {
+		return l.plugin, nil
+	}
+	if _, err := p.named(name); err != nil {
+		return nil, err // it was closed while we waited
 	}
 	cfg, err := HostConfig(p.config, name)
 	var plugin *host.Plugin
@@ -79,7 +110,7 @@ func (p *Plugins) Launch(ctx context.Context, name string) (*host.Plugin, error)
 	if err != nil {
 		return nil, &PluginError{name, err}
 	}
-	p.running[name] = plugin
+	l.plugin = plugin
 	return plugin, nil
 }
 
@@ -169,12 +200,7 @@ func (k pluginKeys) Provider(ref core.KeyRef) core.CryptoProvider {
 	if len(parts) < 3 {
 		return noProvider{fmt.Errorf("reference %q is of no plugin: %w", ref, core.ErrDenied)}
 	}
-	// Each call of the plugin has a context of its own; this is bounded by its StartTimeout.
-	keys, err := partOf(context.Background(), k.plugins, parts[0], parts[1], (*host.Plugin).CryptoProvider)
-	if err != nil {
-		return noProvider{fmt.Errorf("the key %q: %w", ref, err)}
-	}
-	return keys
+	return lateKeys{k.plugins, parts[0], parts[1]}
 }
 
 func (k pluginKeys) Algorithms(ctx context.Context) ([]core.KeyAlgorithm, error) {
@@ -189,12 +215,58 @@ func (k pluginKeys) OpenKey(ctx context.Context, ref core.KeyRef, material core.
 	return k.Provider(ref).OpenKey(ctx, ref, material)
 }
 
-// noProvider stands for one that cannot be had. It deletes no key either, so that a key is
-// not forgotten before it is deleted.
+// lateKeys are the keys of a plugin that is launched when one is wanted, in the time of who
+// wants it. Where it cannot be had, no key is deleted either, so that none is forgotten before.
+type lateKeys struct {
+	plugins        *Plugins
+	name, instance string
+}
+
+func (k lateKeys) provider(ctx context.Context) (core.CryptoProvider, error) {
+	return partOf(ctx, k.plugins, k.name, k.instance, (*host.Plugin).CryptoProvider)
+}
+
+func (k lateKeys) Algorithms(ctx context.Context) ([]core.KeyAlgorithm, error) {
+	keys, err := k.provider(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return keys.Algorithms(ctx)
+}
+
+func (k lateKeys) GenerateKey(ctx context.Context, spec core.KeySpec) (core.PrivateKey, error) {
+	keys, err := k.provider(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return keys.GenerateKey(ctx, spec)
+}
+
+func (k lateKeys) OpenKey(ctx context.Context, ref core.KeyRef, material core.Secret) (core.PrivateKey, error) {
+	keys, err := k.provider(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("the key %q: %w", ref, err)
+	}
+	return keys.OpenKey(ctx, ref, material)
+}
+
+// DeleteKey implements core.KeyDeleter; of a plugin that deletes none the key stays.
+func (k lateKeys) DeleteKey(ctx context.Context, ref core.KeyRef) error {
+	keys, err := k.provider(ctx)
+	if err != nil {
+		return fmt.Errorf("the key %q: %w", ref, err)
+	}
+	deleter, ok := keys.(core.KeyDeleter)
+	if !ok {
+		return fmt.Errorf("the key %q: its plugin deletes none: %w", ref, core.ErrUnsupported)
+	}
+	return deleter.DeleteKey(ctx, ref)
+}
+
+// noProvider stands for one that there is not.
 type noProvider struct{ err error }
 
 func (n noProvider) Algorithms(context.Context) ([]core.KeyAlgorithm, error) { return nil, n.err }
-func (n noProvider) DeleteKey(context.Context, core.KeyRef) error            { return n.err }
 
 func (n noProvider) GenerateKey(context.Context, core.KeySpec) (core.PrivateKey, error) {
 	return nil, n.err

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/fx"
 
@@ -305,6 +306,25 @@ func TestKeysOfAPluginThatIsDown(t *testing.T) {
 	if err := use(t, c, identify); !errors.Is(err, core.ErrUnavailable) {
 		t.Errorf("make: %v", err)
 	}
+}
+
+// Who wants a key of a plugin that says nothing waits for as long as he has said.
+func TestKeyOfASilentPlugin(t *testing.T) {
+	t.Parallel()
+	c := withPlugin(t)
+	silent := filepath.Join(c.Folder, "silent")
+	if err := errors.Join(os.Chmod(c.Folder, 0o700), os.WriteFile(silent, []byte("#!/bin/sh\nexec /bin/sleep 100\n"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	c.Plugins["silent"] = config.Plugin{Path: silent, Unpinned: true}
+	keysOf(t, c, "pure:", func(ctx context.Context, keys core.CryptoProvider) error {
+		short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+		defer cancel()
+		if _, err := keys.OpenKey(short, "plugin:silent//x", core.Secret{}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("open: %v", err)
+		}
+		return nil
+	})
 }
 
 // Whoever only reads messages does not need the issuer's plugin.

@@ -105,12 +105,13 @@ func (c *Client) wipe(ctx context.Context) error {
 		if err != nil || !k.material.IsZero() {
 			return err
 		}
-		deleter := c.deleter(k.ref)
-		if deleter == nil {
-			c.log.Warn("a key stays: its provider deletes none", "key", k.ref)
-			return nil
+		if deleter := c.deleter(k.ref); deleter != nil {
+			if err := deleter.DeleteKey(ctx, k.ref); !errors.Is(err, core.ErrUnsupported) {
+				return err
+			}
 		}
-		return deleter.DeleteKey(ctx, k.ref)
+		c.log.Warn("a key stays: its provider deletes none", "key", k.ref)
+		return nil
 	})
 	if err != nil {
 		return err
