@@ -89,7 +89,7 @@ func refused(t *testing.T, dir, path string) {
 	if i := slices.IndexFunc(all, func(f host.Found) bool { return f.Name == "good" }); i < 0 || core.Kind(all[i].Err) != core.ErrDenied {
 		t.Errorf("List: %v, %v, want ErrDenied", all, err)
 	}
-	_, err = host.Launch(context.Background(), host.Config{Name: "good", Path: path, Unpinned: true})
+	_, err = host.Launch(context.Background(), host.Config{Name: "good", Path: path, Unpinned: true, Logger: slog.New(slog.DiscardHandler)})
 	if core.Kind(err) != core.ErrDenied {
 		t.Errorf("Launch: %v, want ErrDenied", err)
 	}
