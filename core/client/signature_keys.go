@@ -306,8 +306,37 @@ func (c *Client) signer(ctx context.Context, s *segment, public []byte) (core.Si
 	case !bytes.Equal(signer.Public(), public): // in a token that was put in the place of another
 		return nil, keyTrouble{fmt.Errorf("%s: %w", stored.ref, ErrOtherKey)}
 	}
+	if _, software := key.(core.SoftwareKey); !software {
+		signer = checkedKey{signer, c.suiteOf(key.Algorithm())}
+	}
 	c.signers.Store(string(public), signer)
 	return ownKey{signer, removed}, nil
+}
+
+// suiteOf is a suite with signatures of an algorithm, nil if there is none.
+func (c *Client) suiteOf(algorithm core.KeyAlgorithm) core.Suite {
+	for _, id := range c.suites.Suites() {
+		if suite, err := c.suites.Suite(id); err == nil && suite.Parameters().Signature == algorithm {
+			return suite
+		}
+	}
+	return nil
+}
+
+// A checkedKey verifies what a key signs that is in a token or in a plugin. The service
+// takes a commit whose signature is wrong, and no member does: its author would be out of
+// the group for good, and not know.
+type checkedKey struct {
+	core.Signer
+	suite core.Suite
+}
+
+func (k checkedKey) Sign(ctx context.Context, message []byte) ([]byte, error) {
+	signature, err := k.Signer.Sign(ctx, message)
+	if err == nil && k.suite != nil && k.suite.Verify(k.Public(), message, signature) != nil {
+		return nil, fmt.Errorf("key %s has signed wrongly: %w", k.Ref(), core.ErrUnavailable)
+	}
+	return signature, err
 }
 
 // An ownKey is a signature key of ours, whose errors no message is to blame for. That

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 
@@ -27,6 +28,7 @@ type token struct {
 	making   func() // called before a key is made
 	signing  func() // called before the next signature
 	trouble  error  // of each signature
+	wrong    bool   // is each signature
 }
 
 // tokenKey signs and does not tell its material.
@@ -44,7 +46,7 @@ func (k tokenKey) Sign(ctx context.Context, message []byte) ([]byte, error) {
 		signing()
 	}
 	k.token.mu.Lock()
-	err := k.token.trouble
+	err, wrong := k.token.trouble, k.token.wrong
 	if err == nil && k.token.keys[k.ref] == nil {
 		err = core.ErrNotFound
 	}
@@ -52,7 +54,11 @@ func (k tokenKey) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return k.Signer.Sign(ctx, message)
+	signature, err := k.Signer.Sign(ctx, message)
+	if wrong && err == nil {
+		signature[len(signature)-1] ^= 1
+	}
+	return signature, err
 }
 
 func (k *token) fails(err error) {
@@ -426,5 +432,32 @@ func TestStagedCommitWithoutKey(t *testing.T) {
 	err := alice.Settle(t.Context(), chat)
 	if failed := eventsOf[client.CommitFailed](alice); len(failed) != 1 || !errors.Is(failed[0].Err, client.ErrKeyGone) {
 		t.Errorf("the key is gone: %v, events %v", err, failed)
+	}
+}
+
+// TestWrongSignature: what a token signs wrongly is not sent, and changes nothing.
+func TestWrongSignature(t *testing.T) {
+	t.Parallel()
+	tok, store := newToken(), memory.New()
+	w := newWorld(t, clienttest.Options{})
+	alice := w.deviceOn("alice", store, client.Config{Suites: pure.New(), Keys: tok})
+	bob := w.device("bob")
+	w.create(alice)
+	w.add(alice, bob)
+	before, sent := snapshot(t, store), len(w.service.Log(chat))
+	tok.wrong = true
+	w.triesIn(alice, core.ErrUnavailable, update)
+	w.triesIn(alice, core.ErrUnavailable, func(ctx context.Context, c *client.Conversation) error {
+		_, err := c.Send(ctx, []byte("hello"), nil)
+		return err
+	})
+	if len(w.service.Log(chat)) != sent || !same(before, snapshot(t, store)) {
+		t.Error("something was sent or has changed")
+	}
+	tok.wrong = false
+	w.in(alice, update)
+	w.send(alice, "hello")
+	if heard := bob.Hear(t, chat); !slices.Equal(heard, []string{"hello"}) {
+		t.Errorf("bob hears %q", heard)
 	}
 }
