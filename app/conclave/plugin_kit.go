@@ -211,8 +211,12 @@ func (b *bench) offers(ctx context.Context) ([]host.Offer, error) {
 		if err != nil {
 			return nil, errors.Join(err, p.Close())
 		}
-		if none, err := empty(ctx, store); err == nil && !none { // an error is for the checks
-			return nil, errors.Join(&usedError{o}, p.Close())
+		none, err := empty(ctx, store)
+		if err == nil && !none {
+			err = &usedError{o}
+		}
+		if err != nil { // nobody knows what it has: nothing is written
+			return nil, errors.Join(err, p.Close())
 		}
 	}
 	return p.Offers(), p.Close()

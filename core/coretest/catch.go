@@ -109,6 +109,14 @@ func (r *recorder) catchPanic() {
 	}
 }
 
+// caught is deferred by each goroutine of a check: what an implementation gives may make it
+// panic, and only this goroutine can say so.
+func caught(t testing.TB) {
+	if p := recover(); p != nil {
+		t.Errorf("panic: %v", p)
+	}
+}
+
 func (r *recorder) cleanUp() {
 	for {
 		r.mu.Lock()

@@ -41,6 +41,7 @@ func keystoreBigBatches(t testing.TB, open func() core.Keystore) {
 	var done atomic.Bool
 	var reader sync.WaitGroup
 	reader.Go(func() {
+		defer caught(t)
 		for !done.Load() {
 			answers, err := k.store.Read(t.Context(), []core.Query{{Table: 1, KeysOnly: true}})
 			if err != nil {
@@ -85,6 +86,7 @@ func keystoreSnapshots(t testing.TB, open func() core.Keystore) {
 	var readers sync.WaitGroup
 	for range 3 {
 		readers.Go(func() {
+			defer caught(t)
 			for !done.Load() {
 				answers, err := k.store.Read(t.Context(), []core.Query{query(1, "a"), query(2, "a"), query(1, "m"), query(2, "z"), query(1, "")})
 				if err != nil {
@@ -132,6 +134,7 @@ func keystoreCounter(t testing.TB, open func() core.Keystore) {
 	var wg sync.WaitGroup
 	for range writers {
 		wg.Go(func() {
+			defer caught(t)
 			for range each {
 				err := retry(func() error { return increment(t.Context(), k.store, counter) })
 				if err != nil {
@@ -156,6 +159,9 @@ func increment(ctx context.Context, store core.Keystore, counter func(n uint64) 
 		return errors.New("the counter is gone")
 	}
 	r := answers[0][0]
+	if len(r.Value) != 8 {
+		return fmt.Errorf("the counter has %d bytes, want 8", len(r.Value))
+	}
 	runtime.Gosched()
 	return store.Apply(ctx, core.Batch{
 		Expect: []core.Expectation{{Table: 1, Key: r.Key, Version: r.Version}},
@@ -172,6 +178,7 @@ func keystoreCreate(t testing.TB, open func() core.Keystore) {
 		var wg sync.WaitGroup
 		for range 8 {
 			wg.Go(func() {
+				defer caught(t)
 				err := k.store.Apply(t.Context(), core.Batch{
 					Expect: []core.Expectation{expect(1, key, core.Version{})},
 					Puts:   []core.Put{put(1, key, "mine")},
@@ -270,6 +277,7 @@ func keystoreCloseWaits(t testing.TB, open func() core.Keystore) {
 		var closed atomic.Bool
 		for i := range 4 {
 			wg.Go(func() {
+				defer caught(t)
 				for n := 0; ; n++ {
 					started.Add(1)
 					late := closed.Load()
@@ -295,6 +303,7 @@ func keystoreCloseWaits(t testing.TB, open func() core.Keystore) {
 		}
 		for range 2 {
 			wg.Go(func() {
+				defer caught(t)
 				if err := store.Close(); err != nil {
 					t.Errorf("close: %v", err)
 				}

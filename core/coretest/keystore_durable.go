@@ -138,6 +138,7 @@ func keystoreShared(t testing.TB, open func() OpenAt) {
 	var wg sync.WaitGroup
 	for _, k := range []*kit{one, two} {
 		wg.Go(func() {
+			defer caught(t)
 			for range each {
 				if err := retry(func() error { return increment(t.Context(), k.store, counter) }); err != nil {
 					t.Errorf("increment: %v", err)

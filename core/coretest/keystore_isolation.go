@@ -31,6 +31,7 @@ func together(t testing.TB, one, two *kit, first, second core.Batch) (happened [
 		b core.Batch
 	}{{one, first}, {two, second}} {
 		wg.Go(func() {
+			defer caught(t)
 			<-begin
 			errs[i] = side.k.store.Apply(t.Context(), side.b)
 		})

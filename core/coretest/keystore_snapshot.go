@@ -125,6 +125,7 @@ func keystoreStates(t testing.TB, open func() core.Keystore) {
 	shows(first, 1)
 	var writer sync.WaitGroup
 	writer.Go(func() {
+		defer caught(t)
 		for n := 3; n < 30 && !t.Failed(); n++ {
 			write(n)
 		}

@@ -210,3 +210,24 @@ func TestIssuerThatWantsSomebody(t *testing.T) {
 		}
 	}
 }
+
+// valueless gives no values.
+type valueless struct{ core.Keystore }
+
+func (v valueless) Read(ctx context.Context, queries []core.Query) ([][]core.Record, error) {
+	queries = slices.Clone(queries)
+	for i := range queries {
+		queries[i].KeysOnly = true
+	}
+	return v.Keystore.Read(ctx, queries)
+}
+
+// Whatever a store gives, what comes of it is a report.
+func TestStoreWithoutValues(t *testing.T) {
+	t.Parallel()
+	open := func(context.Context, string) (core.Keystore, error) { return valueless{newNaive("")}, nil }
+	checks := slices.DeleteFunc(KeystoreChecks(open, func() {}), func(c Check) bool { return c.Name == "killed" }) // it cannot be
+	if failed, _ := results(t, checks); !slices.Contains(failed, "no update is lost") || !slices.Contains(failed, "open twice") {
+		t.Errorf("failed: %q", failed)
+	}
+}

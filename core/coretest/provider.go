@@ -396,6 +396,7 @@ func checkProviderConcurrency(t testing.TB, open func() core.CryptoProvider) {
 		var wg sync.WaitGroup
 		for i := range 8 {
 			wg.Go(func() {
+				defer caught(t)
 				for j := range 4 {
 					if err := useKey(k.ctx, key, fmt.Sprint(i, j)); err != nil {
 						t.Errorf("%s: %v", alg, err)
@@ -414,6 +415,7 @@ func checkProviderConcurrency(t testing.TB, open func() core.CryptoProvider) {
 	var wg sync.WaitGroup
 	for i := range publics {
 		wg.Go(func() {
+			defer caught(t)
 			key, err := k.GenerateKey(k.ctx, s)
 			if err != nil {
 				t.Errorf("GenerateKey: %v", err)

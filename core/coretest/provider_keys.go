@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/conclave-mls/conclave/core"
@@ -134,7 +135,11 @@ func (k *provider) works(key core.PrivateKey, public []byte) {
 func useKey(ctx context.Context, key core.PrivateKey, text string) error {
 	switch alg := key.Algorithm(); {
 	case isSignature(alg):
-		sig, err := key.(core.Signer).Sign(ctx, []byte(text))
+		signer, ok := key.(core.Signer)
+		if !ok {
+			return fmt.Errorf("%s key %T is no core.Signer", alg, key)
+		}
+		sig, err := signer.Sign(ctx, []byte(text))
 		if err != nil {
 			return err
 		}
@@ -147,7 +152,11 @@ func useKey(ctx context.Context, key core.PrivateKey, text string) error {
 		if err != nil {
 			return err
 		}
-		got, err := key.(core.Agreer).Agree(ctx, peer)
+		agreer, ok := key.(core.Agreer)
+		if !ok {
+			return fmt.Errorf("%s key %T is no core.Agreer", alg, key)
+		}
+		got, err := agreer.Agree(ctx, peer)
 		if err == nil && !bytes.Equal(got.Bytes(), want) {
 			err = errors.New("agreement differs from the peer's")
 		}

@@ -448,3 +448,16 @@ func TestProviderChecksOutsideATest(t *testing.T) {
 		}
 	}
 }
+
+// A key that cannot do what its algorithm is for is a failure, in each goroutine.
+func TestKeyWithoutItsAbility(t *testing.T) {
+	t.Parallel()
+	open := func(context.Context, string) (core.CryptoProvider, error) {
+		return &wrong{CryptoProvider: pure.New(), wrap: func(key core.PrivateKey) core.PrivateKey { return struct{ core.PrivateKey }{key} }}, nil
+	}
+	for _, check := range coretest.ProviderChecks(open, func() {}) {
+		if r := check.Run(t.Context()); check.Name == "works concurrently" && len(r.Failures) == 0 {
+			t.Errorf("%+v", r)
+		}
+	}
+}

@@ -170,6 +170,7 @@ func wrapperConcurrent(t testing.TB, open func() openWrapper) {
 	var wg sync.WaitGroup
 	for i := range 4 {
 		wg.Go(func() {
+			defer caught(t)
 			dek, raw := wrapperKey()
 			aad := fmt.Append(nil, i)
 			blob, err := w.Wrap(t.Context(), dek, aad)
