@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/plugins/internal/wire"
@@ -68,27 +69,37 @@ func (s providerServer) OpenKey(ctx context.Context, m *wire.OpenKeyRequest) (*w
 // token takes longer than to sign with it.
 type openKeys struct {
 	mu  sync.Mutex
-	all map[keyName]core.PrivateKey
+	all map[keyName]openKey
+}
+
+type openKey struct {
+	core.PrivateKey
+	opened time.Time
 }
 
 type keyName struct{ instance, ref string }
 
-// maxOpenKeys is more than a client uses in turn.
-const maxOpenKeys = 1024
+const (
+	maxOpenKeys = 1024        // more than a client uses in turn
+	openFor     = time.Minute // then who deleted it elsewhere is heard, though the provider has it in memory
+)
 
 func (o *openKeys) get(n keyName) core.PrivateKey {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.all[n]
+	if k, ok := o.all[n]; ok && time.Since(k.opened) < openFor {
+		return k.PrivateKey
+	}
+	return nil
 }
 
 func (o *openKeys) set(n keyName, key core.PrivateKey) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.all == nil || len(o.all) >= maxOpenKeys {
-		o.all = map[keyName]core.PrivateKey{}
+		o.all = map[keyName]openKey{}
 	}
-	o.all[n] = key
+	o.all[n] = openKey{key, time.Now()}
 }
 
 func (o *openKeys) forget(n keyName) {

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/plugins/internal/wire"
@@ -51,9 +53,11 @@ type softKey struct{ countingKey }
 func (softKey) Material() core.Secret { return core.NewSecret([]byte("material")) }
 
 // A key that its provider keeps is opened once for many uses, and again when somebody asks
-// for it, when it is deleted or has failed. One that the provider does not keep is opened
+// for it, when it is deleted or has failed, and after a minute. One that the provider does not keep is opened
 // each time, as nothing of it may stay here.
-func TestKeysStayOpen(t *testing.T) {
+func TestKeysStayOpen(t *testing.T) { synctest.Test(t, keysStayOpen) }
+
+func keysStayOpen(t *testing.T) {
 	c, other := &counting{}, &counting{}
 	s, err := newServer(Plugin{CryptoProvider: c, Instances: map[string]Plugin{"other": {CryptoProvider: other}}})
 	if err != nil {
@@ -106,6 +110,10 @@ func TestKeysStayOpen(t *testing.T) {
 			t.Errorf("no key: %v", err)
 		}
 	}
+	time.Sleep(openFor - 1)
+	signs("a key of almost a minute", "", "a", "", &c.opened, 0)
+	time.Sleep(1)
+	signs("a key of a minute", "", "a", "", &c.opened, 1)
 	for i := range 3 * maxOpenKeys {
 		if _, err := sign("", fmt.Sprint(i), ""); err != nil {
 			t.Fatal(err)
