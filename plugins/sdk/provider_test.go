@@ -110,9 +110,9 @@ func keysStayOpen(t *testing.T) {
 			t.Errorf("no key: %v", err)
 		}
 	}
-	time.Sleep(openFor - 1)
+	time.Sleep(openFor - time.Second)
 	signs("a key of almost a minute", "", "a", "", &c.opened, 0)
-	time.Sleep(1)
+	time.Sleep(time.Second)
 	signs("a key of a minute", "", "a", "", &c.opened, 1)
 	for i := range 3 * maxOpenKeys {
 		if _, err := sign("", fmt.Sprint(i), ""); err != nil {
