@@ -58,7 +58,9 @@ func (c *child) Start(context.Context) (err error) {
 	if err == nil {
 		c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = stdin, stdout, stderr
 		leadGroup(c.cmd)
-		err = c.cmd.Start()
+		if err = keepDescriptors(); err == nil {
+			err = c.cmd.Start()
+		}
 	}
 	if err != nil {
 		closeAll(open...)

@@ -5,8 +5,10 @@
 //
 // A plugin is a process: it is trusted with what its parts are trusted with, and with
 // nothing else of ours. Its executable is pinned by a SHA-256, only root and we may write
-// where it is, its environment has only what the configuration says, and only this process
-// and it can talk to each other (mutual TLS on a socket in a private folder). What it
+// where it is, its environment has only what the configuration says, of our open files it
+// has none (at a start they all get the flag close-on-exec, also for what else this process
+// executes), and only this process and it can talk to each other (mutual TLS on a socket in
+// a private folder). What it
 // answers is bounded, and refused if it is not an answer to what was asked. A plugin that
 // dies or answers no more is started again, and is core.ErrUnavailable until it is back;
 // one that may not be started any more is core.ErrDenied. A call on which it died has not

@@ -115,6 +115,15 @@ func add(p *sdk.Plugin, part string) {
 		slog.New(slog.NewJSONHandler(os.Stderr, nil)).Warn("a warning", "n", 7)
 	case "pid":
 		fmt.Fprintf(os.Stderr, `{"level":"INFO","msg":"pid=%d"}`+"\n", os.Getpid())
+	case "descriptors":
+		var want, have syscall.Stat_t
+		err := syscall.Stat(os.Getenv("FILE"), &want)
+		for fd := 3; fd < 1024; fd++ {
+			if syscall.Fstat(fd, &have) == nil && have.Dev == want.Dev && have.Ino == want.Ino {
+				fmt.Fprintln(os.Stderr, "it has descriptor", fd)
+			}
+		}
+		fmt.Fprintln(os.Stderr, "looked for it:", err)
 	case "env":
 		env := os.Environ()
 		slices.Sort(env)
@@ -447,6 +456,24 @@ func TestLogAndEnvironment(t *testing.T) {
 		if ok && !strings.HasPrefix(name, "PLUGIN_") && !slices.Contains([]string{"ROLE", "OF_THE_PLUGIN", "CONCLAVE_PLUGIN"}, name) {
 			t.Errorf("the plugin has %s of the host's environment", name)
 		}
+	}
+}
+
+// What the host was started with does not go on to its plugins.
+func TestDescriptorsAreNotPassedOn(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "secret")
+	must(t, os.WriteFile(file, []byte("secret"), 0o600))
+	f, err := os.Open(file)
+	must(t, err)
+	fd, err := syscall.Dup(int(f.Fd())) // not closed on exec
+	must(t, err, f.Close())
+	defer func() { _ = syscall.Close(fd) }()
+	r := &records{}
+	cfg := config("memory+descriptors", "FILE="+file)
+	cfg.Logger = slog.New(r)
+	must(t, launch(t, cfg).Close())
+	if r.has("it has descriptor") || !r.has("looked for it: <nil>") {
+		t.Errorf("the log has %v", r.all)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"strconv"
 	"syscall"
 
 	"github.com/conclave-mls/conclave/core"
@@ -18,6 +19,25 @@ import (
 func owned(path string, info fs.FileInfo) error {
 	if s, ok := info.Sys().(*syscall.Stat_t); !ok || s.Uid != 0 && int(s.Uid) != os.Geteuid() {
 		return fmt.Errorf("%s belongs to another user: it has to be root's or that of the user who runs the plugin: %w", path, core.ErrDenied)
+	}
+	return nil
+}
+
+// keepDescriptors keeps what we have open from the programs that we start. What we opened
+// closes on exec as it is; what we were started with, as a file with a passphrase or the
+// socket of a service, does not.
+func keepDescriptors() error {
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		open, err = os.ReadDir("/dev/fd")
+	}
+	if err != nil {
+		return fmt.Errorf("what would be passed on is not known: %w", err)
+	}
+	for _, e := range open {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			syscall.CloseOnExec(fd)
+		}
 	}
 	return nil
 }
