@@ -63,6 +63,9 @@ func broken(ctx, limited context.Context, err error) error {
 // believed of the plugin.
 func refusal(ctx, limited context.Context, e *wire.Error) error {
 	err := wire.FromError(e)
+	if len(e.GetCodes()) == 0 { // nothing is known of it
+		return fmt.Errorf("%w: %w", core.ErrUnavailable, err)
+	}
 	if !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}

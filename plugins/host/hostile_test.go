@@ -304,6 +304,7 @@ const (
 	longStatus
 	bigHeaders
 	unknownCode
+	noCode
 )
 
 type lyingStore struct {
@@ -370,6 +371,8 @@ func refuse(ctx context.Context, lie uint32) (*wire.Error, error) {
 		return nil, grpc.SendHeader(ctx, metadata.Pairs("x", strings.Repeat("x", 1<<20)))
 	case unknownCode:
 		return &wire.Error{Text: "news", Codes: []wire.ErrorCode{1000}}, nil
+	case noCode:
+		return &wire.Error{Text: "odd"}, nil
 	case saysNothing:
 		select {}
 	}

@@ -220,8 +220,12 @@ func (k *keystore) Apply(ctx context.Context, b core.Batch) error {
 		}
 		return p.err(op, fmt.Errorf("%w: %s", core.ErrUnknownOutcome, wire.Clean(err.Error())))
 	}
-	if e := a.GetError(); e != nil {
-		return p.err(op, refusal(ctx, limited, e))
+	e := a.GetError()
+	switch {
+	case e == nil:
+		return nil
+	case len(e.GetCodes()) == 0: // it may be of after the commit
+		return p.err(op, fmt.Errorf("%w: %w", core.ErrUnknownOutcome, wire.FromError(e)))
 	}
-	return nil
+	return p.err(op, refusal(ctx, limited, e))
 }

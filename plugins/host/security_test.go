@@ -78,6 +78,7 @@ func TestLyingKeystore(t *testing.T) {
 		tooLarge: core.ErrUnavailable, tooMuch: core.ErrUnavailable, drips: core.ErrUnavailable, saysNothing: core.ErrUnavailable,
 		emptyWithoutEnd: core.ErrUnavailable, notAsked: core.ErrUnavailable, longText: core.ErrConflict, weGaveUp: core.ErrUnavailable,
 		longStatus: core.ErrUnavailable, bigHeaders: core.ErrUnavailable, unknownCode: core.ErrUnavailable,
+		noCode: core.ErrUnavailable,
 	} {
 		q := core.Query{Table: core.Table(lie)}
 		if lie == notAsked {
@@ -92,11 +93,20 @@ func TestLyingKeystore(t *testing.T) {
 	for lie, want := range map[int]error{
 		tooLarge: core.ErrUnknownOutcome, saysNothing: core.ErrUnknownOutcome, longText: core.ErrConflict, weGaveUp: core.ErrUnavailable,
 		longStatus: core.ErrUnknownOutcome, bigHeaders: core.ErrUnknownOutcome, unknownCode: core.ErrUnavailable,
+		noCode: core.ErrUnknownOutcome,
 	} {
 		p := put("key", "value")
 		p.Table = core.Table(lie)
 		checkLie(t, fmt.Sprintf("apply: lie %d", lie), store.Apply(t.Context(), core.Batch{Puts: []core.Put{p}}), want)
 	}
+	// Before the last part nothing has happened: the answer comes at the first of nine.
+	parts := core.Batch{}
+	for i := range 9 {
+		p := put(fmt.Sprint(i), string(make([]byte, core.MaxValue)))
+		p.Table = noCode
+		parts.Puts = append(parts.Puts, p)
+	}
+	checkLie(t, "apply: no code, early", store.Apply(t.Context(), parts), core.ErrUnavailable)
 	// Whose time is up, if the caller has set one.
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
