@@ -17,8 +17,12 @@ import (
 // maxLine is how much of a plugin's line is one record; what follows is the next.
 const maxLine = 16 << 10
 
-// maxRecords is how many lines become records within a second. The others are counted.
-const maxRecords = 1000
+// maxRecords and maxFlood are how many lines, and how many bytes of lines, become records
+// within a second. The others are counted.
+const (
+	maxRecords = 1000
+	maxFlood   = 256 << 10
+)
 
 // lines makes a record of each line that is written to it, by one goroutine. A line of
 // slog's JSON keeps its level, text and fields; any other is of level Info.
@@ -27,6 +31,8 @@ type lines struct {
 	rest  []byte
 	since time.Time // the begin of a second
 	count int       // of lines since then
+	size  int       // of these lines, in bytes
+	left  int       // of them left out
 }
 
 func (l *lines) Write(b []byte) (int, error) {
@@ -61,10 +67,10 @@ func (l *lines) record() {
 		name, _ := fields[slog.LevelKey].(string)
 		message, ok := fields[slog.MessageKey].(string)
 		if ok && level.UnmarshalText([]byte(name)) == nil {
-			text = message
+			text, level = message, min(max(level, slog.LevelDebug), slog.LevelError)
 			for _, k := range slices.Sorted(maps.Keys(fields)) {
 				if k != slog.LevelKey && k != slog.MessageKey && k != slog.TimeKey {
-					attrs = append(attrs, slog.Any(k, fields[k]))
+					attrs = append(attrs, slog.Any(wire.Printable(k), printable(fields[k])))
 				}
 			}
 		}
@@ -72,14 +78,32 @@ func (l *lines) record() {
 	l.log.LogAttrs(context.Background(), level, wire.Printable(text), slog.GroupAttrs("said", attrs...))
 }
 
-// flooded says whether there have been too many lines of late.
+// printable makes the value of a field fit for a terminal. Lists and objects are their
+// JSON, as text.
+func printable(v any) any {
+	switch v := v.(type) {
+	case string:
+		return wire.Printable(v)
+	case []any, map[string]any:
+		text, _ := json.Marshal(v) // no error: it comes from JSON
+		return wire.Printable(string(text))
+	}
+	return v
+}
+
+// flooded says whether there has been too much of late.
 func (l *lines) flooded() bool {
 	if now := time.Now(); now.Sub(l.since) >= time.Second {
-		if l.count > maxRecords {
-			l.log.Warn("plugin writes too much: lines left out", "lines", l.count-maxRecords)
+		if l.left > 0 {
+			l.log.Warn("plugin writes too much: lines left out", "lines", l.left)
 		}
-		l.since, l.count = now, 0
+		l.since, l.count, l.size, l.left = now, 0, 0, 0
 	}
 	l.count++
-	return l.count > maxRecords
+	l.size += len(l.rest)
+	over := l.count > maxRecords || l.size > maxFlood
+	if over {
+		l.left++
+	}
+	return over
 }
