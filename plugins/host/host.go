@@ -35,7 +35,7 @@ type Config struct {
 	StartTimeout time.Duration // 0: 10 seconds
 	CallTimeout  time.Duration // of each call, if its context has no earlier deadline; 0: 30 seconds
 	// Restarts is how often in a row a plugin that dies within a minute is started again;
-	// then it stays core.ErrUnavailable. 0: 10; negative: never.
+	// then it is core.ErrUnavailable and, as it stays that, core.ErrClosed. 0: 10; negative: never.
 	Restarts int
 	Backoff  time.Duration // before the first restart, doubled each time up to 30 seconds; 0: 100 ms
 	// Health is how often the plugin is asked whether it is well, and how long it may take
@@ -165,7 +165,7 @@ func (p *Plugin) supervise(ctx context.Context, proc *process) {
 			proc = nil
 		}
 		if failures++; failures > p.cfg.Restarts {
-			stayDown(fmt.Errorf("the plugin died too often: %w", core.ErrUnavailable))
+			stayDown(fmt.Errorf("the plugin died too often: %w: %w", core.ErrUnavailable, core.ErrClosed))
 			return
 		}
 		select {

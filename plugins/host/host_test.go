@@ -384,11 +384,11 @@ func TestRestartLimit(t *testing.T) {
 	}
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 		err := store.Apply(t.Context(), b)
-		if core.Kind(err) == core.ErrUnavailable && strings.Contains(err.Error(), "too often") {
+		if core.Kind(err) == core.ErrClosed && errors.Is(err, core.ErrUnavailable) && strings.Contains(err.Error(), "too often") {
 			break
 		}
 		if time.Now().After(end) {
-			t.Fatalf("apply: %v, want ErrUnavailable", err)
+			t.Fatalf("apply: %v, want ErrUnavailable and ErrClosed", err)
 		}
 	}
 	if !r.has("last words") {
@@ -406,6 +406,46 @@ func TestRestartLimit(t *testing.T) {
 	}
 	if _, err := store.Read(t.Context(), nil); !errors.Is(err, core.ErrClosed) {
 		t.Errorf("read of a closed plugin: %v, want ErrClosed", err)
+	}
+}
+
+// A losing keystore loses the answer to the next batch, and its plugin.
+type losing struct {
+	core.Keystore
+	kill func()
+}
+
+func (l *losing) Apply(ctx context.Context, b core.Batch) error {
+	err := l.Keystore.Apply(ctx, b)
+	if l.kill == nil {
+		return err
+	}
+	l.kill()
+	l.kill = nil
+	return core.ErrUnknownOutcome
+}
+
+// What became of a batch is not asked for ever of a plugin that stays down.
+func TestLostForGood(t *testing.T) {
+	cfg := config("memory")
+	cfg.Restarts = -1
+	p := launch(t, cfg)
+	ks := &losing{Keystore: keystore(t, p)}
+	s, err := seal.Open(t.Context(), ks, rawKey(0), "tenant")
+	must(t, err)
+	defer func() { _ = s.Close() }() // it cannot tidy up
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	b := seal.Batch{Puts: []seal.Put{{Table: 1, Value: []byte("x")}}}
+	if _, err := s.Apply(ctx, b); err != nil {
+		t.Fatal(err)
+	}
+	ks.kill = func() { kill(t, p) }
+	if _, err := s.Apply(ctx, b); core.Kind(err) != core.ErrUnknownOutcome || ctx.Err() != nil {
+		t.Errorf("the lost batch: %v, want ErrUnknownOutcome before the context ends", err)
+	}
+	if _, err := s.Apply(ctx, b); !errors.Is(err, core.ErrClosed) || !errors.Is(err, core.ErrUnavailable) {
+		t.Errorf("the next one: %v, want ErrClosed and ErrUnavailable", err)
 	}
 }
 

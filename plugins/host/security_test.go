@@ -255,7 +255,7 @@ func TestChangedOffers(t *testing.T) {
 	store = keystore(t, p)
 	until(t, "it is used, or tried without end", func() bool {
 		_, err := store.Read(t.Context(), []core.Query{{Table: honest}})
-		if err != nil && core.Kind(err) != core.ErrUnavailable {
+		if err != nil && !errors.Is(err, core.ErrUnavailable) {
 			t.Fatal(err)
 		}
 		return err != nil && strings.Contains(err.Error(), "too often")
