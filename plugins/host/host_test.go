@@ -529,7 +529,7 @@ func beHost() {
 		os.Exit(1)
 	}
 	_, err = host.Launch(context.Background(), host.Config{
-		Name: "test", Path: path, SHA256: sum, Env: []string{"ROLE=memory+pid"},
+		Name: "test", Path: path, SHA256: sum, Env: []string{"ROLE=" + os.Getenv("PLUGIN")},
 		Logger: slog.New(slog.NewTextHandler(os.Stdout, nil)),
 	})
 	if err != nil {
@@ -540,12 +540,19 @@ func beHost() {
 	time.Sleep(time.Hour)
 }
 
-// A plugin ends with its host, though that had no time to stop it.
+// A plugin ends with its host, though that had no time to stop it, and so does what it has
+// started.
 func TestNoOrphan(t *testing.T) {
+	for _, role := range []string{"memory+pid", "breeds"} {
+		t.Run(role, func(t *testing.T) { noOrphan(t, role) })
+	}
+}
+
+func noOrphan(t *testing.T, role string) {
 	path, _ := self()
 	cmd := exec.Command(path)
 	tmp := t.TempDir()
-	cmd.Env = []string{"ROLE=host", "TMPDIR=" + tmp}
+	cmd.Env = []string{"ROLE=host", "PLUGIN=" + role, "TMPDIR=" + tmp}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

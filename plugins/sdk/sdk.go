@@ -32,8 +32,8 @@ type Plugin struct {
 }
 
 // Serve is the main function of a plugin. It serves the host that started the program
-// until that stops it or is gone; then the process ends, either by the return of Serve or
-// by exit. Started by anybody else it says so and exits with status 1, as it does for a
+// until that stops it or is gone; then the process ends, either by the return of Serve or,
+// with all of its process group, at once. Started by anybody else it says so and exits with status 1, as it does for a
 // Plugin that offers nothing or an instance with a bad name.
 func Serve(p Plugin) {
 	s, err := newServer(p)
@@ -52,6 +52,7 @@ func Serve(p Plugin) {
 		go func() {
 			_, _ = io.Copy(io.Discard, os.Stdin)
 			removeSockets()
+			endGroup()
 			os.Exit(1)
 		}()
 	}
