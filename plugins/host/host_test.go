@@ -293,6 +293,21 @@ func TestPartsThatAreNotOffered(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
+// A socket has a short path.
+func TestLongFolder(t *testing.T) {
+	long := filepath.Join(t.TempDir(), strings.Repeat("x", 120))
+	must(t, os.Mkdir(long, 0o700))
+	cfg := config("memory")
+	t.Setenv("TMPDIR", long)
+	_, err := host.Launch(t.Context(), cfg)
+	if core.Kind(err) != core.ErrUnavailable || !strings.Contains(err.Error(), "TMPDIR is too long") {
+		t.Errorf("%v, want ErrUnavailable with what is wrong", err)
+	}
+	if left, err := os.ReadDir(long); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
 func TestLaunchRefuses(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*host.Config)

@@ -63,6 +63,9 @@ func (p *Plugin) start(ctx context.Context) (*process, error) {
 		RunnerFunc: func(_ hclog.Logger, spec *exec.Cmd, folder string) (runner.Runner, error) {
 			cmd.Env = append(cmd.Env, spec.Env...)
 			proc.child.socket = folder // nobody else may enter it
+			if len(folder)+len("/plugin4294967295") > maxSocketPath {
+				return nil, fmt.Errorf("TMPDIR is too long for the path of a socket, of at most %d bytes: %s", maxSocketPath, folder)
+			}
 			return proc.child, nil
 		},
 		StartTimeout:     2 * p.cfg.StartTimeout, // ours is tried in greet

@@ -17,6 +17,8 @@ func owned(path string, _ fs.FileInfo) error {
 	return fmt.Errorf("%s: plugins need a Unix system, whose permissions show who could replace them: %w", path, core.ErrDenied)
 }
 
+const maxSocketPath = 103
+
 func keepDescriptors() error { return nil }
 
 func leadGroup(*exec.Cmd) {}

@@ -23,6 +23,9 @@ func owned(path string, info fs.FileInfo) error {
 	return nil
 }
 
+// maxSocketPath is how long the path of a socket may be.
+const maxSocketPath = len(syscall.RawSockaddrUnix{}.Path) - 1
+
 // keepDescriptors keeps what we have open from the programs that we start. What we opened
 // closes on exec as it is; what we were started with, as a file with a passphrase or the
 // socket of a service, does not.
