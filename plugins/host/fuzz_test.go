@@ -108,8 +108,9 @@ func FuzzOffers(f *testing.F) {
 
 // Whatever key a plugin answers with, it is refused or one of the host's.
 func FuzzKey(f *testing.F) {
-	seed(f, &wire.Key{Ref: "x", Algorithm: "Ed25519", Public: []byte("p"), Ability: wire.Ability_ABILITY_SIGN},
-		&wire.Key{Ref: "x", Algorithm: "X25519", Public: []byte("p"), Ability: wire.Ability_ABILITY_AGREE, Material: []byte("m")},
+	public := bytes.Repeat([]byte("p"), 32)
+	seed(f, &wire.Key{Ref: "x", Algorithm: "Ed25519", Public: public, Ability: wire.Ability_ABILITY_SIGN},
+		&wire.Key{Ref: "x", Algorithm: "X25519", Public: public, Ability: wire.Ability_ABILITY_AGREE, Material: []byte("m")},
 		&wire.Key{Ref: "x\n", Algorithm: "K", Public: []byte("p"), Ability: 9})
 	p := &Plugin{cfg: Config{Name: "test", Logger: slog.New(slog.DiscardHandler)}}
 	c := &provider{p: p, prefix: "plugin:test//"}
@@ -118,7 +119,7 @@ func FuzzKey(f *testing.F) {
 		if proto.Unmarshal(b, &m) != nil {
 			return
 		}
-		key, err := c.key("generate key", &m, "")
+		key, err := c.key("generate key", &m, core.KeySpec{})
 		if err != nil {
 			if key != nil || core.Kind(err) != core.ErrUnavailable {
 				t.Errorf("%v, %v", key, err)

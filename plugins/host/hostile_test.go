@@ -426,13 +426,17 @@ var keyLies = map[string]func(*wire.KeyResponse){
 	"a long reference":        func(m *wire.KeyResponse) { m.Key.Ref = strings.Repeat("x", 1025) },
 	"a reference with colour": func(m *wire.KeyResponse) { m.Key.Ref = "x\x1b[31m" },
 	"no public key":           func(m *wire.KeyResponse) { m.Key.Public = nil },
-	"an absurd public key":    func(m *wire.KeyResponse) { m.Key.Public = make([]byte, 3<<20) },
-	"absurd material":         func(m *wire.KeyResponse) { m.Key.Material = make([]byte, 3<<20) },
+	"an absurd public key":    func(m *wire.KeyResponse) { m.Key.Public = make([]byte, wire.MaxPublic+1) },
+	"absurd material":         func(m *wire.KeyResponse) { m.Key.Material = make([]byte, wire.MaxPublic+1) },
+	"a short public key":      func(m *wire.KeyResponse) { m.Key.Public = make([]byte, 31) },
 	"an unknown ability":      func(m *wire.KeyResponse) { m.Key.Ability = 9 },
+	"another ability":         func(m *wire.KeyResponse) { m.Key.Ability = wire.Ability_ABILITY_DECAPSULATE },
+	"no ability":              func(m *wire.KeyResponse) { m.Key.Ability = 0 },
+	"material of its own":     func(m *wire.KeyResponse) { m.Key.Material = []byte("its own") },
 }
 
 func keyOf(name string) (*wire.KeyResponse, error) {
-	m := &wire.KeyResponse{Key: &wire.Key{Ref: "x", Algorithm: "Ed25519", Public: []byte("public"), Ability: wire.Ability_ABILITY_SIGN}}
+	m := &wire.KeyResponse{Key: &wire.Key{Ref: "x", Algorithm: "Ed25519", Public: make([]byte, 32), Ability: wire.Ability_ABILITY_SIGN}}
 	if change := keyLies[name]; change != nil {
 		change(m)
 	}

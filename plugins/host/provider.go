@@ -105,7 +105,7 @@ func (c *provider) GenerateKey(ctx context.Context, spec core.KeySpec) (core.Pri
 	if err != nil {
 		return nil, err
 	}
-	return c.key(op, a.GetKey(), spec.Algorithm)
+	return c.key(op, a.GetKey(), spec)
 }
 
 func (c *provider) OpenKey(ctx context.Context, ref core.KeyRef, material core.Secret) (core.PrivateKey, error) {
@@ -122,7 +122,11 @@ func (c *provider) OpenKey(ctx context.Context, ref core.KeyRef, material core.S
 	if got := a.GetKey().GetRef(); got != inner {
 		return nil, c.p.lied(op, errors.New("another key than the one that was asked for"))
 	}
-	return c.key(op, a.GetKey(), "")
+	// Else a key that the provider keeps could become one that we seal, or the reverse.
+	if got := core.NewSecret(a.GetKey().GetMaterial()); !got.Equal(material) {
+		return nil, c.p.lied(op, errors.New("other material than that of the key"))
+	}
+	return c.key(op, a.GetKey(), core.KeySpec{})
 }
 
 type deleter struct{ c *provider }
@@ -147,7 +151,7 @@ func (i importer) ImportKey(ctx context.Context, spec core.KeySpec, material cor
 	if err != nil {
 		return nil, err
 	}
-	return i.c.key(op, a.GetKey(), spec.Algorithm)
+	return i.c.key(op, a.GetKey(), spec)
 }
 
 type attester struct{ c *provider }
@@ -162,16 +166,34 @@ func (t attester) AttestKey(ctx context.Context, ref core.KeyRef, nonce []byte) 
 	return callBytes(ctx, t.c.p, op, wire.NewCryptoProviderClient, wire.CryptoProviderClient.AttestKey, ask)
 }
 
-// key makes the handle of a key. It keeps the material of a software key, and so needs
-// nothing of the plugin that a restart would lose.
-func (c *provider) key(op string, m *wire.Key, want core.KeyAlgorithm) (core.PrivateKey, error) {
+// publicSizes are those of RFC 9420 sections 5.1.1 and 5.1.2, in bytes.
+var publicSizes = map[core.KeyAlgorithm]int{
+	core.Ed25519: 32, core.Ed448: 57, core.ECDSAP256: 65, core.ECDSAP384: 97, core.ECDSAP521: 133,
+	core.X25519: 32, core.X448: 56, core.ECDHP256: 65, core.ECDHP384: 97, core.ECDHP521: 133,
+}
+
+// fits says whether a key of this ability is one for this use.
+func fits(a wire.Ability, use core.KeyUse) bool {
+	if use == core.UseSign {
+		return a == wire.Ability_ABILITY_SIGN
+	}
+	return a == wire.Ability_ABILITY_AGREE || a == wire.Ability_ABILITY_DECAPSULATE
+}
+
+// key makes the handle of a key that is as was asked for: of a key that is opened the zero
+// spec. It keeps the material of a software key, and so needs nothing of the plugin that a
+// restart would lose.
+func (c *provider) key(op string, m *wire.Key, want core.KeySpec) (core.PrivateKey, error) {
 	alg := core.KeyAlgorithm(m.GetAlgorithm())
+	size, known := publicSizes[alg]
 	switch {
 	case !isText(m.GetRef(), wire.MaxID):
 		return nil, c.p.lied(op, fmt.Errorf("a key whose reference is not 1 to %d bytes of printable text", wire.MaxID))
-	case !areNames([]core.KeyAlgorithm{alg}) || want != "" && alg != want:
+	case !areNames([]core.KeyAlgorithm{alg}) || want.Algorithm != "" && alg != want.Algorithm:
 		return nil, c.p.lied(op, fmt.Errorf("a key of the algorithm %.40q", alg))
-	case !sized(m.GetPublic()):
+	case want.Use != 0 && !fits(m.GetAbility(), want.Use):
+		return nil, c.p.lied(op, errors.New("a key for another use"))
+	case !sized(m.GetPublic()) || known && len(m.GetPublic()) != size:
 		return nil, c.p.lied(op, fmt.Errorf("a public key of %d bytes", len(m.GetPublic())))
 	case len(m.GetMaterial()) > wire.MaxPublic:
 		return nil, c.p.lied(op, fmt.Errorf("a private key of %d bytes", len(m.GetMaterial())))

@@ -138,17 +138,32 @@ func TestLyingProvider(t *testing.T) {
 	_, err = p.Algorithms(t.Context())
 	checkLie(t, "algorithms", err, core.ErrUnavailable)
 	for name := range keyLies {
+		if name == "material of its own" {
+			_, err = p.OpenKey(t.Context(), core.KeyRef("plugin:test//"+name), core.NewSecret([]byte("ours")))
+			checkLie(t, "open with material: "+name, err, core.ErrUnavailable)
+			_, err = p.OpenKey(t.Context(), core.KeyRef("plugin:test//"+name), core.Secret{})
+			checkLie(t, "open: "+name, err, core.ErrUnavailable)
+			continue // a new key may have material
+		}
 		spec := core.KeySpec{Algorithm: core.Ed25519, Use: core.UseSign, Label: name}
 		_, err := p.GenerateKey(t.Context(), spec)
 		checkLie(t, "generate: "+name, err, core.ErrUnavailable)
 		_, err = p.(core.KeyImporter).ImportKey(t.Context(), spec, core.NewSecret([]byte("material")))
 		checkLie(t, "import: "+name, err, core.ErrUnavailable)
-		if name == "another algorithm" {
+		if strings.HasPrefix(name, "another a") || name == "no ability" {
 			continue // only the plugin knows that of a key it has
 		}
 		_, err = p.OpenKey(t.Context(), core.KeyRef("plugin:test//"+name), core.Secret{})
 		checkLie(t, "open: "+name, err, core.ErrUnavailable)
 	}
+	_, err = p.OpenKey(t.Context(), "plugin:test//no lie", core.NewSecret([]byte("ours")))
+	checkLie(t, "open: no material", err, core.ErrUnavailable)
+	for ability, use := range map[string]core.KeyUse{"another ability": core.UseDecrypt, "": core.UseSign} {
+		_, err := p.GenerateKey(t.Context(), core.KeySpec{Algorithm: core.Ed25519, Use: use, Label: ability})
+		checkLie(t, "generate a good one", err, nil)
+	}
+	_, err = p.GenerateKey(t.Context(), core.KeySpec{Algorithm: core.Ed25519, Use: core.UseDecrypt})
+	checkLie(t, "generate one to decrypt that signs", err, core.ErrUnavailable)
 	_, err = p.OpenKey(t.Context(), "plugin:test//another key", core.Secret{})
 	checkLie(t, "open: another key", err, core.ErrUnavailable)
 	_, err = p.(core.KeyAttester).AttestKey(t.Context(), "plugin:test//x", nil)
