@@ -145,6 +145,17 @@ var hostile = map[string]func(){
 			}))
 		})
 	},
+	"offers nothings": func() {
+		serve(1, func(g *grpc.Server) {
+			wire.RegisterPluginServer(g, offering(func() []*wire.Offer {
+				all := make([]*wire.Offer, wire.MaxOfDescribe/2+1) // of two bytes each
+				for i := range all {
+					all[i] = &wire.Offer{}
+				}
+				return all
+			}))
+		})
+	},
 	"offers another thing later": func() {
 		var asked atomic.Int32
 		serve(1, func(g *grpc.Server) {
@@ -323,7 +334,7 @@ func (lyingStore) Read(stream grpc.BidiStreamingServer[wire.ReadRequest, wire.Re
 	number := func(n uint32) string { return string(binary.BigEndian.AppendUint32(nil, n)) }
 	switch ask.Queries[0].Table {
 	case tooLarge:
-		return stream.Send(rec("a", wire.MaxFromPlugin))
+		return stream.Send(rec("a", wire.MaxOfRead))
 	case tooMuch:
 		for n := uint32(0); ; n++ {
 			if err := stream.Send(rec(number(n), core.MaxValue)); err != nil {
@@ -362,7 +373,7 @@ func refuse(ctx context.Context, lie uint32) (*wire.Error, error) {
 	case tooLarge:
 		return &wire.Error{Text: strings.Repeat("x", wire.MaxFromPlugin)}, nil
 	case longText:
-		return &wire.Error{Text: "\x1b[31m\n" + strings.Repeat("x", 1<<20), Codes: []wire.ErrorCode{wire.ErrorCode_ERROR_CODE_CONFLICT}}, nil
+		return &wire.Error{Text: "\x1b[31m\n" + strings.Repeat("x", 1<<19), Codes: []wire.ErrorCode{wire.ErrorCode_ERROR_CODE_CONFLICT}}, nil
 	case weGaveUp:
 		return &wire.Error{Text: "gave up", Codes: []wire.ErrorCode{wire.ErrorCode_ERROR_CODE_CANCELED, wire.ErrorCode_ERROR_CODE_DEADLINE_EXCEEDED}}, nil
 	case longStatus:
@@ -468,7 +479,7 @@ func (lyingProvider) Sign(_ context.Context, m *wire.UseKeyRequest) (*wire.Bytes
 	case "empty":
 		return &wire.BytesResponse{}, nil
 	case "absurd":
-		return &wire.BytesResponse{Bytes: make([]byte, 1<<20)}, nil
+		return &wire.BytesResponse{Bytes: make([]byte, wire.MaxPublic+1)}, nil
 	case "too large":
 		return &wire.BytesResponse{Bytes: make([]byte, wire.MaxFromPlugin)}, nil
 	case "never":
@@ -517,5 +528,5 @@ func (lyingWrapper) Wrap(context.Context, *wire.WrapRequest) (*wire.BytesRespons
 }
 
 func (lyingWrapper) Unwrap(_ context.Context, m *wire.UnwrapRequest) (*wire.BytesResponse, error) {
-	return &wire.BytesResponse{Bytes: bytes.Repeat([]byte{1}, 1<<20)}, nil
+	return &wire.BytesResponse{Bytes: bytes.Repeat([]byte{1}, wire.MaxPublic+1)}, nil
 }

@@ -10,6 +10,8 @@ import (
 	"io"
 	"sync"
 
+	"google.golang.org/grpc"
+
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/plugins/internal/wire"
 )
@@ -62,7 +64,7 @@ func (k *keystore) Read(ctx context.Context, queries []core.Query) ([][]core.Rec
 	}
 	limited, cancel := context.WithTimeout(ctx, p.cfg.CallTimeout)
 	defer cancel() // ends the stream, however we leave
-	stream, err := wire.NewKeystoreClient(conn).Read(limited)
+	stream, err := wire.NewKeystoreClient(conn).Read(limited, grpc.MaxCallRecvMsgSize(wire.MaxOfRead))
 	if err != nil {
 		return nil, p.err(op, broken(ctx, limited, err))
 	}
@@ -101,9 +103,8 @@ func (k *keystore) Read(ctx context.Context, queries []core.Query) ([][]core.Rec
 	}
 }
 
-// maxRecordsRead keeps tiny records from filling our memory: as core's keys have at least
-// 16 bytes, no honest answer has more.
-const maxRecordsRead = core.MaxBatch / 16
+// maxRecordsRead keeps tiny records from filling our memory: each takes 200 bytes of it.
+const maxRecordsRead = 1 << 20
 
 // A gathering is an answer on its way.
 type gathering struct {

@@ -30,7 +30,7 @@ func TestPageHasTheDefaults(t *testing.T) {
 		"died ten times in a row, none of which was a life of a minute":                              cfg.Restarts == 10 && steady == time.Minute,
 		"Two seconds later the host kills its process group":                                         grace == 2*time.Second,
 		"Lines over 16 KiB are cut into several; of more than 1000 lines or 256 KiB within a second": maxLine == 16<<10 && maxRecords == 1000 && maxFlood == 256<<10,
-		"records of an answer to `Read` | 4,194,304":                                                 maxRecordsRead == 4_194_304,
+		"records of an answer to `Read` | 1,048,576":                                                 maxRecordsRead == 1_048_576,
 		"pieces of a bit more than 1 MiB":                                                            wire.Piece == 1<<20,
 	} {
 		if !is || !strings.Contains(page, words) {

@@ -147,7 +147,7 @@ func (proc *process) greet(ctx context.Context) error {
 }
 
 func (proc *process) describe(ctx context.Context) ([]*wire.Offer, error) {
-	m, err := wire.NewPluginClient(proc.conn).Describe(ctx, &wire.DescribeRequest{})
+	m, err := wire.NewPluginClient(proc.conn).Describe(ctx, &wire.DescribeRequest{}, grpc.MaxCallRecvMsgSize(wire.MaxOfDescribe))
 	if err != nil {
 		return nil, errors.New(status.Convert(err).Message())
 	}

@@ -38,7 +38,7 @@ func TestBadGreetings(t *testing.T) {
 		"silent": "not ready within 500ms", "ends": "it ended: exit status 3", "garbage": "hello, this is no handshake  [31m", "a long line": "Unrecognized",
 		"no numbers": "version", "tcp": "it listens at tcp", "elsewhere": "it listens at unix", "climbing": "it listens at unix",
 		"net/rpc": "netrpc", "no TLS": "not ready within 500ms", "bad certificate": "cert", "floods before": "Unrecognized",
-		"offers too much": "more than 256", "plain": "does not look like a TLS handshake", "another certificate": "failed to verify certificate",
+		"offers too much": "more than 256", "offers nothings": "larger than max", "plain": "does not look like a TLS handshake", "another certificate": "failed to verify certificate",
 	} {
 		t.Run(role, func(t *testing.T) {
 			t.Parallel()

@@ -153,6 +153,8 @@ func TestPageHasTheLimits(t *testing.T) {
 	for what, want := range map[string]string{
 		"a message to the plugin":                           size(MaxToPlugin),
 		"a message from the plugin":                         size(MaxFromPlugin),
+		"a message of an answer to `Read`":                  size(MaxOfRead),
+		"an answer to `Plugin.Describe`":                    size(MaxOfDescribe),
 		"offers, and algorithms of a provider or an issuer": strconv.Itoa(MaxOffers),
 		"a name of a plugin or an instance":                 size(MaxName),
 		"a key, a prefix, `after`":                          size(core.MaxKey),

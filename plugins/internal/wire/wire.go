@@ -12,9 +12,12 @@ import (
 )
 
 // The limits of version 1, in bytes. A batch or an answer of core.MaxBatch goes in pieces.
+// Decoded, a message of tiny parts takes 70 times its size.
 const (
 	MaxToPlugin   = core.MaxBatch + 64<<10
-	MaxFromPlugin = 4 << 20
+	MaxFromPlugin = 1 << 20
+	MaxOfRead     = 4 << 20 // of a message of an answer to Read
+	MaxOfDescribe = 512 << 10
 	// Piece is how much of a batch or an answer is put into one message: when it is
 	// reached, the next record goes into the next message.
 	Piece = 1 << 20
