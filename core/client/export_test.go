@@ -29,6 +29,10 @@ const (
 	PartLen      = partLen
 )
 
+// KeyTrouble and StoreTrouble are what a provider and the store say.
+func KeyTrouble(err error) error   { return troubleWith(err) }
+func StoreTrouble(err error) error { return troubleWithStore(err) }
+
 // A Buffer is a segment on some places, for the test against a model.
 type Buffer struct{ s *segment }
 

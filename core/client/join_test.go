@@ -5,6 +5,7 @@ package client_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -114,6 +115,42 @@ func TestExternalJoinUnknown(t *testing.T) {
 			}
 			w.agree(members...)
 		}
+	}
+}
+
+// A staleLink says that a commit is stale, and has an error to receive with.
+type staleLink struct {
+	*clienttest.Link
+	err error
+}
+
+func (x staleLink) SubmitCommit(context.Context, core.ConversationID, string, client.CommitBundle) (client.Outcome, error) {
+	return client.Outcome{Kind: client.Stale}, nil
+}
+
+func (x staleLink) Drain(context.Context, core.ConversationID) error { return x.err }
+
+// TestExternalJoinKeepsWithTrouble: the answer is lost, and then our own key or store has
+// trouble. That does not say that we are no member: the join goes on waiting.
+func TestExternalJoinKeepsWithTrouble(t *testing.T) {
+	t.Parallel()
+	for _, err := range []error{
+		client.KeyTrouble(core.ErrDenied), client.KeyTrouble(core.ErrNotFound), client.StoreTrouble(core.ErrDenied),
+	} {
+		w, alice, bob, carol := trio(t, mls.DefaultConfig, clienttest.Options{RefuseRepeats: true})
+		dave := w.device("dave")
+		dave.Link.After = once("commit")
+		if err := w.join(dave); !errors.Is(err, core.ErrUnknownOutcome) {
+			t.Fatal(err)
+		}
+		dave.SetTransport(staleLink{dave.Link, fmt.Errorf("receive: %w", err)})
+		if got := w.join(dave); !errors.Is(got, core.ErrUnknownOutcome) || !errors.Is(got, err) {
+			t.Errorf("%v: %v, want ErrUnknownOutcome", err, got)
+		}
+		dave.SetTransport(dave.Link)
+		w.must(w.join(dave))
+		w.catchUp()
+		w.agree(alice, bob, carol, dave)
 	}
 }
 

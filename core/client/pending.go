@@ -154,7 +154,8 @@ func unknown(err error) error {
 // member has nothing waiting.
 func (c *Client) drain(ctx context.Context, id core.ConversationID, kind pendingKind, message digest) (standing, error) {
 	err := c.transport().Drain(ctx, id)
-	outsider := errors.Is(err, core.ErrDenied) || errors.Is(err, core.ErrNotFound)
+	// What our own provider or store says does not tell, of whatever kind it is.
+	outsider := !isKeyTrouble(err) && !isStoreTrouble(err) && (errors.Is(err, core.ErrDenied) || errors.Is(err, core.ErrNotFound))
 	if err != nil && (kind != joinKind || !outsider) {
 		return 0, unknown(err)
 	}
