@@ -18,8 +18,8 @@ import (
 type Passphrase func(context.Context) (core.Secret, error)
 
 // Key is what wraps the keystore's data keys: "file:FILE" (see NewKeyFile),
-// "passphrase:", "pkcs11:..." for a key in a token, "plugin:NAME" for one in a plugin, or "random:" for a keystore that keeps
-// nothing either.
+// "passphrase:", "pkcs11:..." for a key in a token, "plugin:NAME" for one in a plugin, or
+// "random:" for a keystore that keeps nothing either.
 func Key() fx.Option {
 	return fx.Module("key",
 		part[core.KeyWrapper]("key", func(c config.Config) string { return c.Key }),

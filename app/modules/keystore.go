@@ -17,8 +17,8 @@ import (
 )
 
 // Keystore is where state lives: "sqlite:FILE", "postgres://USER@HOST/DATABASE?..." (see
-// [postgres.Open]), "plugin:NAME" or "memory:". What becomes of one that was put back to an older state:
-// see [RolledBack].
+// [postgres.Open]), "plugin:NAME" or "memory:". What becomes of one that was put back to an
+// older state: see [RolledBack].
 func Keystore() fx.Option {
 	return fx.Module("keystore",
 		fx.Supply(RolledBack(client.Refuse)),

@@ -10,6 +10,6 @@
 // is used for up to a minute before it is opened again.
 // Its environment has only what the host's configuration says. What it writes to standard
 // error becomes log records of the host, line by line; a line of [log/slog]'s JSON keeps
-// its level and text. Standard input belongs to Serve: it ends when the host does,
-// and with it the program and what that has started in its process group.
+// its level and text. Standard input belongs to Serve: it ends when the host does, and with
+// it the program and what that has started in its process group.
 package sdk

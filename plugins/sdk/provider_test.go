@@ -53,8 +53,8 @@ type softKey struct{ countingKey }
 func (softKey) Material() core.Secret { return core.NewSecret([]byte("material")) }
 
 // A key that its provider keeps is opened once for many uses, and again when somebody asks
-// for it, when it is deleted or has failed, and after a minute. One that the provider does not keep is opened
-// each time, as nothing of it may stay here.
+// for it, when it is deleted or has failed, and after a minute. One that the provider does
+// not keep is opened each time, as nothing of it may stay here.
 func TestKeysStayOpen(t *testing.T) { synctest.Test(t, keysStayOpen) }
 
 func keysStayOpen(t *testing.T) {

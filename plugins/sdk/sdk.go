@@ -33,8 +33,8 @@ type Plugin struct {
 
 // Serve is the main function of a plugin. It serves the host that started the program
 // until that stops it or is gone; then the process ends, either by the return of Serve or,
-// with all of its process group, at once. Started by anybody else it says so and exits with status 1, as it does for a
-// Plugin that offers nothing or an instance with a bad name.
+// with all of its process group, at once. Started by anybody else it says so and exits with
+// status 1, as it does for a Plugin that offers nothing or an instance with a bad name.
 func Serve(p Plugin) {
 	s, err := newServer(p)
 	if err != nil {
