@@ -67,8 +67,9 @@ type Suite interface {
 	ValidatePublic(public []byte) error
 	// ValidateSignaturePublic does the same for a signature key.
 	ValidateSignaturePublic(public []byte) error
-	// Seal is single-shot HPKE in base mode (RFC 9180).
-	Seal(public, info, aad, plaintext []byte) (HPKECiphertext, error)
+	// Sealer is single-shot HPKE in base mode (RFC 9180) with this info, which is hashed
+	// once for all recipients: in a Welcome it is as long as the group is large.
+	Sealer(info []byte) Sealer
 	// SetupSender is for export only (external init, RFC 9420 section 8.3).
 	SetupSender(public, info []byte) (enc []byte, export Exporter, err error)
 	// Recipient turns an Agreer or a Decapsulator into HPKE. ErrUnsupported for
@@ -82,6 +83,12 @@ type Suite interface {
 type HPKECiphertext struct {
 	KEMOutput  []byte
 	Ciphertext []byte
+}
+
+// A Sealer makes HPKE ciphertexts, each for the holder of a public key. It is safe for
+// concurrent use.
+type Sealer interface {
+	Seal(public, aad, plaintext []byte) (HPKECiphertext, error)
 }
 
 // A Recipient opens HPKE ciphertexts. Any failure to open is ErrInvalid, unless

@@ -182,7 +182,7 @@ func decapsulates(t *testing.T, suite core.Suite, key core.PrivateKey) {
 		t.Fatalf("%s: %v", key.Algorithm(), err)
 	}
 	info, aad, text := []byte("info"), []byte("aad"), []byte("plaintext")
-	sealed, err := suite.Seal(key.Public(), info, aad, text)
+	sealed, err := suite.Sealer(info).Seal(key.Public(), aad, text)
 	if err != nil {
 		t.Fatal(err)
 	}

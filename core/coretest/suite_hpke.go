@@ -20,7 +20,7 @@ func roundTrip(t testing.TB, name string, s core.Suite, key core.PrivateKey) {
 	if err != nil {
 		t.Fatalf("%s: Recipient: %v", name, err)
 	}
-	ct, err := s.Seal(key.Public(), []byte("info"), nil, []byte("plaintext"))
+	ct, err := s.Sealer([]byte("info")).Seal(key.Public(), nil, []byte("plaintext"))
 	if err != nil {
 		t.Fatalf("%s: Seal: %v", name, err)
 	}
@@ -68,7 +68,7 @@ func checkHPKE(t testing.TB, open func() core.SuiteSource) {
 		p, r := s.Parameters(), newPair(t, s)
 		for _, text := range [][3]string{{"info", "aad", "plaintext"}, {"", "", ""}, {"", "aad", string(make([]byte, 70_000))}} {
 			info, aad, plaintext := []byte(text[0]), []byte(text[1]), []byte(text[2])
-			ct, err := s.Seal(r.public, info, aad, plaintext)
+			ct, err := s.Sealer(info).Seal(r.public, aad, plaintext)
 			if err != nil {
 				t.Fatalf("%s: Seal: %v", name, err)
 			}
@@ -80,7 +80,7 @@ func checkHPKE(t testing.TB, open func() core.SuiteSource) {
 					t.Errorf("%s: Open: %d bytes, %v", name, len(got), err)
 				}
 			}
-			if again, err := s.Seal(r.public, info, aad, plaintext); err != nil || bytes.Equal(again.KEMOutput, ct.KEMOutput) {
+			if again, err := s.Sealer(info).Seal(r.public, aad, plaintext); err != nil || bytes.Equal(again.KEMOutput, ct.KEMOutput) {
 				t.Errorf("%s: sealed twice with one ephemeral key (%v)", name, err)
 			}
 			std, ok := referenceHPKE(p)
@@ -129,7 +129,7 @@ func checkHPKERefuses(t testing.TB, open func() core.SuiteSource) {
 	forEachSuite(t, open, func(name string, s core.Suite) {
 		r, other := newPair(t, s), newPair(t, s)
 		info, aad := []byte("info"), []byte("aad")
-		good, err := s.Seal(r.public, info, aad, []byte("plaintext"))
+		good, err := s.Sealer(info).Seal(r.public, aad, []byte("plaintext"))
 		if err != nil {
 			t.Fatalf("%s: Seal: %v", name, err)
 		}
@@ -261,7 +261,7 @@ func checkAgreer(t testing.TB, open func() core.SuiteSource) {
 			return // a KEM of another kind
 		}
 		info, ctx := []byte("info"), context.WithValue(t.Context(), contextKey{}, name)
-		ct, err := s.Seal(r.public, info, nil, []byte("plaintext"))
+		ct, err := s.Sealer(info).Seal(r.public, nil, []byte("plaintext"))
 		if err != nil {
 			t.Fatalf("%s: Seal: %v", name, err)
 		}

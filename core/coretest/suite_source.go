@@ -296,7 +296,7 @@ func checkValidate(t testing.TB, open func() core.SuiteSource) {
 				if err := s.ValidatePublic(bad); !errors.Is(err, core.ErrInvalid) {
 					t.Errorf("%s: %s: %v, want ErrInvalid", name, what, err)
 				}
-				if _, err := s.Seal(bad, nil, nil, nil); !errors.Is(err, core.ErrInvalid) {
+				if _, err := s.Sealer(nil).Seal(bad, nil, nil); !errors.Is(err, core.ErrInvalid) {
 					t.Errorf("%s: Seal to a bad key: %s: %v, want ErrInvalid", name, what, err)
 				}
 				if _, _, err := s.SetupSender(bad, nil); !errors.Is(err, core.ErrInvalid) {
@@ -332,7 +332,7 @@ func checkSuiteSlices(t testing.TB, open func() core.SuiteSource) {
 		}
 		public, info, aad, plaintext := key.Public(), []byte("info"), []byte("aad"), []byte("plaintext")
 		inputs := [][]byte{public, info, aad, plaintext}
-		ct, err := s.Seal(public, info, aad, plaintext)
+		ct, err := s.Sealer(info).Seal(public, aad, plaintext)
 		if err != nil {
 			t.Fatalf("%s: Seal: %v", name, err)
 		}
@@ -407,7 +407,7 @@ func checkSuiteConcurrency(t testing.TB, open func() core.SuiteSource) {
 			wg.Go(func() {
 				for j := range 4 {
 					text := []byte(fmt.Sprint(i, j))
-					ct, err := s.Seal(key.Public(), text, nil, text)
+					ct, err := s.Sealer(text).Seal(key.Public(), nil, text)
 					if err != nil {
 						t.Errorf("%s: Seal: %v", name, err)
 						return

@@ -128,17 +128,19 @@ func (s lengthValidate) ValidateSignaturePublic(public []byte) error {
 	return nil
 }
 
-func (s noInfo) Seal(public, _, aad, plaintext []byte) (core.HPKECiphertext, error) {
-	return s.Suite.Seal(public, nil, aad, plaintext)
-}
+func (s noInfo) Sealer([]byte) core.Sealer { return s.Suite.Sealer(nil) }
 
 func (s noInfo) Recipient(key core.PrivateKey) (core.Recipient, error) {
 	r, err := s.Suite.Recipient(key)
 	return recipientOf{Recipient: r, dropInfo: true}, err
 }
 
-func (s noAAD) Seal(public, info, _, plaintext []byte) (core.HPKECiphertext, error) {
-	return s.Suite.Seal(public, info, nil, plaintext)
+func (s noAAD) Sealer(info []byte) core.Sealer { return noAADSealer{s.Suite.Sealer(info)} }
+
+type noAADSealer struct{ core.Sealer }
+
+func (s noAADSealer) Seal(public, _, plaintext []byte) (core.HPKECiphertext, error) {
+	return s.Sealer.Seal(public, nil, plaintext)
 }
 
 func (s noAAD) Recipient(key core.PrivateKey) (core.Recipient, error) {

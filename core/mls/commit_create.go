@@ -232,15 +232,17 @@ func (b *commitBuilder) makeGroupInfo(ctx context.Context, p *PendingCommit, sec
 	if err != nil {
 		return err
 	}
+	encrypt := encryptWithLabel(b.g.suite, "Welcome", encrypted)
+	adds := b.list.of(ProposalAdd)
 	p.joiners, err = inParallel(len(b.added), func(i int) (EncryptedGroupSecrets, error) {
-		kp := b.list.of(ProposalAdd)[i].proposal.(*Add).KeyPackage
+		kp := adds[i].proposal.(*Add).KeyPackage
 		secrets := GroupSecrets{JoinerSecret: p.joiner, PSKs: b.list.pskIDs()}
 		if b.path != nil {
 			secrets.PathSecret = b.path.secretFor(b.added[i]) // PATH-3
 		}
 		plaintext := secrets.Marshal()
 		defer clear(plaintext)
-		ct, err := encryptWithLabel(b.g.suite, kp.InitKey, "Welcome", encrypted, plaintext)
+		ct, err := encrypt(kp.InitKey, plaintext)
 		return EncryptedGroupSecrets{NewMember: kp.Ref(b.g.suite), Secrets: ct}, err
 	})
 	return err

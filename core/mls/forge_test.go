@@ -112,7 +112,7 @@ func ForgeWelcome(ctx context.Context, env *Env, g *Group, p *PendingCommit, sig
 	}
 	secrets := GroupSecrets{JoinerSecret: p.joiner, PSKs: p.list.pskIDs()}
 	kp := p.list.of(ProposalAdd)[len(added)-1].proposal.(*Add).KeyPackage
-	sealed, err := encryptWithLabel(g.suite, kp.InitKey, "Welcome", encrypted, changeSecrets(secrets.Marshal()))
+	sealed, err := encryptWithLabel(g.suite, "Welcome", encrypted)(kp.InitKey, changeSecrets(secrets.Marshal()))
 	if err != nil {
 		return nil, err
 	}

@@ -143,6 +143,6 @@ func ForgeWelcomeBytes(ctx context.Context, env *Env, g *Group, p *PendingCommit
 	adds := p.list.of(ProposalAdd)
 	kp := adds[len(adds)-1].proposal.(*Add).KeyPackage
 	secrets := GroupSecrets{JoinerSecret: p.joiner, PSKs: p.list.pskIDs()}
-	m.Welcome.Secrets[0].Secrets, err = encryptWithLabel(g.suite, kp.InitKey, "Welcome", m.Welcome.EncryptedGroupInfo, changeSecrets(secrets.Marshal()))
+	m.Welcome.Secrets[0].Secrets, err = encryptWithLabel(g.suite, "Welcome", m.Welcome.EncryptedGroupInfo)(kp.InitKey, changeSecrets(secrets.Marshal()))
 	return m.Marshal(), err
 }

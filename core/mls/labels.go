@@ -66,9 +66,12 @@ func encryptContext(label string, context []byte) []byte {
 	return appendOpaque(appendLabel(nil, label), context)
 }
 
-// encryptWithLabel is EncryptWithLabel.
-func encryptWithLabel(suite core.Suite, public []byte, label string, context, plaintext []byte) (core.HPKECiphertext, error) {
-	return suite.Seal(public, encryptContext(label, context), nil, plaintext)
+// encryptWithLabel is EncryptWithLabel, to any number of public keys.
+func encryptWithLabel(suite core.Suite, label string, context []byte) func(public, plaintext []byte) (core.HPKECiphertext, error) {
+	sealer := suite.Sealer(encryptContext(label, context))
+	return func(public, plaintext []byte) (core.HPKECiphertext, error) {
+		return sealer.Seal(public, nil, plaintext)
+	}
 }
 
 // decryptWithLabel is DecryptWithLabel.

@@ -47,9 +47,18 @@ func (s probeSuite) Verify(public, message, signature []byte) error {
 	return s.Suite.Verify(public, message, signature)
 }
 
-func (s probeSuite) Seal(public, info, aad, plaintext []byte) (core.HPKECiphertext, error) {
+func (s probeSuite) Sealer(info []byte) core.Sealer {
+	return probeSealer{s.Suite.Sealer(info), s.probe}
+}
+
+type probeSealer struct {
+	core.Sealer
+	*probe
+}
+
+func (s probeSealer) Seal(public, aad, plaintext []byte) (core.HPKECiphertext, error) {
 	s.sealed.Add(1)
-	return s.Suite.Seal(public, info, aad, plaintext)
+	return s.Sealer.Seal(public, aad, plaintext)
 }
 
 func (s probeSuite) Recipient(key core.PrivateKey) (core.Recipient, error) {

@@ -136,7 +136,7 @@ func TestHPKEContextSealsOnce(t *testing.T) {
 		key := must(suite.GenerateKeyPair())
 		seen := map[string]bool{}
 		for range 3 {
-			ct := must(encryptWithLabel(suite, key.Public(), "label", nil, []byte("secret")))
+			ct := must(encryptWithLabel(suite, "label", nil)(key.Public(), []byte("secret")))
 			if seen[string(ct.KEMOutput)] || seen[string(ct.Ciphertext)] {
 				t.Error("a ciphertext comes twice")
 			}

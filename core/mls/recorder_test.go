@@ -111,13 +111,17 @@ func (s recordingSuite) key(k core.SoftwareKey, err error) (core.SoftwareKey, er
 	return k, err
 }
 
-func (s recordingSuite) Seal(public, info, aad, plaintext []byte) (core.HPKECiphertext, error) {
+func (s recordingSuite) Sealer(info []byte) core.Sealer {
+	return recordingSealer{s.Suite.Sealer(info), bytes.Clone(info), s.to}
+}
+
+func (s recordingSealer) Seal(public, aad, plaintext []byte) (core.HPKECiphertext, error) {
 	s.to().add("sealed", plaintext, core.Secret{})
 	r := s.to()
 	r.mu.Lock()
-	r.infos = append(r.infos, bytes.Clone(info))
+	r.infos = append(r.infos, s.info)
 	r.mu.Unlock()
-	return s.Suite.Seal(public, info, aad, plaintext)
+	return s.Sealer.Seal(public, aad, plaintext)
 }
 
 func (s recordingSuite) SetupSender(public, info []byte) ([]byte, core.Exporter, error) {
@@ -144,6 +148,12 @@ func (r recordingRecipient) Open(ctx context.Context, info, aad []byte, ct core.
 func (r recordingRecipient) Setup(ctx context.Context, enc, info []byte) (core.Exporter, error) {
 	e, err := r.Recipient.Setup(ctx, enc, info)
 	return recordingExporter{e, r.to}, err
+}
+
+type recordingSealer struct {
+	core.Sealer
+	info []byte
+	to   func() *recorder
 }
 
 type recordingExporter struct {

@@ -123,12 +123,12 @@ func createPath(ctx context.Context, p pathParams) (_ *UpdatePath, _ *createdPat
 			jobs = append(jobs, job{t.encryptionKey(n), k})
 		}
 	}
-	groupContext := p.groupContext(t.hash())
+	encrypt := encryptWithLabel(suite, "UpdatePathNode", p.groupContext(t.hash()))
 	ciphertexts, err := inParallel(len(jobs), func(i int) (ct core.HPKECiphertext, err error) {
 		if err := ctx.Err(); err != nil {
 			return ct, err
 		}
-		return encryptWithLabel(suite, jobs[i].public, "UpdatePathNode", groupContext, c.secrets[jobs[i].step].Bytes())
+		return encrypt(jobs[i].public, c.secrets[jobs[i].step].Bytes())
 	})
 	if err != nil {
 		return nil, nil, err

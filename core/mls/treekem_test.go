@@ -222,7 +222,7 @@ func TestPathSecretOfOtherKeys(t *testing.T) {
 				for j := range u.Nodes {
 					for i, n := range recipients(steps[j], leafSet(p.added)) {
 						secret := make([]byte, length)
-						if u.Nodes[j].Secrets[i], err = encryptWithLabel(p.suite, work.encryptionKey(n), "UpdatePathNode", p.context(work.hash()), secret); err != nil {
+						if u.Nodes[j].Secrets[i], err = encryptWithLabel(p.suite, "UpdatePathNode", p.context(work.hash()))(work.encryptionKey(n), secret); err != nil {
 							t.Fatal(err)
 						}
 					}

@@ -161,7 +161,7 @@ func (v *encryptVector) run(ctx context.Context, env *vectorEnv, suite core.Suit
 	if err := sameBytes("plaintext", plaintext, v.Plaintext); err != nil {
 		return err
 	}
-	own, err := encryptWithLabel(suite, v.Public, v.Label, v.Context, v.Plaintext)
+	own, err := encryptWithLabel(suite, v.Label, v.Context)(v.Public, v.Plaintext)
 	if err != nil {
 		return fmt.Errorf("EncryptWithLabel: %w", err)
 	}

@@ -29,12 +29,12 @@ func benchmarkSuite(b *testing.B, s core.Suite) {
 		b.Fatal(err)
 	}
 	public, secret := key.Public(), key.Material().Bytes()
-	ct, err := s.Seal(public, info, nil, plaintext)
+	ct, err := s.Sealer(info).Seal(public, nil, plaintext)
 	if err != nil {
 		b.Fatal(err)
 	}
 	seal := func() {
-		if _, err := s.Seal(public, info, nil, plaintext); err != nil {
+		if _, err := s.Sealer(info).Seal(public, nil, plaintext); err != nil {
 			b.Fatal(err)
 		}
 	}

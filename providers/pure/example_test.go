@@ -57,7 +57,7 @@ func ExampleProvider_Suite() {
 		fmt.Println(err)
 		return
 	}
-	sealed, err := suite.Seal(key.Public(), []byte("info"), nil, []byte("plaintext"))
+	sealed, err := suite.Sealer([]byte("info")).Seal(key.Public(), nil, []byte("plaintext"))
 	if err != nil {
 		fmt.Println(err)
 		return

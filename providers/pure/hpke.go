@@ -138,21 +138,24 @@ func (d *dhkem) agreeWith(ctx context.Context, key core.Agreer, peer []byte) ([]
 	return append([]byte(nil), secret.Bytes()...), nil
 }
 
-// schedule is KeySchedule of RFC 9180 section 5.1 in base mode, up to the secret
-// and the context that its outputs are expanded from.
-func (s *suite) schedule(shared, info []byte) (secret, scheduleContext []byte) {
-	scheduleContext = make([]byte, 0, 1+2*64)
-	scheduleContext = append(scheduleContext, 0) // mode_base
-	scheduleContext = append(scheduleContext, s.pskIDHash...)
-	scheduleContext = append(scheduleContext, s.kdf.extract(nil, s.prefix, labelInfo, info)...)
-	secret = s.kdf.extract(shared, s.prefix, labelSecret)
-	clear(shared)
-	return secret, scheduleContext
+// context is the key_schedule_context of RFC 9180 section 5.1 in base mode.
+func (s *suite) context(info []byte) []byte {
+	c := make([]byte, 0, 1+2*64)
+	c = append(c, 0) // mode_base
+	c = append(c, s.pskIDHash...)
+	return append(c, s.kdf.extract(nil, s.prefix, labelInfo, info)...)
 }
 
-// sealer returns the AEAD and nonce of the first message; it takes shared over.
-func (s *suite) sealer(shared, info []byte) (cipher.AEAD, []byte, error) {
-	secret, context := s.schedule(shared, info)
+// schedule is the secret of KeySchedule (RFC 9180 section 5.1), from which its outputs are
+// expanded.
+func (s *suite) schedule(shared []byte) []byte {
+	defer clear(shared)
+	return s.kdf.extract(shared, s.prefix, labelSecret)
+}
+
+// first returns the AEAD and nonce of the first message; it takes shared over.
+func (s *suite) first(shared, context []byte) (cipher.AEAD, []byte, error) {
+	secret := s.schedule(shared)
 	defer clear(secret)
 	key, err := labeledExpand(s.kdf, s.prefix, secret, labelKey, context, s.aead.nk)
 	if err != nil {
@@ -174,9 +177,9 @@ type exporter struct {
 }
 
 func (s *suite) exporter(shared, info []byte) (core.Exporter, error) {
-	secret, context := s.schedule(shared, info)
+	secret := s.schedule(shared)
 	defer clear(secret)
-	exp, err := labeledExpand(s.kdf, s.prefix, secret, labelExporter, context, s.kdf.size)
+	exp, err := labeledExpand(s.kdf, s.prefix, secret, labelExporter, s.context(info), s.kdf.size)
 	if err != nil {
 		return nil, err
 	}
@@ -191,13 +194,21 @@ func (e *exporter) Export(exporterContext []byte, length int) (core.Secret, erro
 	return core.NewSecret(out), nil
 }
 
-// Seal is core.Suite's.
-func (s *suite) Seal(public, info, aad, plaintext []byte) (core.HPKECiphertext, error) {
-	shared, enc, err := s.kem.encap(public)
+// A sealer is a suite with the key_schedule_context of an info.
+type sealer struct {
+	s       *suite
+	context []byte
+}
+
+// Sealer is core.Suite's.
+func (s *suite) Sealer(info []byte) core.Sealer { return &sealer{s, s.context(info)} }
+
+func (r *sealer) Seal(public, aad, plaintext []byte) (core.HPKECiphertext, error) {
+	shared, enc, err := r.s.kem.encap(public)
 	if err != nil {
 		return core.HPKECiphertext{}, fail("seal", err)
 	}
-	aead, nonce, err := s.sealer(shared, info)
+	aead, nonce, err := r.s.first(shared, r.context)
 	if err != nil {
 		return core.HPKECiphertext{}, fail("seal", err)
 	}
@@ -264,7 +275,7 @@ func (r *recipient) Open(ctx context.Context, info, aad []byte, ct core.HPKECiph
 	if err != nil {
 		return nil, fail("open", err)
 	}
-	aead, nonce, err := r.s.sealer(shared, info)
+	aead, nonce, err := r.s.first(shared, r.s.context(info))
 	if err != nil {
 		return nil, fail("open", err)
 	}

@@ -130,7 +130,7 @@ func TestHPKEInterop(t *testing.T) {
 				if err != nil || !bytes.Equal(got, plaintext) {
 					t.Errorf("opening the peer's: %q, %v", got, err)
 				}
-				mine, err := s.Seal(key.Public(), info, aad, plaintext)
+				mine, err := s.Sealer(info).Seal(key.Public(), aad, plaintext)
 				if err != nil {
 					t.Fatal(err)
 				}
