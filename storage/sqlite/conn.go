@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"modernc.org/sqlite"
+	lib "modernc.org/sqlite/lib"
 
 	"github.com/conclave-mls/conclave/core"
 )
@@ -28,6 +29,7 @@ type conn struct {
 	args    []driver.NamedValue
 	broken  bool  // it may still be in a transaction
 	marked  bool  // the file has the open mark
+	hasty   bool  // it waits for no lock: see apply
 	written int64 // about as many bytes since it looked at the log
 
 	begin, beginWrite, commit, rollback  statement
@@ -141,6 +143,12 @@ func (c *conn) exec(ctx context.Context, s *statement, query string, values ...d
 // waitSQL sets how long a lock is waited for.
 func waitSQL(d time.Duration) string { return fmt.Sprintf("busy_timeout(%d)", d.Milliseconds()) }
 
+// wait sets how long this connection waits for a lock.
+func (c *conn) wait(d time.Duration) error {
+	c.hasty = d == 0
+	return c.all("PRAGMA " + waitSQL(d))
+}
+
 // all runs statements that are rarely needed.
 func (c *conn) all(statements ...string) error {
 	for _, sql := range statements {
@@ -182,6 +190,11 @@ func (c *conn) inTransaction(ctx context.Context, begin *statement, query string
 	if err := c.exec(ctx, begin, query); err != nil {
 		return err
 	}
+	return c.toTheEnd(f)
+}
+
+// toTheEnd is inTransaction in one that has begun.
+func (c *conn) toTheEnd(f func() error) error {
 	err := f()
 	if err == nil {
 		if err = c.exec(context.Background(), &c.commit, "COMMIT"); err == nil {
@@ -200,7 +213,8 @@ func (c *conn) read(ctx context.Context, queries []core.Query) (answers [][]core
 	if len(queries) <= 1 {
 		return c.answer(ctx, queries)
 	}
-	err = c.inTransaction(ctx, &c.begin, "BEGIN", func() error {
+	// It begins with the first query: there is nothing to wait for here.
+	err = c.inTransaction(context.Background(), &c.begin, "BEGIN", func() error {
 		answers, err = c.answer(ctx, queries)
 		return err
 	})
@@ -255,11 +269,33 @@ func (c *conn) records(q *core.Query, room *int) (found []core.Record, err error
 	return found, err
 }
 
+// lock takes the write lock. Another process rarely has it, so that is found out first:
+// to wait with a context costs a goroutine.
+func (c *conn) lock(ctx context.Context) error {
+	const begin = "BEGIN IMMEDIATE"
+	if !c.hasty {
+		if err := c.wait(0); err != nil {
+			return err
+		}
+	}
+	err := c.exec(context.Background(), &c.beginWrite, begin)
+	if !isCode(err, lib.SQLITE_BUSY) {
+		return err
+	}
+	if err = c.wait(busyTimeout); err == nil {
+		err = c.exec(ctx, &c.beginWrite, begin)
+	}
+	return err
+}
+
 // apply is one transaction. BEGIN IMMEDIATE takes the write lock at once, so
 // that what the expectations see is what the puts replace.
 func (c *conn) apply(ctx context.Context, b core.Batch) error {
 	background := context.Background()
-	return c.inTransaction(ctx, &c.beginWrite, "BEGIN IMMEDIATE", func() error {
+	if err := c.lock(ctx); err != nil {
+		return err
+	}
+	return c.toTheEnd(func() error {
 		for i := range b.Expect {
 			var have core.Version
 			each := func(row []driver.Value) error {

@@ -4,6 +4,7 @@ package sqlite
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/conclave-mls/conclave/core"
@@ -22,17 +23,15 @@ const (
 // open file is not empty, see mark.go. It waits for readers as long as it may,
 // and writers wait for it.
 func (c *conn) trimLog(wait time.Duration) error {
-	err := c.all("PRAGMA " + waitSQL(wait))
+	err := c.wait(wait)
 	if err == nil {
 		if err = c.checkpoint(context.Background(), "RESTART"); err == nil {
 			// The first frame of a log that begins anew cuts off the old one.
 			err = c.all("PRAGMA journal_size_limit(0)", "UPDATE mark SET turn = turn + 1")
 		}
 	}
-	for _, sql := range []string{"PRAGMA journal_size_limit(-1)", "PRAGMA " + waitSQL(busyTimeout)} {
-		if again := c.all(sql); again != nil {
-			c.broken = true
-		}
+	if errors.Join(c.all("PRAGMA journal_size_limit(-1)"), c.wait(busyTimeout)) != nil {
+		c.broken = true
 	}
 	return err
 }

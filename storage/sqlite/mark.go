@@ -85,7 +85,7 @@ func (c *conn) advanceMark(ctx context.Context, from int64, to int) (state int64
 // the log stays and is complete.
 func (c *conn) unmark() error {
 	background := context.Background()
-	if err := c.all("PRAGMA "+waitSQL(0), "PRAGMA locking_mode = EXCLUSIVE"); err != nil {
+	if err := errors.Join(c.wait(0), c.all("PRAGMA locking_mode = EXCLUSIVE")); err != nil {
 		return err
 	}
 	// Of several that close at once, each gives up at another time.
