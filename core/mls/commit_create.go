@@ -44,10 +44,8 @@ func (g *Group) Commit(ctx context.Context, env *Env, p CommitParams) (_ *Group,
 	if err != nil {
 		return fail(err)
 	}
-	for _, v := range p.Proposals {
-		if err := g.checkProposal(env, v, g.me()); err != nil {
-			return fail(err)
-		}
+	if err := g.checkProposals(env, p.Proposals, g.me()); err != nil {
+		return fail(err)
 	}
 	list, ownUpdate, err := g.selectProposals(env, store, p)
 	if err != nil {

@@ -146,6 +146,7 @@ func (g *Group) processCommit(ctx context.Context, env *Env, a *AuthenticatedCon
 // are checked here; those by reference were when they came (PRP-12).
 func (g *Group) resolve(env *Env, c *FramedContent, store *proposalStore) (list proposalList, err error) {
 	removed := sync.OnceValue(func() bool { return g.removesUs(c.Commit, store) }) // looks at all
+	var byValue []Proposal
 	for _, p := range c.Commit.Proposals {
 		if p.Proposal == nil {
 			if c.Sender.Type == SenderNewMemberCommit { // whatever it names; nobody has to look for it
@@ -165,14 +166,12 @@ func (g *Group) resolve(env *Env, c *FramedContent, store *proposalStore) (list 
 			return nil, breach("PRP-2", "update by value")
 		}
 		_, custom := p.Proposal.(*Custom)
-		if custom && c.Sender.Type == SenderMember && removed() {
-			// nothing of it is for us
-		} else if err := g.checkProposal(env, p.Proposal, c.Sender); err != nil {
-			return nil, err
+		if !custom || c.Sender.Type != SenderMember || !removed() { // else nothing of it is for us
+			byValue = append(byValue, p.Proposal)
 		}
 		list = append(list, sentProposal{proposal: p.Proposal, sender: c.Sender})
 	}
-	return list, nil
+	return list, g.checkProposals(env, byValue, c.Sender)
 }
 
 // promoteOwnUpdate puts the key of an own Update that the commit covers in the

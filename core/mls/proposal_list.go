@@ -58,14 +58,34 @@ func (l proposalList) pathRequired(env *Env) bool {
 // Lifetimes bind who proposes or commits an Add, not who receives one: members
 // with different clocks must not part over it (LEAF-9).
 func (g *Group) checkProposal(env *Env, p Proposal, sender Sender) error {
+	return g.checkProposals(env, []Proposal{p}, sender)
+}
+
+// checkProposals is checkProposal for all of one sender, of which there may be thousands.
+func (g *Group) checkProposals(env *Env, proposals []Proposal, sender Sender) error {
+	if _, err := inParallel(len(proposals), func(i int) (_ struct{}, err error) {
+		if add, ok := proposals[i].(*Add); ok {
+			err = add.KeyPackage.Validate(g.suite, time.Time{})
+		}
+		return struct{}{}, err
+	}); err != nil {
+		return err
+	}
+	for _, p := range proposals {
+		if err := g.checkProposalHere(env, p, sender); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkProposalHere is checkProposal without what a key package is on its own.
+func (g *Group) checkProposalHere(env *Env, p Proposal, sender Sender) error {
 	if err := checkProposalSender(p.Type(), sender); err != nil {
 		return err
 	}
 	switch p := p.(type) {
 	case *Add:
-		if err := p.KeyPackage.Validate(g.suite, time.Time{}); err != nil {
-			return err
-		}
 		if err := env.checkListed(p.KeyPackage.LeafNode); err != nil {
 			return err
 		}
