@@ -3,13 +3,12 @@
 package seal
 
 import (
-	"bytes"
 	"crypto/cipher"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
-	"hash"
+	"sync"
 
 	"golang.org/x/crypto/chacha20poly1305"
 	"golang.org/x/crypto/cryptobyte"
@@ -29,6 +28,7 @@ type keyring struct {
 	secret     core.Secret // the root secret
 	blinding   core.Secret
 	prefix     [prefixLen]byte
+	blinded    blinded
 	keys       map[uint32]cipher.AEAD // by generation
 	newest     uint32
 	generation core.Version // of the generation record that goes with these keys
@@ -84,36 +84,61 @@ func (r *keyring) mac(label string) []byte {
 
 // blind hides a scope: 16 bytes that nobody can match to it without the key. The
 // first are the same for all that the tenant has, so that its records can be found.
-func (r *keyring) blind(table core.Table, scope []byte) []byte {
-	b := blinder{ring: r}
-	return b.blind(table, scope)
-}
-
-// A blinder does that for many scopes, one after the other.
-type blinder struct {
-	ring *keyring
-	mac  hash.Hash
-	last []byte // what the mac was of
-	next []byte
-	out  []byte // of last
-}
-
-// blind gives what is valid until the next call.
-func (b *blinder) blind(table core.Table, scope []byte) []byte {
-	b.next = append(vlbytes.Append(b.next[:0], []byte("scope")), byte(table))
-	b.next = append(b.next, scope...)
-	switch {
-	case bytes.Equal(b.last, b.next):
-		return b.out
-	case b.mac == nil:
-		b.mac = hmac.New(sha256.New, b.ring.blinding.Bytes())
-	default:
-		b.mac.Reset()
+func (r *keyring) blind(table core.Table, scope []byte) [blindLen]byte {
+	if out, ok := r.blinded.get(table, scope); ok {
+		return out
 	}
-	b.last, b.next = b.next, b.last
-	b.mac.Write(b.last)
-	b.out = b.mac.Sum(append(b.out[:0], b.ring.prefix[:]...))[:blindLen]
-	return b.out
+	var out [blindLen]byte
+	n := copy(out[:], r.prefix[:])
+	mac := hmac.New(sha256.New, r.blinding.Bytes())
+	mac.Write(append(append(vlbytes.Append(nil, []byte("scope")), byte(table)), scope...))
+	copy(out[n:], mac.Sum(nil))
+	r.blinded.put(table, scope, out)
+	return out
+}
+
+// key is what the store gets as the key of a record, or as the beginning of some.
+func (r *keyring) key(table core.Table, scope, rest []byte) []byte {
+	blind := r.blind(table, scope)
+	return append(append(make([]byte, 0, blindLen+len(rest)), blind[:]...), rest...)
+}
+
+// blinded are scopes that were blinded lately: an operation names each several times, and
+// the next one most of them again.
+type blinded struct {
+	mu    sync.Mutex
+	known map[scoped][blindLen]byte
+}
+
+type scoped struct {
+	table core.Table
+	scope string
+}
+
+const (
+	maxBlinded = 128 // scopes
+	maxScope   = 128 // bytes of one
+)
+
+func (b *blinded) get(table core.Table, scope []byte) (out [blindLen]byte, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out, ok = b.known[scoped{table, string(scope)}]
+	return out, ok
+}
+
+func (b *blinded) put(table core.Table, scope []byte, out [blindLen]byte) {
+	if len(scope) > maxScope {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.known == nil {
+		b.known = map[scoped][blindLen]byte{}
+	} else if len(b.known) >= maxBlinded {
+		clear(b.known)
+	}
+	b.known[scoped{table, string(scope)}] = out
 }
 
 // everything names all that the tenant has in the tables, receipts too.

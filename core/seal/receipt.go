@@ -69,7 +69,8 @@ func (s *Store) takeSlot() *slot {
 		}
 		s.slots.stray = append(s.slots.stray, x.key)
 	}
-	key := binary.BigEndian.AppendUint32(s.ring.Load().blind(ownTable, receipts), day)
+	scope := s.ring.Load().blind(ownTable, receipts)
+	key := binary.BigEndian.AppendUint32(scope[:], day)
 	return &slot{key: append(key, random(8)...), day: day}
 }
 
@@ -256,7 +257,7 @@ func (s *Store) receipt(ctx context.Context, x *slot) (receipt, generation core.
 // the next one tries again.
 func (s *Store) sweepReceipts(ctx context.Context) {
 	scope := s.ring.Load().blind(ownTable, receipts)
-	found, err := s.ks.Read(ctx, []core.Query{{Table: ownTable, Prefix: scope, Limit: 1000, KeysOnly: true}})
+	found, err := s.ks.Read(ctx, []core.Query{{Table: ownTable, Prefix: scope[:], Limit: 1000, KeysOnly: true}})
 	if err != nil || len(found) != 1 {
 		return
 	}

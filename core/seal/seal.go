@@ -177,16 +177,15 @@ func (s *Store) Read(ctx context.Context, queries []Query) ([][]Record, error) {
 	if s.closed {
 		return nil, core.ErrClosed
 	}
-	blind := blinder{ring: s.ring.Load()} // what blinds is the same in all
+	blinding := s.ring.Load() // what blinds is the same in all
 	blinded := make([]core.Query, len(queries))
 	for i, q := range queries {
 		if q.Table == ownTable {
 			return nil, errOwnTable
 		}
-		scope := blind.blind(q.Table, q.Scope)
-		blinded[i] = core.Query{Table: q.Table, Prefix: join(scope, q.Prefix), Limit: q.Limit, KeysOnly: q.KeysOnly}
+		blinded[i] = core.Query{Table: q.Table, Prefix: blinding.key(q.Table, q.Scope, q.Prefix), Limit: q.Limit, KeysOnly: q.KeysOnly}
 		if len(q.After) > 0 {
-			blinded[i].After = join(scope, q.After)
+			blinded[i].After = blinding.key(q.Table, q.Scope, q.After)
 		}
 	}
 	found, ring, err := s.read(ctx, blinded)
@@ -395,18 +394,17 @@ func (s *Store) sealBatch(ring *keyring, b Batch) (core.Batch, []core.Version, e
 		Dels:   make([]core.Range, len(b.Dels)),
 		Puts:   make([]core.Put, len(b.Puts), len(b.Puts)+1),
 	}
-	blind := blinder{ring: ring}
 	for i, e := range b.Expect {
 		if e.Table == ownTable {
 			return core.Batch{}, nil, errOwnTable
 		}
-		out.Expect[i] = core.Expectation{Table: e.Table, Key: join(blind.blind(e.Table, e.Scope), e.Key), Version: e.Version}
+		out.Expect[i] = core.Expectation{Table: e.Table, Key: ring.key(e.Table, e.Scope, e.Key), Version: e.Version}
 	}
 	for i, d := range b.Dels {
 		if d.Table == ownTable {
 			return core.Batch{}, nil, errOwnTable
 		}
-		out.Dels[i] = core.Range{Table: d.Table, Prefix: join(blind.blind(d.Table, d.Scope), d.Prefix)}
+		out.Dels[i] = core.Range{Table: d.Table, Prefix: ring.key(d.Table, d.Scope, d.Prefix)}
 	}
 	versions := make([]core.Version, len(b.Puts))
 	for i, p := range b.Puts {
@@ -417,7 +415,7 @@ func (s *Store) sealBatch(ring *keyring, b Batch) (core.Batch, []core.Version, e
 			return core.Batch{}, nil, fmt.Errorf("seal: value of %d bytes in table %d: %w", len(p.Value), p.Table, core.ErrTooLarge)
 		}
 		versions[i] = core.NewVersion()
-		out.Puts[i] = core.Put{Table: p.Table, Key: join(blind.blind(p.Table, p.Scope), p.Key), Version: versions[i]}
+		out.Puts[i] = core.Put{Table: p.Table, Key: ring.key(p.Table, p.Scope, p.Key), Version: versions[i]}
 	}
 	parallel.Do(len(b.Puts), func(i int) {
 		p := &out.Puts[i]
