@@ -27,7 +27,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: demo setup setup-soak postgres tokens tokens-soak token peer ca test check unit scale race bench bench-proteus bench-plugins bench-all fuzz soak soak-race soak-fuzz soak-interop build plugins clean
+.PHONY: demo setup setup-soak postgres tokens tokens-soak token peer ca test check unit scale race bench bench-proteus bench-plugins bench-many bench-all fuzz soak soak-race soak-fuzz soak-interop build plugins clean
 
 DIRS := $(wildcard core providers storage hsm plugins app softhsm-test)
 PKGS := $(DIRS:%=./%/...)
@@ -207,6 +207,9 @@ bench-proteus: peer
 bench-plugins:
 	go test -run '^$$' -bench '^BenchmarkCall$$' ./plugins/host
 	go test -run '^$$' -bench '^BenchmarkPlugins$$' -benchtime 1x ./core/client
+
+bench-many:
+	go test -run '^$$' -bench '^BenchmarkManyConversations$$' -benchtime 1x -timeout 20m ./core/client -conversations 10000
 
 bench-all: peer
 	go test -run '^$$' -bench . -benchmem $(PKGS)

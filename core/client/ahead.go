@@ -16,14 +16,25 @@ import (
 // unread. The queue of a conversation is in the order of epochs: who has read a message
 // of one has read all that there is of those before it.
 
+// maxRead is of how many conversations it is known up to where they were read. What is
+// forgotten costs a drain.
+const maxRead = 4096
+
 // haveRead notes that every message of the epochs before this one was read.
 func (c *Client) haveRead(id core.ConversationID, epoch uint64) {
-	for {
-		known, loaded := c.read.LoadOrStore(id, epoch)
-		if !loaded || known.(uint64) >= epoch || c.read.CompareAndSwap(id, known, epoch) {
-			return
-		}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	known, ok := c.read[id]
+	if c.read == nil {
+		c.read = map[core.ConversationID]uint64{}
 	}
+	for some := range c.read {
+		if ok || len(c.read) < maxRead {
+			break
+		}
+		delete(c.read, some)
+	}
+	c.read[id] = max(known, epoch)
 }
 
 // haveMessage notes that a message was read: with a commit, all of the epoch that it ends.
@@ -38,12 +49,11 @@ func (c *Client) haveMessage(h *held, in *incoming) {
 // farAhead says that a message of the oldest epoch that may have unread ones might not
 // be readable after another commit. A process that does not know has read nothing.
 func (c *Client) farAhead(h *held) bool {
-	epoch := uint64(0)
-	if known, ok := c.read.Load(h.id); ok {
-		epoch = known.(uint64)
-	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	epoch := c.read[h.id]
 	if epoch > h.head.epoch { // it was joined anew
-		c.read.Delete(h.id)
+		delete(c.read, h.id)
 		epoch = 0
 	}
 	return h.head.epoch-epoch >= uint64(max(int(h.group.Config().MaxPastEpochs)-1, 1))

@@ -10,43 +10,62 @@ import (
 	"github.com/conclave-mls/conclave/core/mls"
 )
 
-// cacheSize is how many groups stay in memory.
-const cacheSize = 100
+const (
+	cacheSize     = 100 // groups of a client's own cache
+	leavesOfGroup = 256 // that a cache has room for on average
+)
 
-// A groupCache keeps durable values of groups, each with the version of the head
-// that it belongs to: another version in the store makes it worthless. Whoever
-// reads a value holds it meanwhile, and secrets that retired are wiped when
-// nobody reads the conversation any more.
-type groupCache struct {
+// A Cache keeps durable values of groups in memory, those that were used last. A client has
+// one of its own, with room for 100, unless it is given one that the clients of a process
+// share: see [Config.Cache].
+type Cache struct {
+	// Each value stands with the version of the head that it belongs to: another version
+	// in the store makes it worthless. Whoever reads a value holds it meanwhile, and
+	// secrets that retired are wiped when nobody reads the conversation any more.
 	mu      sync.Mutex
-	entries map[core.ConversationID]*cacheEntry
+	size    int // groups that there is room for
+	entries map[cacheKey]*cacheEntry
 	recent  list.List // of *cacheEntry, newest first
+	leaves  int       // that the trees of all have room for
+}
+
+// NewCache returns a cache for so many groups, and for fewer if they are large: of what a
+// tree takes of memory, there is room for 256 leaves a group. One group stays, however
+// large.
+func NewCache(groups int) *Cache {
+	return &Cache{size: groups, entries: map[cacheKey]*cacheEntry{}}
+}
+
+type cacheKey struct {
+	client *Client
+	id     core.ConversationID
 }
 
 type cacheEntry struct {
-	id      core.ConversationID
+	key     cacheKey
 	version core.Version
 	group   *mls.Group
+	leaves  int // that its tree has room for
 	readers int
 	retired []core.Secret
 	place   *list.Element
 }
 
 // get returns the value that belongs to a version, for the only writer there is.
-func (c *groupCache) get(id core.ConversationID, version core.Version) *mls.Group {
+func (c *Cache) get(key cacheKey, version core.Version) *mls.Group {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.entries[id]; e != nil && e.version == version {
+	if e := c.entries[key]; e != nil && e.version == version {
 		return e.group
 	}
 	return nil
 }
 
 // read is get for a reader, who calls done when finished.
-func (c *groupCache) read(id core.ConversationID, version core.Version) (g *mls.Group, done func()) {
+func (c *Cache) read(key cacheKey, version core.Version) (g *mls.Group, done func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.entries[id]
+	e := c.entries[key]
 	if e == nil || e.version != version || e.group == nil {
 		return nil, nil
 	}
@@ -61,26 +80,28 @@ func (c *groupCache) read(id core.ConversationID, version core.Version) (g *mls.
 
 // put replaces the value of a conversation, after its write is durable. The
 // secrets are those that only the values before it hold. A nil group forgets it.
-func (c *groupCache) put(id core.ConversationID, version core.Version, g *mls.Group, retired []core.Secret) {
+func (c *Cache) put(key cacheKey, version core.Version, g *mls.Group, retired []core.Secret) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.entries[id]
+	e := c.entries[key]
 	if e == nil {
-		if c.entries == nil {
-			c.entries = map[core.ConversationID]*cacheEntry{}
-		}
-		e = &cacheEntry{id: id}
+		e = &cacheEntry{key: key}
 		e.place = c.recent.PushFront(e)
-		c.entries[id] = e
+		c.entries[key] = e
 	}
 	c.recent.MoveToFront(e.place)
-	e.version, e.group = version, g
+	c.leaves -= e.leaves
+	e.version, e.group, e.leaves = version, g, 0
+	if g != nil {
+		e.leaves = g.Width()
+	}
+	c.leaves += e.leaves
 	e.retired = append(e.retired, retired...)
 	e.wipe()
 	if g == nil {
 		c.drop(e)
 	}
-	for place := c.recent.Back(); place != nil && c.recent.Len() > cacheSize; {
+	for place := c.recent.Back(); place != nil && place != c.recent.Front() && (c.recent.Len() > c.size || c.leaves > c.size*leavesOfGroup); {
 		oldest := place.Value.(*cacheEntry)
 		place = place.Prev()
 		if oldest.readers == 0 { // else a later put could not know of them
@@ -90,17 +111,29 @@ func (c *groupCache) put(id core.ConversationID, version core.Version, g *mls.Gr
 }
 
 // forget drops what may be wrong.
-func (c *groupCache) forget(id core.ConversationID) {
+func (c *Cache) forget(key cacheKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.entries[id]; e != nil {
+	if e := c.entries[key]; e != nil {
 		c.drop(e)
 	}
 }
 
-func (c *groupCache) drop(e *cacheEntry) {
+// forgetAll drops all that is of a client.
+func (c *Cache) forgetAll(of *Client) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, e := range c.entries {
+		if key.client == of {
+			c.drop(e)
+		}
+	}
+}
+
+func (c *Cache) drop(e *cacheEntry) {
 	c.recent.Remove(e.place)
-	delete(c.entries, e.id)
+	delete(c.entries, e.key)
+	c.leaves -= e.leaves
 }
 
 func (e *cacheEntry) wipe() {

@@ -13,22 +13,23 @@ import (
 // A value that is being read while others push its conversation out of the cache
 // keeps its secrets until the reader is done.
 func TestCacheKeepsWhatIsRead(t *testing.T) {
-	var c groupCache
+	c := NewCache(cacheSize)
+	key := func(id core.ConversationID) cacheKey { return cacheKey{id: id} }
 	v1, v2 := core.NewVersion(), core.NewVersion()
 	g := &mls.Group{}
-	c.put("a", v1, g, nil)
-	read, done := c.read("a", v1)
+	c.put(key("a"), v1, g, nil)
+	read, done := c.read(key("a"), v1)
 	if read != g {
 		t.Fatal("not in the cache")
 	}
 	for i := range 2 * cacheSize {
-		c.put(core.ConversationID(fmt.Sprint(i)), v1, g, nil)
+		c.put(key(core.ConversationID(fmt.Sprint(i))), v1, g, nil)
 	}
 	if n := len(c.entries); n > cacheSize+1 {
 		t.Errorf("%d groups in the cache", n)
 	}
 	old := core.NewSecret([]byte{1, 2, 3})
-	c.put("a", v2, &mls.Group{}, []core.Secret{old}) // by a writer that had the value too
+	c.put(key("a"), v2, &mls.Group{}, []core.Secret{old}) // by a writer that had the value too
 	if old.Bytes()[0] != 1 {
 		t.Error("a secret was wiped under its reader")
 	}

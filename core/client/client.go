@@ -70,6 +70,9 @@ type Config struct {
 	// Backoff is the pause before the try after the first, the second, ... has failed
 	// over a conflict; nil is a few milliseconds, doubled each time up to 64.
 	Backoff func(try int) time.Duration
+	// Cache is where groups stay in memory, for clients of one process that share it; nil
+	// is one of its own.
+	Cache *Cache
 	// Lease is how long a process that died may keep others from sending what is
 	// in an outbox; 0 is 3 seconds.
 	Lease time.Duration
@@ -96,6 +99,9 @@ func (cfg Config) withDefaults() Config {
 	if cfg.Backoff == nil {
 		cfg.Backoff = backoff
 	}
+	if cfg.Cache == nil {
+		cfg.Cache = NewCache(cacheSize)
+	}
 	cfg.MaxOutboxLag = cmp.Or(cfg.MaxOutboxLag, 1)
 	cfg.Lease = cmp.Or(cfg.Lease, 3*time.Second)
 	return cfg
@@ -117,14 +123,14 @@ type Client struct {
 	process    [16]byte  // names this client in leases
 	locks      lockTable // of parties, and of outboxes that are sent from
 	moreToSend sync.Map  // conversations whose outbox somebody wanted to look at meanwhile
-	cache      groupCache
+	cache      *Cache
 	pki        atomic.Pointer[knownEnvironment]
 	observers  observers
 	signers    sync.Map // public key to core.Signer
-	read       sync.Map // conversation to an epoch: all messages of those before it were read
 	committing sync.Map // IdempotencyKey to *waiter: commits whose outcome a caller waits for
 	mu         sync.Mutex
-	burnt      map[place][]raise // of a party, by its place
+	read       map[core.ConversationID]uint64 // all messages of the epochs before it were read; see maxRead
+	burnt      map[place][]raise              // of a party, by its place
 	closed     bool
 	wiped      bool
 	underway   int
@@ -146,7 +152,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	c := &Client{
 		cfg: cfg, store: &guardedStore{Store: cfg.Store}, suites: cfg.Suites, keys: cfg.Keys, auth: cfg.Authenticator,
-		now: cfg.Clock, log: cfg.Logger, idle: make(chan struct{}),
+		cache: cfg.Cache, now: cfg.Clock, log: cfg.Logger, idle: make(chan struct{}),
 	}
 	_, _ = rand.Read(c.process[:])
 	if cfg.Observe != nil {

@@ -4,6 +4,7 @@ package client
 
 import (
 	"context"
+	"sync"
 
 	"github.com/conclave-mls/conclave/core"
 	"github.com/conclave-mls/conclave/core/mls"
@@ -122,4 +123,37 @@ func ResumptionPSK(ctx context.Context, t *Transaction, id core.ConversationID, 
 }
 
 // SpoilCache puts a value that is as good as wiped in the place of a cached group.
-func SpoilCache(c *Client, id core.ConversationID) { c.cache.entries[id].group = &mls.Group{} }
+func SpoilCache(c *Client, id core.ConversationID) {
+	c.cache.entries[cacheKey{c, id}].group = &mls.Group{}
+}
+
+// Kept tells of how many groups and leaves there are in a cache.
+func (c *Cache) Kept() (groups, leaves int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.entries), c.leaves
+}
+
+// Cache is where a client has its groups.
+func (c *Client) Cache() *Cache { return c.cache }
+
+// Kept tells of how many conversations a client knows how far they were read, and what
+// else it keeps of them beside groups.
+func (c *Client) Kept() (read, others int) {
+	for _, m := range []*sync.Map{&c.moreToSend, &c.signers, &c.committing} {
+		m.Range(func(any, any) bool { others++; return true })
+	}
+	c.locks.mu.Lock()
+	defer c.locks.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.read), others + len(c.locks.locks) + len(c.burnt)
+}
+
+const (
+	CacheSize = cacheSize
+	MaxRead   = maxRead
+)
+
+// HaveRead notes that the messages of a conversation before an epoch were read.
+func (c *Client) HaveRead(id core.ConversationID, epoch uint64) { c.haveRead(id, epoch) }

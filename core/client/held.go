@@ -109,7 +109,7 @@ func (t *Transaction) load(ctx context.Context, id core.ConversationID) (*held, 
 		}
 	}
 	if h.head.active != 0 {
-		if h.group = t.client.cache.get(id, h.version); h.group == nil {
+		if h.group = t.client.cache.get(cacheKey{t.client, id}, h.version); h.group == nil {
 			h.group, err = t.loadGroup(ctx, h, h.head.active)
 			switch {
 			case errors.Is(err, core.ErrDamaged) && !errors.Is(err, core.ErrConflict):
@@ -238,13 +238,13 @@ func (h *held) landed(c *Client, versions versions) {
 	if h.dirty {
 		version = versions.head(ofConversation(tableConversation, h.id))
 	}
-	c.cache.put(h.id, version, h.group, h.retired)
+	c.cache.put(cacheKey{c, h.id}, version, h.group, h.retired)
 }
 
 // undone tells the floors of the epochs in which the segment encrypted.
 func (h *held) undone(c *Client) (burnt []raise) {
 	for epoch, floors := range h.sent {
-		c.cache.forget(h.id) // its ratchets stand below them
+		c.cache.forget(cacheKey{c, h.id}) // its ratchets stand below them
 		burnt = append(burnt, raise{ofConversation(tableFloors, h.id), be64(epoch), func(stored []byte) ([]byte, error) {
 			return mls.RaiseFloors(stored, floors)
 		}})

@@ -61,6 +61,7 @@ func (c *Client) Close(ctx context.Context) error {
 	if !did {
 		return nil
 	}
+	c.cache.forgetAll(c)
 	return errors.Join(err, c.store.Close())
 }
 
@@ -89,6 +90,7 @@ func (c *Client) Wipe(ctx context.Context) error {
 		return err
 	}
 	c.wiped = true
+	c.cache.forgetAll(c)
 	return nil
 }
 

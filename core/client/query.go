@@ -95,7 +95,7 @@ func (c *Client) viewOf(ctx context.Context, s *segment, id core.ConversationID,
 	if h.active == 0 {
 		return ErrConversationNotFound
 	}
-	g, done := c.cache.read(id, version)
+	g, done := c.cache.read(cacheKey{c, id}, version)
 	if g == nil {
 		if g, err = c.loadGroup(ctx, s, id, h.active); err != nil {
 			return err

@@ -132,6 +132,15 @@ func (g *Group) GroupID() []byte { return bytes.Clone(g.context.GroupID) }
 // Epoch is the current epoch.
 func (g *Group) Epoch() uint64 { return g.context.Epoch }
 
+// Width is for how many leaves the tree has room. What a Group may take of memory is in
+// proportion.
+func (g *Group) Width() int {
+	if g.tree == nil {
+		return 0
+	}
+	return int(g.tree.size())
+}
+
 // Suite is the cipher suite of the group.
 func (g *Group) Suite() core.SuiteID { return g.context.Suite }
 
