@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -71,6 +73,30 @@ func BenchmarkMessage(b *testing.B) {
 	}
 	b.ReportMetric(float64(written(b)-before)/float64(b.N), "written-B/op")
 	reportMedian(b, took)
+}
+
+// BenchmarkTogether has eight callers at once write a record of 1 KiB each.
+func BenchmarkTogether(b *testing.B) {
+	for _, callers := range []int{1, 8} {
+		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
+			store := benchStore(b, 1000)
+			var next atomic.Int64
+			var group sync.WaitGroup
+			b.ResetTimer()
+			for range callers {
+				group.Go(func() {
+					for i := next.Add(1); i <= int64(b.N); i = next.Add(1) {
+						batch := core.Batch{Puts: []core.Put{{Table: 1, Key: benchKey(int(i*7) % 1000), Value: sealed(1024), Version: core.NewVersion()}}}
+						if err := store.Apply(b.Context(), batch); err != nil {
+							b.Error(err)
+						}
+					}
+				})
+			}
+			group.Wait()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "tx/s")
+		})
+	}
 }
 
 // BenchmarkRead asks for single records of 1 KiB.

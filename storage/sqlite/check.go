@@ -27,7 +27,7 @@ SELECT (SELECT count(*) FROM record WHERE typeof(tbl) <> 'integer' OR tbl NOT BE
 // Whether values are as they were put is for core/seal to say. ErrDamaged names
 // what is wrong. It may take long, and does not keep others from the store.
 func (s *Store) Check(ctx context.Context) error {
-	c, err := s.take(ctx, s.readers)
+	c, err := s.take(ctx, s.readers, nil)
 	if err != nil {
 		return fail("check", err)
 	}

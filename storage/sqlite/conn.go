@@ -288,41 +288,49 @@ func (c *conn) lock(ctx context.Context) error {
 	return err
 }
 
-// apply is one transaction. BEGIN IMMEDIATE takes the write lock at once, so
-// that what the expectations see is what the puts replace.
-func (c *conn) apply(ctx context.Context, b core.Batch) error {
-	background := context.Background()
+// apply is one transaction. The write lock is taken at once, so that what the
+// expectations see is what the puts replace.
+func (c *conn) apply(ctx context.Context, b *core.Batch) error {
 	if err := c.lock(ctx); err != nil {
 		return err
 	}
-	return c.toTheEnd(func() error {
-		for i := range b.Expect {
-			var have core.Version
-			each := func(row []driver.Value) error {
-				version, _ := row[0].([]byte)
-				copy(have[:], version)
-				return nil
-			}
-			if err := c.rows(&c.version, versionSQL, 1, each, int64(b.Expect[i].Table), b.Expect[i].Key); err != nil {
-				return err
-			}
-			if have != b.Expect[i].Version {
-				return core.ErrConflict
-			}
+	err := c.toTheEnd(func() error { return c.change(b) })
+	if err == nil {
+		c.count(b)
+		c.limitLog()
+	}
+	return err
+}
+
+// change writes a batch in the transaction of the caller, or nothing if it conflicts.
+func (c *conn) change(b *core.Batch) error {
+	background := context.Background()
+	for i := range b.Expect {
+		var have core.Version
+		each := func(row []driver.Value) error {
+			version, _ := row[0].([]byte)
+			copy(have[:], version)
+			return nil
 		}
-		for i := range b.Dels {
-			from, to := bounds(b.Dels[i].Prefix)
-			if err := c.exec(background, &c.remove, removeSQL, int64(b.Dels[i].Table), from, to); err != nil {
-				return err
-			}
+		if err := c.rows(&c.version, versionSQL, 1, each, int64(b.Expect[i].Table), b.Expect[i].Key); err != nil {
+			return err
 		}
-		for i := range b.Puts {
-			if err := c.putRecord(&b.Puts[i]); err != nil {
-				return err
-			}
+		if have != b.Expect[i].Version {
+			return core.ErrConflict
 		}
-		return nil
-	})
+	}
+	for i := range b.Dels {
+		from, to := bounds(b.Dels[i].Prefix)
+		if err := c.exec(background, &c.remove, removeSQL, int64(b.Dels[i].Table), from, to); err != nil {
+			return err
+		}
+	}
+	for i := range b.Puts {
+		if err := c.putRecord(&b.Puts[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *conn) putRecord(p *core.Put) error {

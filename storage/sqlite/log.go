@@ -36,14 +36,19 @@ func (c *conn) trimLog(wait time.Duration) error {
 	return err
 }
 
-// limitLog is called after each batch. It looks at the log when about as much
-// was written as a log may hold, because to ask for its size costs half as much
-// as a batch. A reader that stays is tried again as rarely.
-func (c *conn) limitLog(b *core.Batch) {
+// count notes about how many bytes a batch has added to the log.
+func (c *conn) count(b *core.Batch) {
 	for i := range b.Puts {
 		c.written += int64(len(b.Puts[i].Value)) + 4096
 	}
-	if c.written += 4096; c.written < logLimit/2 {
+	c.written += 4096
+}
+
+// limitLog is called after each transaction. It looks at the log when about as much
+// was written as a log may hold, because to ask for its size costs half as much
+// as a batch. A reader that stays is tried again as rarely.
+func (c *conn) limitLog() {
+	if c.written < logLimit/2 {
 		return
 	}
 	c.written = 0

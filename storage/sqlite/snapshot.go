@@ -22,7 +22,7 @@ type snapshot struct {
 func (s *Store) Snapshot(ctx context.Context) (core.Snapshot, error) {
 	// A reader that stays would keep the first batch of another process waiting
 	// for the open mark. Where the disk is full there will be no such batch.
-	w, err := s.take(ctx, s.writer)
+	w, err := s.take(ctx, s.writer, nil)
 	if err != nil {
 		return nil, fail("snapshot", err)
 	}

@@ -49,6 +49,7 @@ type Store struct {
 	path    string
 	writer  chan *conn // the one connection that writes, nil if it has to be opened
 	readers chan *conn // the connections that read, nil those that are not open
+	queue   queue
 	idle    *time.Timer
 	closing chan struct{}
 	close   sync.Once
@@ -204,8 +205,8 @@ func create(ctx context.Context, path string) (err error) {
 }
 
 // take waits for a connection of a pool and opens it if need be. Whoever took it
-// gives it back: itself, or nil when it may be unfit.
-func (s *Store) take(ctx context.Context, pool chan *conn) (*conn, error) {
+// gives it back: itself, or nil when it may be unfit. It is nil if until is closed first.
+func (s *Store) take(ctx context.Context, pool chan *conn, until <-chan struct{}) (*conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -217,6 +218,8 @@ func (s *Store) take(ctx context.Context, pool chan *conn) (*conn, error) {
 	select {
 	case c := <-pool:
 		return s.opened(ctx, pool, c)
+	case <-until:
+		return nil, nil
 	case <-s.closing:
 		return nil, core.ErrClosed
 	case <-ctx.Done():
@@ -238,12 +241,15 @@ func (s *Store) opened(ctx context.Context, pool chan *conn, c *conn) (*conn, er
 // give returns a connection to its pool. After an error that says nothing about
 // the state of the connection it is closed instead.
 func give(pool chan *conn, c *conn, err error) {
-	fit := err == nil || errors.Is(err, core.ErrConflict) || errors.Is(err, core.ErrTooLarge)
-	if c.broken || !fit {
+	if !fit(c, err) {
 		_ = c.close() // a transaction still open is rolled back
 		c = nil
 	}
 	pool <- c
+}
+
+func fit(c *conn, err error) bool {
+	return !c.broken && (err == nil || errors.Is(err, core.ErrConflict) || errors.Is(err, core.ErrTooLarge))
 }
 
 // Read implements [core.Keystore].
@@ -253,7 +259,7 @@ func (s *Store) Read(ctx context.Context, queries []core.Query) ([][]core.Record
 			return nil, fail("read", err)
 		}
 	}
-	c, err := s.take(ctx, s.readers)
+	c, err := s.take(ctx, s.readers, nil)
 	if err != nil {
 		return nil, fail("read", err)
 	}
@@ -270,18 +276,7 @@ func (s *Store) Apply(ctx context.Context, b core.Batch) error {
 	if err := b.Check(); err != nil {
 		return fail("apply", err)
 	}
-	c, err := s.take(ctx, s.writer)
-	if err != nil {
-		return fail("apply", err)
-	}
-	if err = c.mark(ctx); err == nil {
-		if err = c.apply(ctx, b); err == nil {
-			c.limitLog(&b)
-		}
-		s.idle.Reset(idleAfter)
-	}
-	give(s.writer, c, err)
-	if err != nil {
+	if err := s.applyQueued(ctx, &b); err != nil {
 		return fail("apply", err)
 	}
 	return nil
