@@ -127,6 +127,7 @@ type Client struct {
 	pki        atomic.Pointer[knownEnvironment]
 	observers  observers
 	signers    sync.Map // public key to core.Signer
+	fresh      sync.Map // digest to a freshCommit, while it is submitted
 	committing sync.Map // IdempotencyKey to *waiter: commits whose outcome a caller waits for
 	mu         sync.Mutex
 	read       map[core.ConversationID]uint64 // all messages of the epochs before it were read; see maxRead

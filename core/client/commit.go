@@ -244,6 +244,8 @@ func (t *Transaction) commitHeld(ctx context.Context, h *held, in intention, aga
 	if err := t.cross(ctx); err != nil {
 		return nil, err
 	}
+	t.client.fresh.Store(message, freshCommit{pending, in.key})
+	defer t.client.fresh.Delete(message)
 	var result *CommitResult
 	err = t.away(ctx, func(ctx context.Context) error {
 		if enqueued {

@@ -294,12 +294,13 @@ func (t *Transaction) entered(ctx context.Context, h *held, c *CommitResult, rem
 // mergePending begins the epoch of our own commit, which the service has accepted.
 func (t *Transaction) mergePending(ctx context.Context, h *held) (*CommitResult, error) {
 	env := t.own(ctx, h)
-	p, err := t.loadPending(ctx, h)
+	fresh, err := t.freshCommit(ctx, h)
 	if err != nil {
 		return nil, err
 	}
+	key := fresh.intention
 	before := h.group
-	g, r, ws, err := before.Merge(ctx, env, p)
+	g, r, ws, err := before.Merge(ctx, env, fresh.pending)
 	if err != nil {
 		return nil, err
 	}
@@ -307,9 +308,14 @@ func (t *Transaction) mergePending(ctx context.Context, h *held) (*CommitResult,
 	if err != nil {
 		return nil, err
 	}
-	in, err := t.intended(ctx, h)
-	if err != nil {
-		return nil, err
+	if key == (IdempotencyKey{}) {
+		in, err := t.intended(ctx, h)
+		if err != nil {
+			return nil, err
+		}
+		key = in.key
+	} else {
+		t.segment.del(ofConversation(tableIntention, h.id), theOnly)
 	}
 	left, err := leftover(ctx, before, env, r)
 	if err != nil {
@@ -334,11 +340,27 @@ func (t *Transaction) mergePending(ctx context.Context, h *held) (*CommitResult,
 	if err := t.entered(ctx, h, c, r.SelfRemoved, nil, own); err != nil {
 		return nil, err
 	}
-	t.ended(h.id, in.key, c, nil)
+	t.ended(h.id, key, c, nil)
 	if begun != nil {
 		t.segment.events = append(t.segment.events, HistoryClientCreated{h.id, g.Epoch(), begun.secret})
 	}
 	return c, nil
+}
+
+// A freshCommit is a commit of ours that is being submitted: whoever merges it need not
+// read it, or make its tree, again. Nothing is lost with it.
+type freshCommit struct {
+	pending   *mls.PendingCommit
+	intention IdempotencyKey
+}
+
+// freshCommit gives the commit that waits; what it is for only if that is known.
+func (t *Transaction) freshCommit(ctx context.Context, h *held) (freshCommit, error) {
+	if fresh, ok := t.client.fresh.LoadAndDelete(h.head.pending.message); ok {
+		return fresh.(freshCommit), nil
+	}
+	p, err := t.loadPending(ctx, h)
+	return freshCommit{pending: p}, err
 }
 
 func (t *Transaction) loadPending(ctx context.Context, h *held) (*mls.PendingCommit, error) {

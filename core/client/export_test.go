@@ -140,7 +140,7 @@ func (c *Client) Cache() *Cache { return c.cache }
 // Kept tells of how many conversations a client knows how far they were read, and what
 // else it keeps of them beside groups.
 func (c *Client) Kept() (read, others int) {
-	for _, m := range []*sync.Map{&c.moreToSend, &c.signers, &c.committing} {
+	for _, m := range []*sync.Map{&c.moreToSend, &c.signers, &c.fresh, &c.committing} {
 		m.Range(func(any, any) bool { others++; return true })
 	}
 	c.locks.mu.Lock()
