@@ -14,7 +14,7 @@ import (
 // 6.1). The GroupContext counts for those who know it: members and external
 // joiners (FR-2).
 func framedContentTBS(wire WireFormat, c *FramedContent, groupContext []byte) []byte {
-	b := make([]byte, 0, 128+len(c.GroupID)+len(c.AuthenticatedData)+len(c.Application)+len(groupContext))
+	b := make([]byte, 0, 128+c.size+len(c.GroupID)+len(c.AuthenticatedData)+len(c.Application)+len(groupContext))
 	b = appendU16(appendU16(b, uint16(MLS10)), uint16(wire))
 	b = c.append(b)
 	if c.Sender.Type == SenderMember || c.Sender.Type == SenderNewMemberCommit {

@@ -77,6 +77,8 @@ type FramedContent struct {
 	Application       []byte
 	Proposal          Proposal
 	Commit            *Commit
+
+	size int // about, of the encoding of what was received, so that it is not grown to
 }
 
 func (c *FramedContent) append(b []byte) []byte {
@@ -109,6 +111,7 @@ func (c *FramedContent) readBody(r *reader) {
 }
 
 func readFramedContent(r *reader) *FramedContent {
+	before := len(r.s)
 	c := &FramedContent{
 		GroupID:           r.opaque(),
 		Epoch:             r.u64(),
@@ -117,6 +120,7 @@ func readFramedContent(r *reader) *FramedContent {
 		ContentType:       ContentType(r.u8()),
 	}
 	c.readBody(r)
+	c.size = before - len(r.s)
 	return c
 }
 

@@ -13,7 +13,8 @@ import (
 // confirmedTranscriptHash takes a commit into the transcript: wire format,
 // content and signature, but neither version nor tag (KS-3).
 func confirmedTranscriptHash(suite core.Suite, interim []byte, a *AuthenticatedContent) []byte {
-	input := a.Content.append(appendU16(nil, uint16(a.WireFormat)))
+	input := make([]byte, 0, 128+a.Content.size+len(a.Auth.Signature))
+	input = a.Content.append(appendU16(input, uint16(a.WireFormat)))
 	return suite.Hash(interim, appendOpaque(input, a.Auth.Signature))
 }
 
