@@ -212,7 +212,8 @@ func (g *Group) Members(ctx context.Context, env *Env) ([]Member, error) {
 	return g.tree.members(), nil
 }
 
-func (t *tree) members() (list []Member) {
+func (t *tree) members() []Member {
+	list := make([]Member, 0, t.size())
 	for i, n := range t.leaves() {
 		list = append(list, memberAt(i, n))
 	}

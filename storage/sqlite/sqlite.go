@@ -3,8 +3,9 @@
 // Package sqlite is the [core.Keystore] in a SQLite file: the default store of
 // one machine. Start with [Open].
 //
-// A batch is one transaction in a write-ahead log, synced before Apply returns
-// (synchronous=FULL), so what was applied survives a crash and a power cut. What
+// A batch is in one transaction in a write-ahead log, synced before Apply returns
+// (synchronous=FULL), so what was applied survives a crash and a power cut. Batches that
+// come at the same time may share the transaction. What
 // is deleted is overwritten with zeros in the file, and the log is cut to one page
 // when the store has been idle for a moment, and removed when the last process
 // closes it. Several processes may have the same file open; each sees the other's
