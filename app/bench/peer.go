@@ -58,7 +58,7 @@ func (b *bench) peer(ctx context.Context, of Row, parts string) ([]Row, error) {
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("Core Crypto's benchmark: %w\n%s", err, &stderr)
+		return nil, fmt.Errorf("the benchmark of Core Crypto: %w\n%s", err, &stderr)
 	}
 	var rows []Row
 	for line := range bytes.Lines(out) {
@@ -69,7 +69,7 @@ func (b *bench) peer(ctx context.Context, of Row, parts string) ([]Row, error) {
 			Reps                  int
 		}
 		if err := json.Unmarshal(line, &figure); err != nil {
-			return nil, fmt.Errorf("Core Crypto's benchmark says %q: %w", line, err)
+			return nil, fmt.Errorf("the benchmark of Core Crypto says %q: %w", line, err)
 		}
 		op, warm := strings.CutPrefix(figure.Op, "warm tree: ")
 		r := of
